@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNDIR ?= runs/quickstart
+
+.PHONY: run test lint lock clean
+
+run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
+	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
+
+test: $(VENV)/.installed lint  ## static checks, then the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The lock is complete, so nothing is resolved here: what was tested is what gets installed.
+$(VENV)/.installed: requirements.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Megalith needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@echo "Installing pinned packages (PyTorch is large: about 3 GB to download the first time) ..."
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+# torchattacks pins an old `requests` that nothing here needs; the override lets the rest move on.
+lock: $(VENV)/.installed
+	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
+	 echo 'requests>=2.32' | $(BIN)/uv pip compile --quiet setup.py --universal --python-version 3.11 \
+	   --extra cli --extra samples --extra test --override - --no-annotate --no-header) > requirements.lock
+	mv requirements.lock requirements.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,277 @@
+"""The experiment: a YAML file, validated once into frozen typed objects."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.manifest import ImagesConfig
+from pipeline.strict import Ratio, Strict, one_line, parse_ratio
+from transforms.attack import AttackSpec
+from transforms.attacks.balls import BALLS, LEVELS
+from transforms.attacks.objectives import OBJECTIVES
+from transforms.attacks.recipes import RECIPES
+from transforms.attacks.surrogates import Fusion
+from transforms.classes import resolve_class
+from transforms.decode import CanvasSpec
+from transforms.defenses.grid import Defense, grid, parameter_types
+from transforms.errors import InputError, unknown
+from transforms.models.sources import model_source
+from transforms.models.views import VIEWS
+from transforms.store import CLEAN
+
+_NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]*$"
+
+
+def _one_of(kind: str, choices: Mapping[str, Any]) -> Any:
+    def check(name: str) -> str:
+        if name not in choices:
+            raise unknown(kind, name, choices)
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
+def _different(names: Sequence[str]) -> Sequence[str]:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise InputError(f"{name!r} is listed twice")
+    return names
+
+
+Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_different)]
+Recipe = _one_of("recipe", RECIPES)
+View = _one_of("view", VIEWS)
+Objective = _one_of("objective", OBJECTIVES)
+Norm = _one_of("norm", BALLS)
+
+
+class CanvasConfig(Strict):
+    """The resolution of an experiment: the short side after resizing, and the side of the centre crop, pixels."""
+
+    resize: int = Field(default=256, strict=True)
+    crop: int = Field(default=224, strict=True)
+
+    @property
+    def spec(self) -> CanvasSpec:
+        """As decoding takes it; raises InputError for impossible sizes."""
+        return CanvasSpec(self.resize, self.crop)
+
+    @property
+    def field(self) -> float:
+        """The part of an image's centre square that the canvas holds, in (0, 1]."""
+        return self.crop / self.resize
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CanvasConfig":
+        _ = self.spec
+        return self
+
+
+class ModelConfig(Strict):
+    """A model: its source, and a local checkpoint where the source's own weights are not wanted."""
+
+    source: str
+    weights: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, section: Any) -> Any:
+        return {"source": section} if isinstance(section, str) else section
+
+    @model_validator(mode="after")
+    def _exists(self) -> "ModelConfig":
+        model_source(self.source, self.weights)
+        return self
+
+
+class AttackConfig(Strict):
+    """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
+
+    recipe: Recipe
+    surrogates: Names
+    fuse: Fusion = "logits"
+    view: View = "center"
+    objective: Objective = "cross-entropy"
+    norm: Norm = "linf"
+    eps: Ratio
+    target: Annotated[int, BeforeValidator(resolve_class)] | None = None
+    parameters: Strict
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_parameters(cls, section: Any) -> Any:
+        """Moves the keys that belong to the recipe into `parameters`, validated against the recipe's signature."""
+        if not isinstance(section, Mapping) or section.get("recipe") not in RECIPES:
+            return section  # reported by the fields' own validation
+        model = _parameter_model(section["recipe"])
+        own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
+        known = {*cls.model_fields, *model.model_fields} - {"parameters"}
+        for key in own:
+            if key not in known:
+                raise unknown(f"key of {section['recipe']}", key, known)
+        shared = {key: value for key, value in section.items() if key not in own}
+        return {**shared, "parameters": model.model_validate(own)}
+
+    @model_validator(mode="after")
+    def _budget(self) -> "AttackConfig":
+        if self.norm == "linf" and not 1 <= self.eps * LEVELS < LEVELS:
+            hint = f"; did you mean {self.eps}/255?" if self.eps >= 1 else ", one grey level, or more"
+            raise InputError(f"eps: {self.eps} must be below 1, the whole range of a pixel, and at least 1/255{hint}")
+        if self.eps * LEVELS < 1:
+            raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
+        self.spec("").build()
+        return self
+
+    def spec(self, name: str) -> AttackSpec:
+        """As the pipeline takes it."""
+        return AttackSpec(
+            name=name,
+            recipe=self.recipe,
+            parameters=tuple((key, _plain(value)) for key, value in self.parameters),
+            surrogates=self.surrogates,
+            fuse=self.fuse,
+            view=self.view,
+            objective=self.objective,
+            norm=self.norm,
+            eps=float(self.eps),
+            target=self.target,
+        )
+
+
+class Experiment(Strict):
+    """Everything that the rows of a run depend on, besides the bytes of images and weights."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
+    chunk_size: int = Field(default=16, ge=1, le=4096, strict=True)
+    images: ImagesConfig
+    canvas: CanvasConfig = CanvasConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    attacks: dict[Name, AttackConfig] = {}
+    targets: Names = Field(default_factory=lambda data: tuple(data["models"]))
+    views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_different)] = ("center",)
+    defenses: tuple[Defense, ...] = ()
+    all_probabilities: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defense_grids(cls, section: Any) -> Any:
+        if not isinstance(section, Mapping) or not isinstance(section.get("defenses"), Mapping):
+            return section
+        grids = [_grid(name, values) for name, values in section["defenses"].items()]
+        return {**section, "defenses": tuple(defense for each in grids for defense in each)}
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Experiment":
+        if CLEAN in self.attacks:
+            raise InputError(f"attacks.{CLEAN}: this name stands for the clean image; choose another")
+        for name in self.targets:
+            if name not in self.models:
+                raise unknown("model in targets:", name, self.models)
+        for attack, config in self.attacks.items():
+            for name in config.surrogates:
+                if name not in self.models:
+                    raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+        # A blank canvas shows a parameter out of range before any work is done.
+        blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
+        for defense in self.defenses:
+            defense(blank)
+        return self
+
+    @property
+    def specs(self) -> tuple[AttackSpec, ...]:
+        """The attacks, as the pipeline takes them."""
+        return tuple(config.spec(name) for name, config in self.attacks.items())
+
+
+def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
+    """Reads and validates an experiment.
+
+    Args:
+        path: a YAML file (1.2).
+        changes: `key.key=value` each, values in YAML, applied before validation.
+
+    Raises:
+        InputError: no such file, not YAML, or not an experiment; one line that names the key and the value.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"experiment {path!r} cannot be read: {error}") from None
+    section = _yaml(text, path)
+    if not isinstance(section, dict):
+        raise InputError(f"{path}: an experiment is a YAML mapping (name:, images:, models:, ...)")
+    for change in changes:
+        _apply(section, change)
+    try:
+        return Experiment.model_validate(section)
+    except ValidationError as error:
+        raise InputError(f"{path}: {one_line(error)}") from None
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _apply(section: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not last:
+        raise InputError(f"--set {change!r}: write it as key.key=value")
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {change!r}: {parent} is {inner!r}, not a section")
+        section = inner
+    section[last] = _yaml(text, f"--set {change!r}")
+
+
+def _parameter_model(recipe: str) -> type[Strict]:
+    """What a recipe's own keys may be, from the keyword parameters of its function."""
+    function = RECIPES[recipe].make
+    hints = get_type_hints(function)
+    fields: dict[str, Any] = {
+        name: (_written(hints[name]), parameter.default)
+        for name, parameter in signature(function).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+    return create_model(recipe, __base__=Strict, **fields)
+
+
+def _written(hint: Any) -> Any:
+    """The type of a parameter as a user writes it: floats may be fractions."""
+    if hint is float:
+        return Ratio
+    if hint == float | None:
+        return Ratio | None
+    return Annotated[hint, Field(strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Fraction) else value
+
+
+def _grid(name: str, values: Any) -> tuple[Defense, ...]:
+    types = parameter_types(name)
+    if not isinstance(values, Mapping):
+        raise InputError(f"defenses.{name}: list the values of each parameter, as in {{{next(iter(types))}: [...]}}")
+    lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    return grid(name, {key: [_number(name, key, each, types) for each in lists[key]] for key in lists})
+
+
+def _number(defense: str, key: str, value: Any, types: Mapping[str, type]) -> int | float:
+    ratio = parse_ratio(value)
+    if types.get(key) is int and ratio.denominator != 1:
+        raise InputError(f"defenses.{defense}.{key}: {value!r} is not a whole number")
+    return int(ratio) if types.get(key) is int else float(ratio)

@@ -1,0 +1,58 @@
+"""The Beam graph: chunks of image refs are loaded, attacked, fanned out to defences and models, and written."""
+
+from collections.abc import Mapping, Sequence
+
+import apache_beam as beam
+
+from pipeline.experiment import Experiment
+from transforms.attack import AttackImages
+from transforms.chunks import Chunk
+from transforms.defense import FanOut
+from transforms.held_models import HeldModel
+from transforms.images import LoadImages
+from transforms.store import Store
+from transforms.transfer import Transfer, WriteParts
+
+
+def build(
+    root: beam.Pipeline,
+    experiment: Experiment,
+    chunks: Sequence[Chunk],
+    models: Mapping[str, HeldModel],
+    store: Store,
+) -> beam.PCollection:
+    """Adds the whole of an experiment to a pipeline.
+
+    Between the steps go references and rows, never pixels: each step stores what it makes, finds what is stored
+    already, and does only the rest. So any step can be repeated, and a runner may put any of them elsewhere.
+
+    Args:
+        chunks: those with anything left to do.
+        models: by name; at least the experiment's targets and surrogates.
+
+    Returns:
+        The parts of `predictions` that were written.
+    """
+    field, size = experiment.canvas.field, experiment.chunk_size
+    targets = {name: models[name] for name in experiment.targets}
+    wanted = {spec.name: spec.target for spec in experiment.specs}
+    return (
+        root
+        | "Chunks of image refs" >> beam.Create(chunks)
+        | "Load" >> beam.ParDo(LoadImages(store, experiment.canvas.spec))
+        | "Attack" >> beam.ParDo(AttackImages(store, experiment.specs, models, field, experiment.seed, size))
+        | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses))
+        | "Transfer"
+        >> beam.ParDo(
+            Transfer(
+                store,
+                targets,
+                experiment.views,
+                wanted,
+                field,
+                size,
+                all_probabilities=experiment.all_probabilities,
+            )
+        )
+        | "Write" >> beam.ParDo(WriteParts(store))
+    )

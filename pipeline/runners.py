@@ -1,0 +1,41 @@
+"""Runner profiles: each is one small function that returns Beam's options; all other options are Beam's own."""
+
+import os
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+
+import torch
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+from transforms.errors import InputError, unknown
+
+
+def direct() -> list[str]:
+    """This machine, in this process, without network: as many workers as CPUs, or one where a GPU does the work."""
+    # "DirectRunner" would look for another runner on the network first; this is the local one by its own name.
+    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return ["--runner=FnApiRunner", "--direct_running_mode=in_memory", f"--direct_num_workers={workers}"]
+
+
+RUNNERS: dict[str, Callable[[], list[str]]] = {"direct": direct}
+
+
+def runner_options(runner: str, extra: Sequence[str]) -> PipelineOptions:
+    """Beam's options for a runner profile; options in `extra` win.
+
+    Raises:
+        InputError: unknown runner, or an option that Beam does not know or cannot read.
+    """
+    if runner not in RUNNERS:
+        raise unknown("runner", runner, RUNNERS)
+    parser = _BeamArgumentParser(allow_abbrev=False, exit_on_error=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    try:
+        _, unread = parser.parse_known_args(list(extra))
+    except ArgumentError as error:
+        raise InputError(f"option {error}") from None
+    if unread:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise unknown("option", unread[0].partition("=")[0], known)
+    return PipelineOptions([*RUNNERS[runner](), *extra])

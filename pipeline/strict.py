@@ -1,0 +1,51 @@
+"""Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+
+from transforms.errors import InputError, unknown
+
+
+class Strict(BaseModel):
+    """A frozen section of an experiment; an unknown key is refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, section: Any) -> Any:
+        if isinstance(section, Mapping):
+            for key in section:
+                if key not in cls.model_fields:
+                    raise unknown("key", key, cls.model_fields)
+        return section
+
+
+def parse_ratio(value: object) -> Fraction:
+    """A number as a user writes it: `0.03`, `2`, or a fraction such as `8/255`; raises InputError for anything else."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
+            raise ValueError
+        # The decimal that was written, not its binary neighbour.
+        return Fraction(repr(value) if isinstance(value, float) else value)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{value!r} is not a number such as 0.03 or 8/255") from None
+
+
+Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
+
+
+def one_line(error: ValidationError) -> str:
+    """The first problem of a configuration, as `key.key: what is wrong`."""
+    first = error.errors(include_url=False)[0]
+    # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
+    where = ".".join(str(step) for step in first["loc"] if step != "parameters")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] not in {"value_error", "missing"}:
+        message = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"[:300]
+    if first["type"] == "missing":
+        message = "is missing"
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,244 @@
+"""Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from transforms.attacks.balls import BALLS, LEVELS
+from transforms.attacks.objectives import OBJECTIVES, Goal
+from transforms.attacks.randomness import Draws
+from transforms.attacks.recipes import RECIPES, Attack
+from transforms.attacks.surrogates import Fusion, Surrogates
+from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
+from transforms.chunks import Chunk
+from transforms.held_models import HeldModel
+from transforms.models.batches import in_micro_batches, micro_batch
+from transforms.models.classifier import Classifier
+from transforms.models.views import VIEWS
+from transforms.store import CLEAN, Store, attacks_part, canvases_part, failures_part
+from transforms.tables import rows_table
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack of an experiment, fully named: small and picklable.
+
+    Attributes:
+        name: as the experiment calls it.
+        recipe, objective, norm: names in `RECIPES`, `OBJECTIVES`, `BALLS`.
+        parameters: the recipe's own, by name.
+        surrogates: names of models.
+        fuse, view: how surrogates are combined and look at a canvas.
+        eps: budget in the unit of [0, 1] pixels.
+        target: class wanted by a targeted attack, 0–999, or None.
+    """
+
+    name: str
+    recipe: str
+    parameters: tuple[tuple[str, Any], ...]
+    surrogates: tuple[str, ...]
+    fuse: Fusion
+    view: str
+    objective: str
+    norm: str
+    eps: float
+    target: int | None
+
+    def build(self) -> Attack:
+        """Makes the attack; raises InputError for a parameter out of its range."""
+        ball = BALLS[self.norm](self.eps)
+        return RECIPES[self.recipe].make(ball, OBJECTIVES[self.objective], **dict(self.parameters))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack made of a batch of N images; CPU tensors.
+
+    Attributes:
+        canvases: uint8 (N, 3, S, S).
+        finite: bool (N,); where False the model's gradient was not finite and the canvas means nothing.
+        forwards, backwards: int (N,), passes of one network over one window that the attack took.
+        clean, adversarial: float (N, classes), the fused surrogates' probabilities for the stored canvases.
+    """
+
+    canvases: Tensor
+    finite: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    clean: Tensor
+    adversarial: Tensor
+
+
+def attack_batch(
+    spec: AttackSpec, classifiers: Sequence[Classifier], field: float, batch: CanvasBatch, seed: int, size: int
+) -> Attacked:
+    """Attacks stored canvases, at least one, in micro-batches of `size`.
+
+    Args:
+        classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+    """
+    attack = spec.build()
+    device = classifiers[0].mean.device
+    labels = torch.tensor(batch.labels)
+
+    def surrogates() -> Surrogates:
+        return Surrogates(classifiers, VIEWS[spec.view], field, spec.fuse)
+
+    def probabilities(canvases: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return surrogates().logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
+
+    def work(items: list[int]) -> tuple[Tensor, ...]:
+        canvases = torch.from_numpy(batch.pixels[items]).to(device)
+        targets = None if spec.target is None else torch.full((len(items),), spec.target, device=device)
+        draws = Draws(seed, spec.name, [batch.image_ids[item] for item in items])
+        attacked = surrogates()
+        adversarial = attack(attacked, canvases, Goal(labels[items].to(device), targets), draws)
+        finite = torch.ones(len(items), dtype=torch.bool) if attacked.finite is None else attacked.finite.cpu()
+        return (
+            adversarial.cpu(),
+            finite,
+            torch.full((len(items),), attacked.forwards),
+            torch.full((len(items),), attacked.backwards),
+            probabilities(canvases),
+            probabilities(adversarial),
+        )
+
+    return Attacked(*in_micro_batches(work, len(batch.labels), size))
+
+
+def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
+    """Rows of `attacks` for the images whose gradients were finite."""
+    goal = Goal(torch.tensor(batch.labels), None if spec.target is None else torch.tensor(spec.target))
+    reached = goal.reached(attacked.adversarial).tolist()
+    clean_confidence, clean_predicted = attacked.clean.max(dim=1)
+    confidence, predicted = attacked.adversarial.max(dim=1)
+    rows = []
+    for item in attacked.finite.nonzero().flatten().tolist():
+        canvas = attacked.canvases[item].numpy()
+        rows.append(
+            {
+                "image_id": batch.image_ids[item],
+                "recipe": spec.recipe,
+                "surrogates": list(spec.surrogates),
+                "objective": spec.objective,
+                "label": batch.labels[item],
+                "target": spec.target,
+                "norm": spec.norm,
+                "eps": spec.eps,
+                "steps": dict(spec.parameters).get("steps", 1),
+                "seed": seed,
+                "clean_predicted": int(clean_predicted[item]),
+                "clean_confidence": float(clean_confidence[item]),
+                "adversarial_predicted": int(predicted[item]),
+                "adversarial_confidence": float(confidence[item]),
+                "success": reached[item],
+                **distances(batch.pixels[item], canvas),
+                "forwards": int(attacked.forwards[item]),
+                "backwards": int(attacked.backwards[item]),
+                "canvas_sha256": canvas_sha256(canvas),
+            }
+        )
+    return rows
+
+
+def distances(clean: Pixels, adversarial: Pixels) -> dict[str, float]:
+    """How far an adversarial canvas is from the clean one; both uint8 (3, S, S).
+
+    Returns:
+        linf, l2: norms in the unit of [0, 1] pixels. l0: pixels changed, of S * S. psnr: in dB, infinite for equal
+        canvases. ssim: structural similarity with the window of Wang et al. 2004 (Gaussian, sigma 1.5), <= 1.
+    """
+    difference = adversarial.astype(np.int64) - clean
+    squares = int((difference**2).sum())
+    mean_square = squares / difference.size
+    return {
+        "linf": int(np.abs(difference).max()) / LEVELS,
+        "l2": math.sqrt(squares) / LEVELS,
+        "l0": int((difference != 0).any(axis=0).sum()),
+        "psnr": 10 * math.log10(LEVELS**2 / mean_square) if squares else math.inf,
+        "ssim": float(
+            structural_similarity(
+                clean, adversarial, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            )
+        ),
+    }
+
+
+class AttackImages(beam.DoFn):
+    """Chunk -> a reference to its clean canvases and one to its canvases after each attack, all stored. Idempotent."""
+
+    def __init__(
+        self,
+        store: Store,
+        attacks: Sequence[AttackSpec],
+        models: Mapping[str, HeldModel],
+        field: float,
+        seed: int,
+        chunk_size: int,
+    ) -> None:
+        self._store = store
+        self._attacks = tuple(attacks)
+        self._held = {name: models[name] for attack in attacks for name in attack.surrogates}
+        self._field = field
+        self._seed = seed
+        self._chunk_size = chunk_size
+
+    def setup(self) -> None:
+        self._models = {name: held.get() for name, held in self._held.items()}
+
+    def process(self, chunk: Chunk) -> Iterator[Canvases]:
+        clean = Canvases(chunk, CLEAN)
+        yield clean
+        for spec in self._attacks:
+            if not self._done(chunk, spec):
+                self._attack(clean, spec)
+            yield Canvases(chunk, spec.name)
+
+    def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
+        outputs = (canvases_part(chunk.index, spec.name), attacks_part(chunk.index, spec.name))
+        return all(self._store.has(part) for part in outputs)
+
+    def _attack(self, clean: Canvases, spec: AttackSpec) -> None:
+        chunk = clean.chunk.index
+        batch = read_canvases(self._store, clean)
+        rows: list[dict[str, Any]] = []
+        canvases: dict[str, Pixels] = {}
+        if batch.labels:
+            classifiers = [self._models[name] for name in spec.surrogates]
+            size = micro_batch(classifiers[0].mean.device, self._chunk_size)
+            attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size)
+            rows = attack_rows(spec, self._seed, batch, attacked)
+            canvases = dict(zip(batch.image_ids, attacked.canvases.numpy(), strict=True))
+            failures = [
+                _not_finite(clean, image_id, spec)
+                for image_id, finite in zip(batch.image_ids, attacked.finite.tolist(), strict=True)
+                if not finite
+            ]
+            if failures:
+                self._store.publish(failures_part(chunk, "attack", spec.name), rows_table("failures", failures))
+        image_ids = [row["image_id"] for row in rows]
+        kept = canvas_table(image_ids, [canvases[image_id] for image_id in image_ids])
+        self._store.publish(canvases_part(chunk, spec.name), kept)
+        self._store.publish(attacks_part(chunk, spec.name), rows_table("attacks", rows))
+
+
+def _not_finite(clean: Canvases, image_id: str, spec: AttackSpec) -> dict[str, Any]:
+    (uri,) = (ref.uri for ref in clean.chunk.refs if ref.image_id == image_id and not ref.problem)
+    return {
+        "image_id": image_id,
+        "uri": uri,
+        "model": ",".join(spec.surrogates),
+        "defense": None,
+        "error_type": "FloatingPointError",
+        "message": "the surrogates' gradient is not finite",
+        "attempt": 1,
+    }

@@ -1,0 +1,42 @@
+"""Image references and the fixed chunks they travel in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+UNLABELED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """A few bytes that stand for an image; pixels are read from `uri` where they are needed.
+
+    Attributes:
+        image_id: unique name of the image in its experiment.
+        uri: where the encoded bytes are, on any filesystem that Beam speaks. A `#bytes=FIRST-LAST` suffix
+            (inclusive, as in HTTP's Range) names a slice of a file, such as a member of a tar archive.
+        label: ImageNet class index, 0–999, or `UNLABELED`.
+        problem: why the image cannot be used, known from the listing alone ("" if nothing is wrong). Such a ref
+            keeps its place in its chunk and ends as a row of `failures`.
+    """
+
+    image_id: str
+    uri: str
+    label: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A fixed slice of the sorted manifest: the unit in which images are loaded, attacked and evaluated."""
+
+    index: int
+    refs: tuple[ImageRef, ...]
+
+
+def make_chunks(refs: Sequence[ImageRef], size: int) -> tuple[Chunk, ...]:
+    """Slices refs, sorted by image id and uri, into chunks of `size`: the same chunks on every runner."""
+    ordered = sorted(refs, key=lambda ref: (ref.image_id, ref.uri))
+    return tuple(
+        Chunk(index, tuple(ordered[start : start + size]))
+        for index, start in enumerate(range(0, len(ordered), size))
+    )

@@ -1,0 +1,72 @@
+"""Defences that work on the 8-bit canvas: each maps uint8 (B, 3, S, S) to uint8 of the same shape.
+
+A defence's parameters have no defaults, so that its written name (`lowpass:cutoff=0.7`) says all there is to say.
+"""
+
+import io
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from transforms.errors import InputError
+
+
+def lowpass(canvases: Tensor, *, cutoff: float) -> Tensor:
+    """Keeps the lowest Fourier frequencies: per axis, those up to `cutoff` (0–1) times the Nyquist frequency.
+
+    The kept band is the square |fx|, |fy| <= cutoff / 2 cycles per pixel, so 1 keeps everything and changes nothing, and
+    a share of about cutoff**2 of the frequencies remains.
+
+    Raises:
+        InputError: cutoff outside (0, 1].
+    """
+    if not 0 < cutoff <= 1:
+        raise InputError(f"lowpass: cutoff {cutoff} is not in (0, 1]")
+    side = canvases.shape[-1]
+    rows = torch.fft.fftfreq(side, device=canvases.device).abs() <= cutoff / 2
+    columns = torch.fft.rfftfreq(side, device=canvases.device) <= cutoff / 2
+    spectrum = torch.fft.rfft2(canvases.double()) * (rows[:, None] & columns)
+    return _to_8bit(torch.fft.irfft2(spectrum, s=(side, side)))
+
+
+def blur(canvases: Tensor, *, sigma: float) -> Tensor:
+    """Gaussian blur of standard deviation `sigma` pixels, cut off at 4 sigma, mirrored at the border.
+
+    Raises:
+        InputError: sigma is not positive, or so large that the kernel reaches beyond the mirrored canvas.
+    """
+    radius = math.ceil(4 * sigma)
+    if not 0 < radius < canvases.shape[-1]:
+        raise InputError(f"blur: sigma {sigma} is not in (0, {(canvases.shape[-1] - 1) / 4}]")
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=canvases.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = canvases.flatten(0, 1).unsqueeze(1).double()
+    planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="reflect"), kernel.view(1, 1, 1, -1))
+    planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="reflect"), kernel.view(1, 1, -1, 1))
+    return _to_8bit(planes.view(canvases.shape))
+
+
+def jpeg(canvases: Tensor, *, quality: int) -> Tensor:
+    """JPEG compression and decompression by Pillow's codec, 4:2:0 subsampling, `quality` 1–95.
+
+    Raises:
+        InputError: quality outside 1–95.
+    """
+    if not 1 <= quality <= 95:  # noqa: PLR2004 - Pillow's own range
+        raise InputError(f"jpeg: quality {quality} is not in 1–95")
+    return torch.stack([_through_jpeg(canvas, quality) for canvas in canvases.cpu()]).to(canvases.device)
+
+
+def _through_jpeg(canvas: Tensor, quality: int) -> Tensor:
+    buffer = io.BytesIO()
+    Image.fromarray(canvas.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality, subsampling=2)
+    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)
+
+
+def _to_8bit(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,19 @@
+"""The one exception for a user's mistake, and the sentence that mends it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Wrong input from a user: one line that names the thing, the value, and what would be right.
+
+    The command prints the message alone (no traceback) and exits with 2.
+    """
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
+    """Builds the error for a name that is not among `choices`, suggesting the nearest one."""
+    known = sorted(choices)
+    nearest = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known) or 'none'}"
+    return InputError(f"unknown {kind} {str(name)!r}; {hint}")

@@ -1,0 +1,52 @@
+"""Bytes of a file, or of a slice of one, on any filesystem that Beam speaks."""
+
+import errno
+import re
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+_SLICE = re.compile(r"(?P<path>.+)#bytes=(?P<first>[0-9]+)-(?P<last>[0-9]+)", re.DOTALL)
+
+
+def slice_uri(path: str, first: int, size: int) -> str:
+    """Names `size` >= 1 bytes of the file at `path`, starting at byte `first`: `path#bytes=first-last`."""
+    return f"{path}#bytes={first}-{first + size - 1}"
+
+
+def read_bytes(uri: str, limit: int) -> bytes:
+    """Reads a whole file, or the slice that a `#bytes=FIRST-LAST` suffix (inclusive) names. Never decompresses.
+
+    A `#` or `%` elsewhere in the uri stands for itself.
+
+    Args:
+        uri: path on any filesystem that Beam speaks.
+        limit: the largest size to accept, in bytes. No more than `limit` + 1 bytes are read.
+
+    Raises:
+        OSError: the file is missing or unreadable, is larger than `limit` (EFBIG), or ends inside the slice.
+    """
+    part = _SLICE.fullmatch(uri)
+    if part is None:
+        data = _read(uri, 0, limit + 1)
+        size = len(data)
+    else:
+        first, last = int(part["first"]), int(part["last"])
+        size = last - first + 1
+        data = _read(part["path"], first, size) if size <= limit else b""
+    if size > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", uri)
+    if len(data) < size:
+        raise OSError(errno.EIO, f"file ends inside the slice, after {len(data)} of {size} bytes", uri)
+    return data
+
+
+def _read(path: str, first: int, size: int) -> bytes:
+    try:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.seek(first)
+            return bytes(file.read(size))
+    except OSError:
+        raise
+    except Exception as error:  # The clients of object stores raise kinds of their own.
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", path) from error

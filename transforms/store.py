@@ -1,0 +1,124 @@
+"""Parts: the files of a run directory, named by what they hold, published whole or not at all."""
+
+import io
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.tables import TABLES
+
+CLEAN = "none"
+"""The attack column of what was not attacked."""
+
+_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file: a table's rows of one chunk, under given values of the table's partition columns."""
+
+    table: str
+    chunk: int
+    keys: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Relative to the run directory, e.g. `attacks/attack=mi4/chunk-00003.parquet`."""
+        partitions = TABLES[self.table].partitions
+        folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
+        return "/".join([self.table, *folders, f"chunk-{self.chunk:05d}.parquet"])
+
+
+def images_part(chunk: int) -> Part:
+    return Part("images", chunk)
+
+
+def canvases_part(chunk: int, attack: str) -> Part:
+    return Part("canvases", chunk, (attack,))
+
+
+def attacks_part(chunk: int, attack: str) -> Part:
+    return Part("attacks", chunk, (attack,))
+
+
+def predictions_part(chunk: int, attack: str, model: str, view: str, defense: str) -> Part:
+    return Part("predictions", chunk, (attack, model, view, defense))
+
+
+def failures_part(chunk: int, stage: str, attack: str) -> Part:
+    return Part("failures", chunk, (stage, attack))
+
+
+class Store:
+    """Reads and publishes files under a root, on any filesystem that Beam speaks. Small and picklable."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+
+    def has(self, part: Part) -> bool:
+        """Whether the part has been published."""
+        return bool(FileSystems.exists(self._at(part.path)))
+
+    def read(self, part: Part) -> pa.Table:
+        """The part's rows; partition columns are not among them."""
+        return pq.read_table(pa.BufferReader(self.read_bytes(part.path)), schema=TABLES[part.table].columns)
+
+    def publish(self, part: Part, rows: pa.Table) -> None:
+        """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
+
+        Raises:
+            OSError: the filesystem refuses, for example because it is full.
+        """
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        self.publish_bytes(part.path, buffer.getvalue())
+
+    def publish_bytes(self, path: str, content: bytes) -> None:
+        """Publishes any file, the same way; `path` is relative to the root."""
+        folder, _, name = self._at(path).rpartition("/")
+        # Readers of Parquet folders pass over names that begin with a dot.
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+            file.write(content)
+        FileSystems.rename([temporary], [self._at(path)])
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file's content; `path` is relative to the root. Raises OSError if there is none."""
+        with FileSystems.open(self._at(path), mime_type="application/octet-stream") as file:
+            content: bytes = file.read()
+        return content
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file; `path` is relative to the root."""
+        return bool(FileSystems.exists(self._at(path)))
+
+    def sizes(self) -> dict[str, int]:
+        """All files under the root, by path relative to it, with their sizes in bytes."""
+        if "://" not in self.root:
+            # Beam's local match cannot be told that a folder's name holds a `[`.
+            files = (path for path in Path(self.root).rglob("*") if path.is_file())
+            return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
+        (match,) = FileSystems.match([f"{self.root}/**"])
+        return {entry.path.removeprefix(f"{self.root}/"): entry.size_in_bytes for entry in match.metadata_list}
+
+    def is_whole(self, path: str) -> bool:
+        """Whether a Parquet file begins and ends as one, which a truncated one does not."""
+        with FileSystems.open(self._at(path), mime_type="application/octet-stream") as file:
+            start = file.read(len(_MAGIC))
+            file.seek(-len(_MAGIC), io.SEEK_END)
+            return bool(start == _MAGIC == file.read())
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Deletes files; paths are relative to the root."""
+        doomed = [self._at(path) for path in paths]
+        if doomed:
+            FileSystems.delete(doomed)
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{path}"

@@ -1,0 +1,146 @@
+"""Transfer evaluation: target models look at stored canvases, and each look becomes a row of `predictions`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from transforms.attacks.balls import LEVELS
+from transforms.canvases import CanvasBatch, read_canvases
+from transforms.classes import class_name
+from transforms.defense import Defended
+from transforms.defenses.grid import Defense
+from transforms.held_models import HeldModel
+from transforms.models.batches import in_micro_batches, micro_batch
+from transforms.models.classifier import Classifier
+from transforms.models.views import VIEWS, look
+from transforms.store import Part, Store, predictions_part
+from transforms.tables import TOP, rows_table
+
+
+def defend_batch(defense: Defense, pixels: Tensor, device: torch.device, size: int) -> Tensor:
+    """Applies a defence to canvases, uint8 (N, 3, S, S), N >= 1, in micro-batches of `size`; returns the same shape."""
+    (defended,) = in_micro_batches(lambda items: (defense(pixels[items].to(device)).cpu(),), len(pixels), size)
+    return defended
+
+
+def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tensor, size: int) -> Tensor:
+    """Lets a model look at canvases.
+
+    Args:
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        pixels: uint8 (N, 3, S, S) on the CPU, N >= 1.
+        size: images per micro-batch.
+
+    Returns:
+        Log-probabilities, float32 (N, classes), on the CPU.
+    """
+    device = classifier.mean.device
+
+    def work(items: list[int]) -> tuple[Tensor]:
+        with torch.inference_mode():
+            canvases = pixels[items].to(device).float() / LEVELS
+            return (look(classifier, VIEWS[view], canvases, field).log_softmax(dim=1).cpu(),)
+
+    (log_probabilities,) = in_micro_batches(work, len(pixels), size)
+    return log_probabilities
+
+
+def prediction_rows(
+    batch: CanvasBatch, log_probabilities: Tensor, target: int | None, *, all_probabilities: bool
+) -> list[dict[str, Any]]:
+    """Rows of `predictions`.
+
+    `margin` is log p(label) - log p(the most probable other class), natural logarithm: negative where the model is
+    wrong. `target` is the class that the attack wanted, if any.
+    """
+    probabilities = log_probabilities.exp()
+    top = probabilities.topk(TOP, dim=1)
+    rows = []
+    for item, (image_id, label) in enumerate(zip(batch.image_ids, batch.labels, strict=True)):
+        others = log_probabilities[item].clone()
+        others[label] = -torch.inf
+        predicted = int(top.indices[item, 0])
+        rows.append(
+            {
+                "image_id": image_id,
+                "label": label,
+                "predicted": predicted,
+                "predicted_name": class_name(predicted),
+                "confidence": float(top.values[item, 0]),
+                "label_confidence": float(probabilities[item, label]),
+                "target": target,
+                "target_confidence": None if target is None else float(probabilities[item, target]),
+                "margin": float(log_probabilities[item, label] - others.max()),
+                "correct": predicted == label,
+                "top5_labels": top.indices[item].tolist(),
+                "top5_confidences": top.values[item].tolist(),
+                "probabilities": probabilities[item].tolist() if all_probabilities else None,
+            }
+        )
+    return rows
+
+
+class Transfer(beam.DoFn):
+    """Defended -> (part, rows) for every model and view whose rows are not there yet. No side effects."""
+
+    def __init__(
+        self,
+        store: Store,
+        models: Mapping[str, HeldModel],
+        views: Sequence[str],
+        targets: Mapping[str, int | None],
+        field: float,
+        chunk_size: int,
+        *,
+        all_probabilities: bool,
+    ) -> None:
+        """`targets` holds the class that each attack wants, by the attack's name; None for any wrong one."""
+        self._store = store
+        self._held = dict(models)
+        self._views = tuple(views)
+        self._targets = dict(targets)
+        self._field = field
+        self._chunk_size = chunk_size
+        self._all_probabilities = all_probabilities
+
+    def setup(self) -> None:
+        self._models = {name: held.get() for name, held in self._held.items()}
+
+    def process(self, defended: Defended) -> Iterator[tuple[Part, pa.Table]]:
+        canvases, defense = defended.canvases, defended.defense
+        wanted = {
+            (model, view): predictions_part(canvases.chunk.index, canvases.attack, model, view, defense.name)
+            for model in self._models
+            for view in self._views
+        }
+        missing = {look_: part for look_, part in wanted.items() if not self._store.has(part)}
+        if not missing:
+            return
+        batch = read_canvases(self._store, canvases)
+        if not batch.labels:
+            yield from ((part, rows_table("predictions", [])) for part in missing.values())
+            return
+        device = next(iter(self._models.values())).mean.device
+        size = micro_batch(device, self._chunk_size)
+        pixels = defend_batch(defense, torch.from_numpy(batch.pixels), device, size)
+        for (model, view), part in missing.items():
+            log_probabilities = predict_batch(self._models[model], view, self._field, pixels, size)
+            target = self._targets.get(canvases.attack)
+            rows = prediction_rows(batch, log_probabilities, target, all_probabilities=self._all_probabilities)
+            yield part, rows_table("predictions", rows)
+
+
+class WriteParts(beam.DoFn):
+    """(part, rows) -> the part, once it is published. Idempotent."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def process(self, element: tuple[Part, pa.Table]) -> Iterator[Part]:
+        part, rows = element
+        self._store.publish(part, rows)
+        yield part
