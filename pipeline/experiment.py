@@ -187,6 +187,12 @@ class Experiment(Strict):
         return self
 
     @property
+    def used_models(self) -> dict[str, ModelConfig]:
+        """The models that are targets or surrogates, by name."""
+        used = {*self.targets, *(name for attack in self.attacks.values() for name in attack.surrogates)}
+        return {name: config for name, config in self.models.items() if name in used}
+
+    @property
     def specs(self) -> tuple[AttackSpec, ...]:
         """The attacks, as the pipeline takes them."""
         return tuple(config.spec(name) for name, config in self.attacks.items())

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.experiment import Experiment
 from transforms.chunks import Chunk
@@ -39,12 +39,14 @@ class Plan:
     total: Counter[Kind]
 
     @property
-    def forwards(self) -> int:
-        return sum(unit.forwards for unit in self.missing)
-
-    @property
-    def backwards(self) -> int:
-        return sum(unit.backwards for unit in self.missing)
+    def cost(self) -> dict[str, int]:
+        """What the missing units take: their number by kind, and the network passes."""
+        counted = Counter(unit.kind for unit in self.missing)
+        return {
+            **{kind: counted[kind] for kind in get_args(Kind)},
+            "forwards": sum(unit.forwards for unit in self.missing),
+            "backwards": sum(unit.backwards for unit in self.missing),
+        }
 
     @property
     def chunks(self) -> set[int]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, Resize
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from transforms.decode import BadImage, CanvasSpec, decode
 from transforms.errors import InputError
@@ -40,7 +40,7 @@ def pixels(data: bytes, canvas: CanvasSpec = SAME) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("canvas", [CanvasSpec(), CanvasSpec(224, 224), CanvasSpec(257, 224), CanvasSpec(33, 20)])
 def test_geometry_is_torchvisions(size: tuple[int, int], canvas: CanvasSpec) -> None:
     image = noise(*size)
-    oracle = np.asarray(Compose([Resize(canvas.resize), CenterCrop(canvas.crop)])(image))
+    oracle = np.asarray(Compose([Resize(canvas.resize, InterpolationMode.BICUBIC), CenterCrop(canvas.crop)])(image))
     decoded = decode(encode(image), canvas)
     assert np.array_equal(decoded.canvas, oracle.transpose(2, 0, 1))
     assert decoded.canvas.dtype == np.uint8 and decoded.canvas.shape == (3, canvas.crop, canvas.crop)

@@ -88,6 +88,8 @@ class L2Ball:
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         clean = canvases.flatten(1).to(torch.int64)
         exact = adversarial.flatten(1).double() * LEVELS - clean
+        # Inside the ball in single precision may be a little outside.
+        exact = exact * (self.eps * LEVELS / exact.norm(dim=1, keepdim=True)).clamp(max=1)
         rounded = exact.round().long().clamp(-clean, LEVELS - clean)
         towards_zero = exact.trunc().long()
         # Rounding away from zero can leave the ball; undo it where it overshot most, until the norm fits. All undone
@@ -110,4 +112,7 @@ def _l2(perturbation: Tensor) -> Tensor:
 
 
 def _normalized(perturbation: Tensor) -> Tensor:
-    return perturbation / _l2(perturbation).clamp(min=torch.finfo(perturbation.dtype).tiny)
+    tiny = torch.finfo(perturbation.dtype).tiny
+    # Gradients of a confident model are so small that their squares would vanish.
+    scaled = perturbation / perturbation.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
+    return scaled / _l2(scaled).clamp(min=tiny)

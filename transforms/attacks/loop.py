@@ -81,10 +81,10 @@ class AttackLoop:
         best = self._run(surrogates, canvases, goal, draws, restart=0)
         if self.restarts == 1:
             return best
-        reached, value = self._judge(surrogates, best, goal)
+        reached, value = surrogates.judge(best.float() / LEVELS, self.objective, goal)
         for restart in range(1, self.restarts):
             candidate = self._run(surrogates, canvases, goal, draws, restart)
-            now_reached, now_value = self._judge(surrogates, candidate, goal)
+            now_reached, now_value = surrogates.judge(candidate.float() / LEVELS, self.objective, goal)
             better = (now_reached & ~reached) | ((now_reached == reached) & (now_value > value))
             best = torch.where(better.view(-1, 1, 1, 1), candidate, best)
             reached, value = reached | now_reached, torch.where(better, now_value, value)
@@ -101,9 +101,3 @@ class AttackLoop:
             stepped = adversarial + self.alpha * self.ball.direction(accumulated)
             adversarial = (clean + self.ball.project(stepped - clean)).clamp(0, 1)
         return self.ball.to_grid(canvases, adversarial)
-
-    def _judge(self, surrogates: Surrogates, canvases: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Whether stored canvases reach the goal, bool (B,), and their objective (B,)."""
-        with torch.no_grad():
-            logits = surrogates.logits(canvases.float() / LEVELS)
-        return goal.reached(logits), self.objective(logits, goal)

@@ -1,13 +1,15 @@
 """Named attacks: each recipe is the literature's name for a combination of the loop's parts.
 
 A recipe takes a ball, an objective and the parameters that its paper names, and returns an attack. Its keyword
-parameters are what an experiment may set; `alpha` is in the unit of [0, 1] pixels, and None means the recipe's own rule.
+parameters are what an experiment may set; `alpha` is in the unit of [0, 1] pixels, and None means the recipe's own
+rule.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
@@ -107,7 +109,8 @@ def _momentum(decay: float) -> Momentum:
     """g <- decay * g + gradient / mean |gradient|, per image (Dong et al. 2018, eq. 6)."""
 
     def accumulate(accumulated: Tensor, gradient: Tensor) -> Tensor:
-        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-20)
+        tiny = torch.finfo(gradient.dtype).tiny  # a zero gradient stays zero
+        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
         return decay * accumulated + gradient / scale
 
     return accumulate

@@ -1,5 +1,6 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -37,14 +38,16 @@ class Surrogates:
         """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1]."""
         return self._fused(self._looks(canvases))
 
+    def judge(self, canvases: Tensor, objective: Objective, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `gradient` climbs."""
+        with torch.no_grad():
+            looks = self._looks(canvases)
+            return goal.reached(self._fused(looks)), self._values(looks, objective, goal)
+
     def gradient(self, canvases: Tensor, objective: Objective, goal: Goal) -> Tensor:
         """Gradient of each image's objective with respect to its own pixels, (B, 3, S, S)."""
         canvases = canvases.detach().requires_grad_()
-        looks = self._looks(canvases)
-        if self._fuse == "losses":
-            values = torch.stack([objective(each, goal) for each in looks]).mean(dim=0)
-        else:
-            values = objective(self._fused(looks), goal)
+        values = self._values(self._looks(canvases), objective, goal)
         # Images do not interact in an evaluation-mode network: the gradient of the sum holds each image's own.
         (gradient,) = torch.autograd.grad(values.sum(), canvases)
         self.backwards += self._passes(canvases)
@@ -56,11 +59,17 @@ class Surrogates:
         self.forwards += self._passes(canvases)
         return [look(each, self._view, canvases, self._field) for each in self._classifiers]
 
+    def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
+        if self._fuse == "losses":
+            return torch.stack([objective(each, goal) for each in looks]).mean(dim=0)
+        return objective(self._fused(looks), goal)
+
     def _fused(self, looks: list[Tensor]) -> Tensor:
         if len(looks) == 1:
             return looks[0]
         if self._fuse == "probabilities":
-            return torch.stack([each.softmax(dim=1) for each in looks]).mean(dim=0).log()
+            log_probabilities = torch.stack([each.log_softmax(dim=1) for each in looks])
+            return log_probabilities.logsumexp(dim=0) - math.log(len(looks))
         return torch.stack(looks).mean(dim=0)
 
     def _passes(self, canvases: Tensor) -> int:

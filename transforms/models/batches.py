@@ -13,9 +13,7 @@ def micro_batch(device: torch.device, chunk_size: int) -> int:
     return min(_MOST[device.type], chunk_size)
 
 
-def in_micro_batches(
-    work: Callable[[list[int]], tuple[Tensor, ...]], count: int, size: int
-) -> tuple[Tensor, ...]:
+def in_micro_batches(work: Callable[[list[int]], tuple[Tensor, ...]], count: int, size: int) -> tuple[Tensor, ...]:
     """Runs `work` on `count` items, always exactly `size` of them at a time, and joins what it returns.
 
     Convolution kernels choose their summation order by the shape of the batch, so the last bit of a result depends on

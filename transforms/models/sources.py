@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 from transforms.errors import InputError, unknown
@@ -51,12 +52,13 @@ class ModelSource:
         Raises:
             InputError: the file is not a state dict, or not one of this network.
         """
+        path = self.weights
         network = self.build()
         try:
-            network.load_state_dict(_state_dict(self.weights))
+            network.load_state_dict(_state_dict(path))
         except Exception as error:  # torch.load raises nearly anything on a file that is not what it says
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.weights} does not hold the weights of {self.name}: {reason}") from None
+            raise InputError(f"{path} does not hold the weights of {self.name}: {reason}") from None
         return Classifier(network, self.preprocessing).to(device, memory_format=torch.channels_last)
 
 
@@ -132,7 +134,7 @@ def _torchvision(name: str, rest: str) -> ModelSource:
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if model not in classifiers:
         raise unknown("torchvision classifier", model, classifiers)
-    choices = torchvision.models.get_model_weights(model).__members__
+    choices = _weights_of(model)
     if not enum:
         raise InputError(f"{name}: name its weights, as in 'torchvision/{model}@{next(iter(choices))}'")
     if enum not in choices:
@@ -147,17 +149,23 @@ def _torchvision(name: str, rest: str) -> ModelSource:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         path = folder / Path(urlparse(weights.url).path).name
         if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # no connection, no room; cut short, so that the hash is wrong
+                reason = " ".join(str(error).split())
                 raise InputError(
-                    f"{name}: no {path}, and downloading it failed ({error}); "
+                    f"{name}: no {path}, and downloading it failed ({reason}); "
                     f"put {weights.url} there, or give a local file as 'weights:'"
                 ) from None
         return path
 
     return ModelSource(name, _torchvision_preprocessing(weights.transforms()), build, fetch)
+
+
+def _weights_of(model: str) -> Mapping[str, WeightsEnum]:
+    choices: Mapping[str, WeightsEnum] = torchvision.models.get_model_weights(model).__members__
+    return choices
 
 
 def _torchvision_preprocessing(preset: ImageClassification) -> Preprocessing:
@@ -174,3 +182,11 @@ def _torchvision_preprocessing(preset: ImageClassification) -> Preprocessing:
 
 
 SOURCES: dict[str, Callable[[str, str], ModelSource]] = {"packaged": _packaged, "torchvision": _torchvision}
+
+
+def source_names() -> list[str]:
+    """All models by their full names, each with each of its weights."""
+    packaged = [f"packaged/{model}" for model in LITE_SIZES]
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    named = [f"torchvision/{model}@{enum}" for model in classifiers for enum in _weights_of(model)]
+    return [*packaged, *named]

@@ -1,0 +1,50 @@
+"""Progress: a bar fed by the parts that appear in the run directory, the same on every runner."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from pipeline.plan import Unit
+from transforms.store import Store
+
+_QUICKEST = 0.5
+"""Seconds between two looks at the run directory, at least."""
+_SHARE = 0.02
+"""Part of the time that looking may take."""
+
+
+@contextmanager
+def progress_bar(store: Store, missing: Sequence[Unit], title: str) -> Iterator[None]:
+    """Shows how much of the missing work is done, with an estimate of the time left, while the body runs.
+
+    Work is measured in network passes, so that a slow attack and a quick prediction count as what they cost.
+    """
+    total = sum(_weight(unit) for unit in missing)
+    stop = threading.Event()
+    with tqdm(total=total, desc=title, unit="pass", unit_scale=True, dynamic_ncols=True, smoothing=0.1) as bar:
+        watcher = threading.Thread(target=_watch, args=(store, missing, bar, stop), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def _watch(store: Store, missing: Sequence[Unit], bar: "tqdm[None]", stop: threading.Event) -> None:
+    pause = _QUICKEST
+    last = False
+    while not last:
+        last = stop.wait(pause)
+        started = time.monotonic()
+        present = store.sizes()
+        done = sum(_weight(unit) for unit in missing if all(part.path in present for part in unit.parts))
+        bar.update(done - bar.n)
+        pause = max(_QUICKEST, (time.monotonic() - started) / _SHARE)
+
+
+def _weight(unit: Unit) -> int:
+    return 1 + unit.forwards + unit.backwards

@@ -1,0 +1,73 @@
+"""Models prove themselves: before any attack, each must be mostly right on clean labelled images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.experiment import Experiment
+from pipeline.statistics import Rate
+from transforms.chunks import Chunk, ImageRef
+from transforms.decode import BadImage, decode
+from transforms.held_models import HeldModel
+from transforms.images import MAX_BYTES
+from transforms.models.batches import micro_batch
+from transforms.read import read_bytes
+from transforms.transfer import predict_batch
+
+_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How many of the first clean images a model got right."""
+
+    model: str
+    correct: int
+    of: int
+
+    @property
+    def absurd(self) -> bool:
+        """Whether even a lucky reading of the count leaves the model wrong more often than right."""
+        return self.of > 0 and Rate(self.correct, self.of).high < 1 / 2
+
+
+def prove(
+    experiment: Experiment, chunks: Sequence[Chunk], models: Mapping[str, HeldModel], known: Mapping[str, Sequence[int]]
+) -> list[Proof]:
+    """Shows each model the same clean images, spread evenly over the experiment's, except where that is known already.
+
+    Args:
+        known: for models that were asked before, how many they got right and of how many.
+    """
+    proofs = {name: Proof(name, *known[name]) for name in models if name in known}
+    if len(proofs) < len(models):
+        labels, canvases = _clean_images(experiment, chunks)
+        for name in models.keys() - proofs.keys():
+            proofs[name] = Proof(name, _correct(experiment, models[name], labels, canvases), len(labels))
+    return [proofs[name] for name in models]
+
+
+def _clean_images(experiment: Experiment, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
+    refs = [ref for chunk in chunks for ref in chunk.refs if not ref.problem]
+    chosen = [refs[int(place)] for place in np.linspace(0, len(refs) - 1, min(_IMAGES, len(refs)))]
+    loaded = [(ref.label, canvas) for ref in chosen if (canvas := _canvas(ref, experiment)) is not None]
+    labels = torch.tensor([label for label, _ in loaded])
+    return labels, torch.stack([canvas for _, canvas in loaded]) if loaded else torch.empty(0)
+
+
+def _canvas(ref: ImageRef, experiment: Experiment) -> torch.Tensor | None:
+    try:
+        return torch.from_numpy(decode(read_bytes(ref.uri, MAX_BYTES), experiment.canvas.spec).canvas)
+    except (BadImage, OSError):
+        return None  # the pipeline is going to meet it again, and record it
+
+
+def _correct(experiment: Experiment, held: HeldModel, labels: torch.Tensor, canvases: torch.Tensor) -> int:
+    if not len(labels):
+        return 0
+    model = held.get()
+    size = micro_batch(model.mean.device, experiment.chunk_size)
+    predicted = predict_batch(model, experiment.views[0], experiment.canvas.field, canvases, size).argmax(dim=1)
+    return int((predicted == labels).sum())

@@ -1,0 +1,119 @@
+"""Reading a run directory: tables as pandas frames, SQL over them, and success rates under each denominator."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipeline.listing import absolute
+from pipeline.run_directory import RUN_JSON, Json, read_run
+from pipeline.statistics import Rate
+from transforms.errors import InputError, unknown
+from transforms.store import Store
+from transforms.tables import TABLES
+
+Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
+
+
+class Run:
+    """A run directory, finished or not. Each table of `transforms.tables` is an attribute, as a pandas frame."""
+
+    def __init__(self, path: str) -> None:
+        """Raises InputError if there is no run at `path`."""
+        self._store = Store(absolute(path))
+        metadata = read_run(self._store)
+        if metadata is None:
+            raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
+        self.metadata: Json = metadata
+
+    def __getattr__(self, table: str) -> pd.DataFrame:
+        if table not in TABLES:
+            raise AttributeError(table)
+        return self.read(table)
+
+    def read(
+        self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
+    ) -> pd.DataFrame:
+        """Reads a table, or the part of it that is wanted: neither other columns nor other files are opened.
+
+        Args:
+            columns: names of columns, or None for all.
+            where: a filter such as `pyarrow.dataset.field("attack") == "mi4"`.
+        """
+        return self.dataset(table).to_table(columns=columns, filter=where).to_pandas()
+
+    def dataset(self, table: str) -> ds.Dataset:
+        """A table as a lazy Arrow dataset; raises InputError for an unknown one."""
+        if table not in TABLES:
+            raise unknown("table", table, TABLES)
+        schema = TABLES[table].schema
+        folder = f"{self._store.root}/{table}"
+        files = [f"{self._store.root}/{path}" for path in sorted(self._store.sizes())]
+        parts = [path for path in files if path.startswith(f"{folder}/") and path.endswith(".parquet")]
+        if not parts:
+            return ds.dataset(schema.empty_table())
+        partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
+        partitioning = ds.partitioning(partitions, flavor="hive")
+        return ds.dataset(parts, schema=schema, partitioning=partitioning, partition_base_dir=folder)
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Answers a query in DuckDB's SQL over the tables.
+
+        Raises:
+            InputError: the query is wrong.
+        """
+        with duckdb.connect() as connection:
+            for table in TABLES:
+                connection.register(table, self.dataset(table))
+            try:
+                return connection.sql(query).df()
+            except duckdb.Error as error:
+                raise InputError(f"sql: {error}") from None
+
+    def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
+        """Success of each attack on each model, with Wilson's 95 % interval.
+
+        An untargeted attack succeeds where the model's answer is wrong, a targeted one where it is the target. Images of
+        the target class itself never count.
+
+        Args:
+            denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean
+                and undefended; "surrogate-fooled", those on which the attack succeeded on its surrogates.
+
+        Returns:
+            One row per attack, model, view and defense: successes, of, rate, low, high.
+        """
+        if denominator not in get_args(Denominator):
+            raise unknown("denominator", denominator, get_args(Denominator))
+        counts = self.sql(_SUCCESS.format(condition=_CONDITIONS[denominator]))
+        rates = [Rate(int(row.successes), int(row.of)) for row in counts.itertuples()]
+        return counts.assign(
+            rate=[rate.successes / rate.of if rate.of else float("nan") for rate in rates],
+            low=[rate.low for rate in rates],
+            high=[rate.high for rate in rates],
+        )
+
+
+_CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
+
+_SUCCESS = """
+select attack, model, view, defense,
+       coalesce(sum(case when seen.target is null then not seen.correct else seen.predicted = seen.target end), 0)
+         ::bigint as successes,
+       count(*) as "of"
+from predictions as seen
+join attacks using (image_id, attack)
+join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
+  using (image_id, model, view)
+where seen.label is distinct from seen.target and {condition}
+group by all
+order by all
+"""
+
+
+def open_run(path: str) -> Run:
+    """Opens a run directory for reading; raises InputError if there is no run at `path`."""
+    return Run(path)

@@ -1,0 +1,91 @@
+"""A run directory's `run.json`: what its rows were made from, and the refusal to mix them with anything else."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.experiment import Experiment
+from transforms.chunks import Chunk
+from transforms.errors import InputError
+from transforms.held_models import ModelPin
+from transforms.store import Store
+
+RUN_JSON = "run.json"
+_LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "torch", "torchvision")
+
+Json = dict[str, Any]
+
+
+def definitions(experiment: Experiment, chunks: Sequence[Chunk], pins: Mapping[str, ModelPin]) -> Json:
+    """Everything that gives a name in the tables its meaning, as plain JSON."""
+    refs = [(ref.image_id, ref.label, ref.problem) for chunk in chunks for ref in chunk.refs]
+    written = experiment.model_dump(mode="json")
+    return {
+        "seed": experiment.seed,
+        "chunk_size": experiment.chunk_size,
+        "canvas": written["canvas"],
+        "all_probabilities": experiment.all_probabilities,
+        "images": {"count": len(refs), "sha256": sha256(json.dumps(refs).encode()).hexdigest()},
+        "models": {name: asdict(pinned) for name, pinned in pins.items()},
+        "attacks": {
+            name: {**{key: value for key, value in attack.items() if key != "parameters"}, **attack["parameters"]}
+            for name, attack in written["attacks"].items()
+        },
+    }
+
+
+def read_run(store: Store) -> Json | None:
+    """What `run.json` says; None where there is none.
+
+    Raises:
+        InputError: it is not one of ours.
+    """
+    if not store.exists(RUN_JSON):
+        return None
+    try:
+        run: Json = json.loads(store.read_bytes(RUN_JSON))
+        _ = run["definitions"], run["versions"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{store.root}/{RUN_JSON} is damaged; give another --output, or restore it") from None
+    return run
+
+
+def write_run(store: Store, run: Json) -> None:
+    """Publishes `run.json`."""
+    store.publish_bytes(RUN_JSON, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def merge_definitions(store: Store, old: Json, new: Json) -> Json:
+    """The definitions of a run directory after an experiment is added to it.
+
+    Raises:
+        InputError: something is defined differently under an old name; the message names the key and both values.
+    """
+    for key, before, now in _changes(old, new):
+        raise InputError(
+            f"{key}: {store.root} was made with {json.dumps(before)}, the experiment says {json.dumps(now)}; "
+            "use another name, or another --output"
+        )
+    named = {key: {**old[key], **new[key]} for key in ("models", "attacks")}
+    return {**new, **named}
+
+
+def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Keys present in both with different values; names that only one side has are no change."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in old.keys() & new.keys():
+        where = f"{path}.{key}".removeprefix(".")
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
+            found += _changes(old[key], new[key], where)
+        elif old[key] != new[key]:
+            found.append((where, old[key], new[key]))
+    return sorted(found, key=lambda change: change[0])
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the last bit of a row depends."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}

@@ -1,0 +1,35 @@
+"""Rates with their uncertainty."""
+
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of successes, with Wilson's 95 % interval (Wilson 1927)."""
+
+    successes: int
+    of: int
+
+    @property
+    def low(self) -> float:
+        return self._interval()[0]
+
+    @property
+    def high(self) -> float:
+        return self._interval()[1]
+
+    def _interval(self) -> tuple[float, float]:
+        if not self.of:
+            return 0.0, 1.0
+        interval = binomtest(self.successes, self.of).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+    def __str__(self) -> str:
+        """As in `17/18 94 % [74–99]`."""
+        if not self.of:
+            return "0/0"
+        return f"{self.successes}/{self.of} {self.successes / self.of:.0%} [{self.low:.0%}–{self.high:.0%}]".replace(
+            "%–", "–"
+        ).replace("%]", "]")

@@ -1,0 +1,72 @@
+"""What a run found, as tables on the terminal."""
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.experiment import Experiment
+from pipeline.results import Run
+from pipeline.statistics import Rate
+from transforms.store import CLEAN
+
+_ACCURACY = """
+select attack, model, view, defense, sum(correct::int)::bigint as successes, count(*) as "of"
+from predictions group by all
+"""
+_FAILURES = "select stage, message, count(*) as images from failures group by all order by images desc, message"
+
+
+def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
+    """Prints clean accuracy, the transfer table, what each defence gives and costs, and failures."""
+    accuracy = _in_order(run.sql(_ACCURACY), experiment)
+    undefended = accuracy[accuracy["defense"] == CLEAN]
+    console.print(_pivot("Clean accuracy", undefended[undefended["attack"] == CLEAN], "model", "view"))
+    success = _in_order(run.success(), experiment)
+    transfer = success[success["defense"] == CLEAN]
+    if len(transfer):
+        title = "Attack success: of the images that a model gets right when they are clean, those the attack turns"
+        console.print(_pivot(title, transfer, "attack", "model"))
+    if experiment.defenses:
+        for model in _attacked(experiment):
+            title = f"Defences: accuracy of {model} on clean images (none) and on attacked ones"
+            console.print(_pivot(title, accuracy[accuracy["model"] == model], "defense", "attack"))
+    failures = run.sql(_FAILURES)
+    if len(failures):
+        console.print(frame_table("Failures", failures))
+
+
+def _in_order(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """The rows of the experiment at hand (a run directory may hold more), in the order in which it names things."""
+    orders = {
+        "attack": [CLEAN, *experiment.attacks],
+        "model": experiment.targets,
+        "view": experiment.views,
+        "defense": [CLEAN, *(defense.name for defense in experiment.defenses)],
+    }
+    for column, names in orders.items():
+        rates[column] = pd.Categorical(rates[column], categories=list(names), ordered=True)
+    return rates.dropna(subset=list(orders)).sort_values(list(orders))
+
+
+def _attacked(experiment: Experiment) -> list[str]:
+    """The targets that some attack has as a surrogate: where defences have most to do."""
+    surrogates = {name for attack in experiment.attacks.values() for name in attack.surrogates}
+    return [name for name in experiment.targets if name in surrogates]
+
+
+def _pivot(title: str, rates: pd.DataFrame, down: str, across: str) -> Table:
+    """A table of rates with 95 % intervals; views, if there are several, get rows of their own."""
+    index = [down, "view"] if across != "view" and rates["view"].nunique() > 1 else [down]
+    cells = [str(Rate(row.successes, row.of)) for row in rates.itertuples()]
+    pivoted = rates.assign(cell=cells).pivot_table(
+        index=index, columns=across, values="cell", aggfunc="first", observed=True
+    )
+    return frame_table(title, pivoted.fillna("").reset_index())
+
+
+def frame_table(title: str, frame: pd.DataFrame) -> Table:
+    """A frame as the terminal shows it."""
+    table = Table(*(str(column) for column in frame.columns), title=title, title_justify="left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(str(value) for value in row))
+    return table

@@ -1,0 +1,71 @@
+"""What many tests share: real weights and real images, each read once."""
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from transforms.decode import CanvasSpec, decode
+from transforms.models.classifier import Classifier
+from transforms.models.sources import model_source
+
+# Convolution kernels sum in another order with another number of threads.
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The 20 labelled ImageNet-validation images inside foolbox's wheel, in the order of their number.
+
+    Attributes:
+        canvases: uint8 (20, 3, 224, 224).
+        labels: int64 (20,).
+    """
+
+    canvases: Tensor
+    labels: Tensor
+
+
+def _samples(canvas: CanvasSpec) -> Samples:
+    spec = find_spec("foolbox")
+    assert spec is not None and spec.origin is not None
+    matches = [re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", each.name) for each in Path(spec.origin).parent.glob("data/*")]
+    named = sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match)
+    data = [(Path(spec.origin).parent / "data" / name).read_bytes() for _, _, name in named]
+    canvases = torch.stack([torch.from_numpy(decode(each, canvas).canvas) for each in data])
+    return Samples(canvases, torch.tensor([label for _, label, _ in named]))
+
+
+def _load(name: str) -> Classifier:
+    return model_source(name).load(torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def samples() -> Samples:
+    """Resized to 256 and cropped to 224: the canvas holds 7/8 of an image's centre square."""
+    return _samples(CanvasSpec(resize=256, crop=224))
+
+
+@pytest.fixture(scope="session")
+def whole_samples() -> Samples:
+    """Resized to 224: the canvas holds the whole centre square."""
+    return _samples(CanvasSpec(resize=224, crop=224))
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Classifier:
+    return _load("packaged/efficientnet-lite0")
+
+
+@pytest.fixture(scope="session")
+def lite1() -> Classifier:
+    return _load("packaged/efficientnet-lite1")
+
+
+@pytest.fixture(scope="session")
+def lite2() -> Classifier:
+    return _load("packaged/efficientnet-lite2")
