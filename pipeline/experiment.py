@@ -29,13 +29,13 @@ from transforms.store import CLEAN
 _NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]*$"
 
 
-def _one_of(kind: str, choices: Mapping[str, Any]) -> Any:
+def _one_of(kind: str, choices: Mapping[str, object]) -> AfterValidator:
     def check(name: str) -> str:
         if name not in choices:
             raise unknown(kind, name, choices)
         return name
 
-    return Annotated[str, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 def _different(names: Sequence[str]) -> Sequence[str]:
@@ -47,10 +47,10 @@ def _different(names: Sequence[str]) -> Sequence[str]:
 
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_different)]
-Recipe = _one_of("recipe", RECIPES)
-View = _one_of("view", VIEWS)
-Objective = _one_of("objective", OBJECTIVES)
-Norm = _one_of("norm", BALLS)
+Recipe = Annotated[str, _one_of("recipe", RECIPES)]
+View = Annotated[str, _one_of("view", VIEWS)]
+Objective = Annotated[str, _one_of("objective", OBJECTIVES)]
+Norm = Annotated[str, _one_of("norm", BALLS)]
 
 
 class CanvasConfig(Strict):
@@ -155,7 +155,7 @@ class Experiment(Strict):
     images: ImagesConfig
     canvas: CanvasConfig = CanvasConfig()
     models: dict[Name, ModelConfig] = Field(min_length=1)
-    attacks: dict[Name, AttackConfig] = {}
+    attacks: dict[Name, AttackConfig] = Field(default_factory=dict)
     targets: Names = Field(default_factory=lambda data: tuple(data["models"]))
     views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_different)] = ("center",)
     defenses: tuple[Defense, ...] = ()

@@ -1,36 +1,30 @@
-"""The command `megalith`: what the user types, and one line and an exit code for whatever goes wrong."""
+"""The command `megalith`: what the user types, and one line and an exit code for whatever goes wrong.
+
+Each command imports what it needs when it runs, so that none waits for the libraries of another.
+"""
 
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import pandas as pd
-import torch
 import typer
-from rich.console import Console
 
-from pipeline.experiment import load_experiment
-from pipeline.results import open_run
-from pipeline.run import Prepared, execute, prepare
-from pipeline.runners import runner_options
-from pipeline.summary import frame_table, print_summary
-from transforms.attacks.recipes import RECIPES
-from transforms.defenses.grid import DEFENSES, parameter_types
-from transforms.errors import InputError
-from transforms.models.sources import source_names
-from transforms.models.views import VIEWS
+from transforms.errors import InputError, StoppedError
+
+if TYPE_CHECKING:
+    from pipeline.run import Prepared
 
 
 class Exit(IntEnum):
     """Exit codes of the command."""
 
     DONE = 0
-    BROKEN = 1
+    STOPPED = 1
     WRONG_INPUT = 2
     DONE_WITH_FAILURES = 3
     INTERRUPTED = 130
@@ -59,8 +53,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which adversarial pictures fool which ImageNet classifiers, and which defences bring the truth back.",
 )
-Output = Annotated[str, typer.Option(help="The run directory.")]
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
+Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
 
 
@@ -74,27 +68,37 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
-    console = Console()
     with _one_line_errors():
+        from rich.console import Console
+
+        from pipeline.experiment import load_experiment
+        from pipeline.results import open_run
+        from pipeline.run import execute, prepare
+        from pipeline.runners import runner_options
+        from pipeline.summary import print_summary
+
         options = runner_options(runner, context.args)
         prepared = prepare(load_experiment(experiment, change or []), output)
-        _print_plan(prepared, console)
+        _print_plan(prepared)
         for proof in execute(prepared, options, device):
-            console.print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", highlight=False)
+            print(f"{proof.model}: {proof.correct} of {proof.of} clean images right")
             if proof.absurd:
                 _say(f"warning: {proof.model} is mostly wrong on clean images; check its weights, and the labels")
         results = open_run(output)
-        print_summary(results, prepared.experiment, console)
-        failed = len(results.failures)
-        _print_next_steps(output, console)
-    raise typer.Exit(Exit.DONE_WITH_FAILURES if failed else Exit.DONE)
+        print_summary(results, prepared.experiment, Console())
+        print(_NEXT_STEPS.format(output=output))
+        code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
+    raise typer.Exit(code)
 
 
 @app.command()
 def plan(experiment: ExperimentFile, output: Output, change: Changes = None) -> None:
     """Shows what `run` would compute, and its cost. Writes nothing."""
     with _one_line_errors():
-        _print_plan(prepare(load_experiment(experiment, change or []), output), Console())
+        from pipeline.experiment import load_experiment
+        from pipeline.run import prepare
+
+        _print_plan(prepare(load_experiment(experiment, change or []), output))
 
 
 @app.command()
@@ -105,46 +109,67 @@ def sql(
 ) -> None:
     """Answers a query over a run's tables."""
     with _one_line_errors():
+        from pipeline.results import open_run
+
         answer = open_run(run_directory).sql(query)
-    if form is Format.TABLE:
-        Console().print(frame_table("", answer))
-    else:
-        print(answer.to_csv(index=False).rstrip() if form is Format.CSV else answer.to_json(orient="records"))
+        if form is Format.CSV:
+            print(answer.to_csv(index=False), end="")
+        elif form is Format.JSON:
+            print(answer.to_json(orient="records", double_precision=15))
+        else:
+            _print_table(list(answer.columns), answer.itertuples(index=False))
 
 
 @app.command("list")
 def list_(thing: Thing) -> None:
     """Shows the names that an experiment may use."""
-    Console().print(frame_table("", pd.DataFrame(_LISTS[thing]())))
+    with _one_line_errors():
+        headings, rows = _LISTS[thing]
+        _print_table(headings, rows())
 
 
-def _attacks() -> Iterator[dict[str, str]]:
+def _attacks() -> Iterator[tuple[str, ...]]:
+    from transforms.attacks.recipes import RECIPES
+
     for name, recipe in RECIPES.items():
-        yield {"recipe": name, "what": _summary(recipe.make), "parameters": _parameters(recipe.make), "source": recipe.source}
+        yield name, _first_line(recipe.make), _parameters(recipe.make), recipe.source
 
 
-def _defenses() -> Iterator[dict[str, str]]:
+def _defenses() -> Iterator[tuple[str, ...]]:
+    from transforms.defenses.grid import DEFENSES, parameter_types
+
     for name, function in DEFENSES.items():
-        yield {"defense": name, "what": _summary(function), "parameters": ", ".join(parameter_types(name))}
+        yield name, _first_line(function), ", ".join(parameter_types(name))
 
 
-def _models() -> Iterator[dict[str, str]]:
-    return ({"model": name} for name in source_names())
+def _models() -> Iterator[tuple[str, ...]]:
+    from transforms.models.sources import source_names
+
+    return ((name,) for name in source_names())
 
 
-def _views() -> Iterator[dict[str, str]]:
-    return ({"view": name, "what": _summary(view)} for name, view in VIEWS.items())
+def _views() -> Iterator[tuple[str, ...]]:
+    from transforms.models.views import VIEWS
+
+    return ((name, _first_line(view)) for name, view in VIEWS.items())
 
 
-_LISTS: dict[Thing, Callable[[], Iterable[dict[str, str]]]] = {
-    Thing.ATTACKS: _attacks,
-    Thing.DEFENSES: _defenses,
-    Thing.MODELS: _models,
-    Thing.VIEWS: _views,
+_LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    Thing.ATTACKS: (["recipe", "what", "parameters", "source"], _attacks),
+    Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
+    Thing.MODELS: (["model"], _models),
+    Thing.VIEWS: (["view", "what"], _views),
 }
 
+_NEXT_STEPS = """
+The tables are Parquet files in {output}. To go on:
+  megalith sql {output} "select * from predictions limit 10"
+  megalith list attacks
+  Add a model, an attack or a defence to the experiment and run it again: only what is missing is computed.\
+"""
 
-def _summary(function: Callable[..., Any]) -> str:
+
+def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
 
 
@@ -153,26 +178,24 @@ def _parameters(function: Callable[..., Any]) -> str:
     return ", ".join(f"{each.name}={each.default}" for each in own)
 
 
-def _print_plan(prepared: Prepared, console: Console) -> None:
+def _print_plan(prepared: "Prepared") -> None:
     images = sum(len(chunk.refs) for chunk in prepared.chunks)
-    console.print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks → {prepared.store.root}")
+    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {prepared.store.root}")
     cost, total = prepared.plan.cost, prepared.plan.total
-    steps = [{"step": kind, "units": total[kind], "to do": cost[kind]} for kind in ("load", "attack", "predict")]
-    console.print(frame_table("", pd.DataFrame(steps)))
-    console.print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes", highlight=False)
+    _print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
+    print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
     if prepared.leftovers:
-        console.print(f"{len(prepared.leftovers)} damaged or unfinished files are made again", highlight=False)
+        print(f"{len(prepared.leftovers)} damaged or unfinished files are made again")
 
 
-def _print_next_steps(output: str, console: Console) -> None:
-    console.print(
-        f"\nThe tables are Parquet files in {output}. To go on:\n"
-        f'  megalith sql {output} "select attack, model, avg(correct::int) from predictions group by all order by all"\n'
-        "  megalith list attacks\n"
-        "  Add a model, an attack or a defence to the experiment and run again: only what is missing is computed.",
-        highlight=False,
-        soft_wrap=True,
-    )
+def _print_table(headings: list[str], rows: Any) -> None:
+    from rich.console import Console
+
+    from pipeline.terminal import text_table
+
+    # A pipe has no width: nothing is cut off there.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console.print(text_table("", headings, rows))
 
 
 def _say(message: str) -> None:
@@ -186,13 +209,13 @@ def _one_line_errors() -> Iterator[None]:
     except InputError as error:
         _say(f"megalith: {error}")
         raise typer.Exit(Exit.WRONG_INPUT) from None
-    except (OSError, torch.OutOfMemoryError, torch.AcceleratorError) as error:
-        _stop(f"megalith: stopped: {error}; what is finished is kept, the same command goes on", Exit.BROKEN)
+    except StoppedError as error:
+        _leave(f"megalith: {error}", Exit.STOPPED)
     except KeyboardInterrupt:
-        _stop("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
+        _leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
 
 
-def _stop(message: str, code: Exit) -> NoReturn:
+def _leave(message: str, code: Exit) -> NoReturn:
     _say(message)
     sys.stdout.flush()
     # Other workers may be in the middle of an attack. Parts are published whole, so they need not be waited for.
@@ -201,6 +224,6 @@ def _stop(message: str, code: Exit) -> NoReturn:
 
 def main() -> None:
     """Entry point of the console command."""
-    # Beam warns about extras that a local run does not need, and about each step that it optimises.
+    # Beam warns about extras that a local run does not need.
     logging.getLogger().setLevel(logging.ERROR)
     app()

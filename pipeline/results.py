@@ -76,8 +76,8 @@ class Run:
     def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
         """Success of each attack on each model, with Wilson's 95 % interval.
 
-        An untargeted attack succeeds where the model's answer is wrong, a targeted one where it is the target. Images of
-        the target class itself never count.
+        An untargeted attack succeeds where the model's answer is wrong, a targeted one where it is the target.
+        Images of the target class itself never count.
 
         Args:
             denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean

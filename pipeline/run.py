@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
+import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.experiment import Experiment
@@ -16,7 +17,7 @@ from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
 from transforms.chunks import Chunk, make_chunks
-from transforms.errors import InputError
+from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModel, ModelPin, pin, prepare_torch, torch_device
 from transforms.store import Store
 
@@ -76,7 +77,7 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
 
     Raises:
         InputError: the device is not there, or the run directory cannot be written.
-        OSError: the run directory fails in the middle.
+        StoppedError: the run directory or the accelerator fails in the middle.
     """
     torch_device(device)
     prepare_torch()
@@ -101,5 +102,8 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
 def _pipeline(prepared: Prepared, models: dict[str, HeldModel], options: PipelineOptions) -> None:
     plan, store = prepared.plan, prepared.store
     chunks: Sequence[Chunk] = [chunk for chunk in prepared.chunks if chunk.index in plan.chunks]
-    with progress_bar(store, plan.missing, prepared.experiment.name), beam.Pipeline(options=options) as root:
-        build(root, prepared.experiment, chunks, models, store)
+    try:
+        with progress_bar(store, plan.missing, prepared.experiment.name), beam.Pipeline(options=options) as root:
+            build(root, prepared.experiment, chunks, models, store)
+    except (OSError, torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        raise StoppedError(f"stopped: {error}; what is finished is kept, the same command goes on") from error

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.experiment import Experiment
 from transforms.chunks import Chunk
 from transforms.errors import InputError
-from transforms.held_models import ModelPin
 from transforms.store import Store
+
+if TYPE_CHECKING:  # reading a run needs neither torch nor models
+    from pipeline.experiment import Experiment
+    from transforms.held_models import ModelPin
 
 RUN_JSON = "run.json"
 _LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "torch", "torchvision")
@@ -20,7 +22,7 @@ _LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "torch", 
 Json = dict[str, Any]
 
 
-def definitions(experiment: Experiment, chunks: Sequence[Chunk], pins: Mapping[str, ModelPin]) -> Json:
+def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping[str, "ModelPin"]) -> Json:
     """Everything that gives a name in the tables its meaning, as plain JSON."""
     refs = [(ref.image_id, ref.label, ref.problem) for chunk in chunks for ref in chunk.refs]
     written = experiment.model_dump(mode="json")

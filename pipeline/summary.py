@@ -7,6 +7,7 @@ from rich.table import Table
 from pipeline.experiment import Experiment
 from pipeline.results import Run
 from pipeline.statistics import Rate
+from pipeline.terminal import text_table
 from transforms.store import CLEAN
 
 _ACCURACY = """
@@ -32,7 +33,7 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
             console.print(_pivot(title, accuracy[accuracy["model"] == model], "defense", "attack"))
     failures = run.sql(_FAILURES)
     if len(failures):
-        console.print(frame_table("Failures", failures))
+        console.print(text_table("Failures", failures.columns, failures.itertuples(index=False)))
 
 
 def _in_order(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
@@ -61,12 +62,5 @@ def _pivot(title: str, rates: pd.DataFrame, down: str, across: str) -> Table:
     pivoted = rates.assign(cell=cells).pivot_table(
         index=index, columns=across, values="cell", aggfunc="first", observed=True
     )
-    return frame_table(title, pivoted.fillna("").reset_index())
-
-
-def frame_table(title: str, frame: pd.DataFrame) -> Table:
-    """A frame as the terminal shows it."""
-    table = Table(*(str(column) for column in frame.columns), title=title, title_justify="left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(str(value) for value in row))
-    return table
+    shown = pivoted.fillna("").reset_index()
+    return text_table(title, shown.columns, shown.itertuples(index=False))

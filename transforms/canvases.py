@@ -42,7 +42,7 @@ class CanvasBatch:
 
 def canvas_sha256(canvas: Pixels) -> str:
     """SHA-256, hexadecimal, of a canvas's bytes in CHW order: independent of how it is compressed."""
-    return hashlib.sha256(np.ascontiguousarray(canvas)).hexdigest()
+    return hashlib.sha256(canvas.tobytes()).hexdigest()
 
 
 def canvas_table(image_ids: Sequence[str], canvases: Sequence[Pixels]) -> pa.Table:

@@ -37,6 +37,5 @@ def make_chunks(refs: Sequence[ImageRef], size: int) -> tuple[Chunk, ...]:
     """Slices refs, sorted by image id and uri, into chunks of `size`: the same chunks on every runner."""
     ordered = sorted(refs, key=lambda ref: (ref.image_id, ref.uri))
     return tuple(
-        Chunk(index, tuple(ordered[start : start + size]))
-        for index, start in enumerate(range(0, len(ordered), size))
+        Chunk(index, tuple(ordered[start : start + size])) for index, start in enumerate(range(0, len(ordered), size))
     )

@@ -11,6 +11,13 @@ class InputError(ValueError):
     """
 
 
+class StoppedError(RuntimeError):
+    """The machine failed in the middle: disk, accelerator, network. One line; what is finished is kept.
+
+    The command prints the message alone and exits with 1.
+    """
+
+
 def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
     """Builds the error for a name that is not among `choices`, suggesting the nearest one."""
     known = sorted(choices)

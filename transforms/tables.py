@@ -35,7 +35,7 @@ class _Optional:
 def _columns(**types: pa.DataType | _Optional) -> pa.Schema:
     """A schema of required columns, unless declared optional."""
     return pa.schema(
-        pa.field(name, each.type, nullable=True) if isinstance(each, _Optional) else pa.field(name, each, nullable=False)
+        pa.field(name, each.type if isinstance(each, _Optional) else each, nullable=isinstance(each, _Optional))
         for name, each in types.items()
     )
 

@@ -108,7 +108,8 @@ BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Bal
 
 
 def _l2(perturbation: Tensor) -> Tensor:
-    return perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
+    return norms
 
 
 def _normalized(perturbation: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ def look(classifier: Classifier, view: View, canvases: Tensor, field: float) -> 
         the view's windows. Differentiable.
     """
     windows = view(canvases, classifier.preprocessing.window(canvases.shape[-1], field))
-    logits = [classifier(window) for window in windows]
+    logits: list[Tensor] = [classifier(window) for window in windows]
     if len(logits) == 1:
         return logits[0]
     log_probabilities = torch.stack([one.log_softmax(dim=1) for one in logits])
-    return log_probabilities.logsumexp(dim=0) - math.log(len(logits))
+    averaged: Tensor = log_probabilities.logsumexp(dim=0) - math.log(len(logits))
+    return averaged

