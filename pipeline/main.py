@@ -49,7 +49,6 @@ class Thing(StrEnum):
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Which adversarial pictures fool which ImageNet classifiers, and which defences bring the truth back.",
 )
@@ -224,6 +223,12 @@ def _leave(message: str, code: Exit) -> NoReturn:
 
 def main() -> None:
     """Entry point of the console command."""
-    # Beam warns about extras that a local run does not need.
+    # Beam warns about extras that a local run does not need, and logs what we say in one line.
     logging.getLogger().setLevel(logging.ERROR)
-    app()
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _say(f"megalith: {error.format_message()} See megalith --help.")
+        code = Exit.WRONG_INPUT
+    sys.exit(code)

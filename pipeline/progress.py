@@ -1,5 +1,6 @@
 """Progress: a bar fed by the parts that appear in the run directory, the same on every runner."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ def progress_bar(store: Store, missing: Sequence[Unit], title: str) -> Iterator[
     """
     total = sum(_weight(unit) for unit in missing)
     stop = threading.Event()
-    with tqdm(total=total, desc=title, unit="pass", unit_scale=True, dynamic_ncols=True, smoothing=0.1) as bar:
+    with tqdm(total=total, desc=title, unit="pass", unit_scale=True, mininterval=_patience()) as bar:
         watcher = threading.Thread(target=_watch, args=(store, missing, bar, stop), daemon=True)
         watcher.start()
         try:
@@ -32,6 +33,11 @@ def progress_bar(store: Store, missing: Sequence[Unit], title: str) -> Iterator[
         finally:
             stop.set()
             watcher.join()
+
+
+def _patience() -> float:
+    """Seconds between two states of the bar: a log file needs fewer than a terminal."""
+    return _QUICKEST if sys.stderr.isatty() else 15.0
 
 
 def _watch(store: Store, missing: Sequence[Unit], bar: "tqdm[None]", stop: threading.Event) -> None:

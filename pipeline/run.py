@@ -1,11 +1,11 @@
 """A run from beginning to end: what is missing is planned, models prove themselves, the pipeline does the rest."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
-import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.experiment import Experiment
@@ -105,5 +105,18 @@ def _pipeline(prepared: Prepared, models: dict[str, HeldModel], options: Pipelin
     try:
         with progress_bar(store, plan.missing, prepared.experiment.name), beam.Pipeline(options=options) as root:
             build(root, prepared.experiment, chunks, models, store)
-    except (OSError, torch.OutOfMemoryError, torch.AcceleratorError) as error:
-        raise StoppedError(f"stopped: {error}; what is finished is kept, the same command goes on") from error
+    except Exception as error:
+        reason = _machine_failure(error)
+        if reason is None:
+            raise
+        raise StoppedError(f"stopped: {reason}; what is finished is kept, the same command goes on") from error
+
+
+def _machine_failure(error: Exception) -> str | None:
+    """What the disk, the network or the accelerator said, if it was one of them that failed; None for anything else.
+
+    Workers report the text of an exception, with its traceback; its type survives only in the last line.
+    """
+    last = str(error).strip().rpartition("\n")[2]
+    named = re.search(r"\b(\w*OSError|\w*IOError|BeamIOError|OutOfMemoryError|AcceleratorError|InputError)\b", last)
+    return last if named or isinstance(error, OSError) else None

@@ -3,6 +3,7 @@
 import io
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -84,9 +85,14 @@ class Store:
         folder, _, name = self._at(path).rpartition("/")
         # Readers of Parquet folders pass over names that begin with a dot.
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
-        with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-            file.write(content)
-        FileSystems.rename([temporary], [self._at(path)])
+        try:
+            with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+                file.write(content)
+            FileSystems.rename([temporary], [self._at(path)])
+        except BaseException:
+            with suppress(Exception):
+                FileSystems.delete([temporary])
+            raise
 
     def read_bytes(self, path: str) -> bytes:
         """A file's content; `path` is relative to the root. Raises OSError if there is none."""
