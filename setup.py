@@ -21,7 +21,7 @@ EXTRAS = {
         "ruamel.yaml>=0.18",
         "scipy>=1.14",
         "tqdm>=4.66",
-        "typer>=0.15",
+        "typer>=0.29",
     ],
     # The quickstart's images and models, which install without any other download.
     "samples": [

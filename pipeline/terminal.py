@@ -8,7 +8,7 @@ from rich.text import Text
 
 def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[object]]) -> Table:
     """A table for the terminal; numbers are rounded to six digits."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
     for place, heading in enumerate(headings):
         # The first column names the row: it may not be cut off.
         table.add_column(Text(str(heading)), no_wrap=place == 0, overflow="fold")
