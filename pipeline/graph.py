@@ -1,6 +1,6 @@
 """The Beam graph: chunks of image refs are loaded, attacked, fanned out to defences and models, and written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import apache_beam as beam
 
@@ -8,7 +8,7 @@ from pipeline.experiment import Experiment
 from transforms.attack import AttackImages
 from transforms.chunks import Chunk
 from transforms.defense import FanOut
-from transforms.held_models import HeldModel
+from transforms.held_models import HeldModels
 from transforms.images import LoadImages
 from transforms.store import Store
 from transforms.transfer import Transfer, WriteParts
@@ -18,7 +18,7 @@ def build(
     root: beam.Pipeline,
     experiment: Experiment,
     chunks: Sequence[Chunk],
-    models: Mapping[str, HeldModel],
+    models: HeldModels,
     store: Store,
 ) -> beam.PCollection:
     """Adds the whole of an experiment to a pipeline.
@@ -28,13 +28,12 @@ def build(
 
     Args:
         chunks: those with anything left to do.
-        models: by name; at least the experiment's targets and surrogates.
+        models: at least the experiment's targets and surrogates.
 
     Returns:
         The parts of `predictions` that were written.
     """
     field, size = experiment.canvas.field, experiment.chunk_size
-    targets = {name: models[name] for name in experiment.targets}
     wanted = {spec.name: spec.target for spec in experiment.specs}
     return (
         root
@@ -46,7 +45,8 @@ def build(
         >> beam.ParDo(
             Transfer(
                 store,
-                targets,
+                models,
+                experiment.targets,
                 experiment.views,
                 wanted,
                 field,

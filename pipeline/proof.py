@@ -1,6 +1,6 @@
 """Models prove themselves: before any attack, each must be mostly right on clean labelled images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ from pipeline.experiment import Experiment
 from pipeline.statistics import Rate
 from transforms.chunks import Chunk, ImageRef
 from transforms.decode import BadImage, decode
-from transforms.held_models import HeldModel
+from transforms.held_models import HeldModels
 from transforms.images import MAX_BYTES
 from transforms.models.batches import micro_batch
+from transforms.models.classifier import Classifier
 from transforms.read import read_bytes
 from transforms.transfer import predict_batch
 
@@ -34,19 +35,24 @@ class Proof:
 
 
 def prove(
-    experiment: Experiment, chunks: Sequence[Chunk], models: Mapping[str, HeldModel], known: Mapping[str, Sequence[int]]
+    experiment: Experiment,
+    chunks: Sequence[Chunk],
+    names: Collection[str],
+    models: HeldModels,
+    known: Mapping[str, Sequence[int]],
 ) -> list[Proof]:
-    """Shows each model the same clean images, spread evenly over the experiment's, except where that is known already.
+    """Shows each of the named models the same clean images, spread evenly over the experiment's.
 
     Args:
-        known: for models that were asked before, how many they got right and of how many.
+        known: of models that need not be asked again, how many they got right and of how many.
     """
-    proofs = {name: Proof(name, *known[name]) for name in models if name in known}
-    if len(proofs) < len(models):
+    proofs = {name: Proof(name, *known[name]) for name in names if name in known}
+    unknown = [name for name in names if name not in known]
+    if unknown:
         labels, canvases = _clean_images(experiment, chunks)
-        for name in models.keys() - proofs.keys():
+        for name in unknown:
             proofs[name] = Proof(name, _correct(experiment, models[name], labels, canvases), len(labels))
-    return [proofs[name] for name in models]
+    return [proofs[name] for name in names]
 
 
 def _clean_images(experiment: Experiment, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,10 +70,9 @@ def _canvas(ref: ImageRef, experiment: Experiment) -> torch.Tensor | None:
         return None  # the pipeline is going to meet it again, and record it
 
 
-def _correct(experiment: Experiment, held: HeldModel, labels: torch.Tensor, canvases: torch.Tensor) -> int:
+def _correct(experiment: Experiment, model: Classifier, labels: torch.Tensor, canvases: torch.Tensor) -> int:
     if not len(labels):
         return 0
-    model = held.get()
-    size = micro_batch(model.mean.device, experiment.chunk_size)
+    size = micro_batch(model.device, experiment.chunk_size)
     predicted = predict_batch(model, experiment.views[0], experiment.canvas.field, canvases, size).argmax(dim=1)
     return int((predicted == labels).sum())

@@ -18,7 +18,7 @@ from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
 from transforms.chunks import Chunk, make_chunks
 from transforms.errors import InputError, StoppedError
-from transforms.held_models import HeldModel, ModelPin, pin, prepare_torch, torch_device
+from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.store import Store
 
 
@@ -87,8 +87,8 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
         store.delete(prepared.leftovers)
     except OSError as error:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
-    models = {name: HeldModel(pinned, device) for name, pinned in prepared.pins.items()}
-    proofs = prove(experiment, prepared.chunks, models, run["proofs"])
+    models = HeldModels(prepared.pins, device)
+    proofs = prove(experiment, prepared.chunks, prepared.pins, models, run["proofs"])
     run["proofs"] = {**run["proofs"], **{proof.model: [proof.correct, proof.of] for proof in proofs}}
     write_run(store, run)
     if prepared.plan.missing:
@@ -99,7 +99,7 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
     return proofs
 
 
-def _pipeline(prepared: Prepared, models: dict[str, HeldModel], options: PipelineOptions) -> None:
+def _pipeline(prepared: Prepared, models: HeldModels, options: PipelineOptions) -> None:
     plan, store = prepared.plan, prepared.store
     chunks: Sequence[Chunk] = [chunk for chunk in prepared.chunks if chunk.index in plan.chunks]
     try:

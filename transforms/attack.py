@@ -1,7 +1,7 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from transforms.attacks.recipes import RECIPES, Attack
 from transforms.attacks.surrogates import Fusion, Surrogates
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
 from transforms.chunks import Chunk
-from transforms.held_models import HeldModel
+from transforms.held_models import HeldModels
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
@@ -86,7 +86,7 @@ def attack_batch(
         field: the part of the images' centre squares that the canvases hold, in (0, 1].
     """
     attack = spec.build()
-    device = classifiers[0].mean.device
+    device = classifiers[0].device
     labels = torch.tensor(batch.labels)
 
     def surrogates() -> Surrogates:
@@ -180,20 +180,17 @@ class AttackImages(beam.DoFn):
         self,
         store: Store,
         attacks: Sequence[AttackSpec],
-        models: Mapping[str, HeldModel],
+        models: HeldModels,
         field: float,
         seed: int,
         chunk_size: int,
     ) -> None:
         self._store = store
         self._attacks = tuple(attacks)
-        self._held = {name: models[name] for attack in attacks for name in attack.surrogates}
+        self._models = models
         self._field = field
         self._seed = seed
         self._chunk_size = chunk_size
-
-    def setup(self) -> None:
-        self._models = {name: held.get() for name, held in self._held.items()}
 
     def process(self, chunk: Chunk) -> Iterator[Canvases]:
         clean = Canvases(chunk, CLEAN)
@@ -214,7 +211,7 @@ class AttackImages(beam.DoFn):
         canvases: dict[str, Pixels] = {}
         if batch.labels:
             classifiers = [self._models[name] for name in spec.surrogates]
-            size = micro_batch(classifiers[0].mean.device, self._chunk_size)
+            size = micro_batch(self._models.device, self._chunk_size)
             attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size)
             rows = attack_rows(spec, self._seed, batch, attacked)
             canvases = dict(zip(batch.image_ids, attacked.canvases.numpy(), strict=True))

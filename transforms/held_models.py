@@ -1,6 +1,8 @@
-"""Models as DoFns hold them: named and pinned when the graph is built, loaded once per worker process."""
+"""Models as DoFns hold them: named and pinned when the graph is built, loaded at most once per worker process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from apache_beam.utils.shared import Shared
@@ -30,29 +32,38 @@ def pin(source: str, weights: str | None = None) -> ModelPin:
     return ModelPin(source, weights, model_source(source, weights).digest())
 
 
-class HeldModel:
-    """A classifier shared by all DoFns of a process; picklable, because it is empty until `get`."""
+class HeldModels:
+    """The models of an experiment by name, each loaded when first asked for and shared by all DoFns of a process.
 
-    def __init__(self, pinned: ModelPin, device: str) -> None:
-        self._pinned = pinned
+    So a run that adds one model to many loads one. Picklable: what is loaded stays behind.
+    """
+
+    def __init__(self, pins: Mapping[str, ModelPin], device: str) -> None:
+        self._pins = dict(pins)
         self._device = device
-        self._shared = Shared()
+        self._shared = {name: Shared() for name in pins}
+        self._loaded: dict[str, Classifier] = {}
 
-    def get(self) -> Classifier:
-        """Loads the model, unless someone in this process holds it already.
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_loaded": {}}
 
-        Raises:
-            InputError: the weights found here are not those that the run was started with.
-        """
-        classifier: Classifier = self._shared.acquire(self._load)
-        return classifier
+    @property
+    def device(self) -> torch.device:
+        """Where the models are; raises InputError if it is not there."""
+        return torch_device(self._device)
 
-    def _load(self) -> Classifier:
+    def __getitem__(self, name: str) -> Classifier:
+        """Raises InputError if the weights found here are not those that the run was started with."""
+        if name not in self._loaded:
+            self._loaded[name] = self._shared[name].acquire(partial(self._load, self._pins[name]))
+        return self._loaded[name]
+
+    def _load(self, pinned: ModelPin) -> Classifier:
         prepare_torch()
-        source = model_source(self._pinned.source, self._pinned.weights)
-        if source.digest() != self._pinned.weights_sha256:
+        source = model_source(pinned.source, pinned.weights)
+        if source.digest() != pinned.weights_sha256:
             raise InputError(f"{source.weights}: not the weights of {source.name} that this run was started with")
-        return source.load(torch_device(self._device))
+        return source.load(self.device)
 
 
 def torch_device(name: str) -> torch.device:

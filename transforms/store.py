@@ -117,7 +117,8 @@ class Store:
         """Whether a Parquet file begins and ends as one, which a truncated one does not."""
         with FileSystems.open(self._at(path), mime_type="application/octet-stream") as file:
             start = file.read(len(_MAGIC))
-            file.seek(-len(_MAGIC), io.SEEK_END)
+            length = file.seek(0, io.SEEK_END)
+            file.seek(max(length - len(_MAGIC), 0))
             return bool(start == _MAGIC == file.read())
 
     def delete(self, paths: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from transforms.canvases import CanvasBatch, read_canvases
 from transforms.classes import class_name
 from transforms.defense import Defended
 from transforms.defenses.grid import Defense
-from transforms.held_models import HeldModel
+from transforms.held_models import HeldModels
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS, look
@@ -38,11 +38,10 @@ def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tenso
     Returns:
         Log-probabilities, float32 (N, classes), on the CPU.
     """
-    device = classifier.mean.device
 
     def work(items: list[int]) -> tuple[Tensor]:
         with torch.inference_mode():
-            canvases = pixels[items].to(device).float() / LEVELS
+            canvases = pixels[items].to(classifier.device).float() / LEVELS
             return (look(classifier, VIEWS[view], canvases, field).log_softmax(dim=1).cpu(),)
 
     (log_probabilities,) = in_micro_batches(work, len(pixels), size)
@@ -90,46 +89,44 @@ class Transfer(beam.DoFn):
     def __init__(
         self,
         store: Store,
-        models: Mapping[str, HeldModel],
+        models: HeldModels,
+        targets: Sequence[str],
         views: Sequence[str],
-        targets: Mapping[str, int | None],
+        wanted: Mapping[str, int | None],
         field: float,
         chunk_size: int,
         *,
         all_probabilities: bool,
     ) -> None:
-        """`targets` holds the class that each attack wants, by the attack's name; None for any wrong one."""
+        """`wanted` holds the class that each targeted attack wants, by the attack's name; None for the others."""
         self._store = store
-        self._held = dict(models)
+        self._models = models
+        self._targets = tuple(targets)
         self._views = tuple(views)
-        self._targets = dict(targets)
+        self._wanted = dict(wanted)
         self._field = field
         self._chunk_size = chunk_size
         self._all_probabilities = all_probabilities
 
-    def setup(self) -> None:
-        self._models = {name: held.get() for name, held in self._held.items()}
-
     def process(self, defended: Defended) -> Iterator[tuple[Part, pa.Table]]:
         canvases, defense = defended.canvases, defended.defense
-        wanted = {
+        looks = {
             (model, view): predictions_part(canvases.chunk.index, canvases.attack, model, view, defense.name)
-            for model in self._models
+            for model in self._targets
             for view in self._views
         }
-        missing = {look_: part for look_, part in wanted.items() if not self._store.has(part)}
+        missing = {key: part for key, part in looks.items() if not self._store.has(part)}
         if not missing:
             return
         batch = read_canvases(self._store, canvases)
         if not batch.labels:
             yield from ((part, rows_table("predictions", [])) for part in missing.values())
             return
-        device = next(iter(self._models.values())).mean.device
-        size = micro_batch(device, self._chunk_size)
-        pixels = defend_batch(defense, torch.from_numpy(batch.pixels), device, size)
+        size = micro_batch(self._models.device, self._chunk_size)
+        pixels = defend_batch(defense, torch.from_numpy(batch.pixels), self._models.device, size)
         for (model, view), part in missing.items():
             log_probabilities = predict_batch(self._models[model], view, self._field, pixels, size)
-            target = self._targets.get(canvases.attack)
+            target = self._wanted.get(canvases.attack)
             rows = prediction_rows(batch, log_probabilities, target, all_probabilities=self._all_probabilities)
             yield part, rows_table("predictions", rows)
 

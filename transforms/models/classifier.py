@@ -49,6 +49,11 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where windows must be."""
+        return self.mean.device
+
     def forward(self, windows: Tensor) -> Tensor:
         size = self.preprocessing.input_size
         if windows.shape[-1] != size:
