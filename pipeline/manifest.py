@@ -11,8 +11,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.image_sources import folder_images, foolbox_samples, imagenet_images
 from pipeline.listing import absolute, locate, one_line
-from pipeline.sources import folder_images, foolbox_samples, imagenet_images
 from transforms.chunks import ImageRef
 from transforms.errors import InputError
 from transforms.read import read_bytes

@@ -65,7 +65,7 @@ def test_foolbox_samples_without_importing_foolbox() -> None:
 
 
 def test_foolbox_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.image_sources.find_spec", lambda name: None)
     refused(r"pip install 'megalith\[samples\]'", samples="foolbox")
 
 
