@@ -9,10 +9,11 @@ from difflib import get_close_matches
 from hashlib import sha256
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.image_sources import folder_images, foolbox_samples, imagenet_images
 from pipeline.listing import absolute, locate, one_line
+from pipeline.strict import Strict
 from transforms.chunks import ImageRef
 from transforms.errors import InputError
 from transforms.read import read_bytes
@@ -20,7 +21,7 @@ from transforms.read import read_bytes
 _MAX_LIST_BYTES = 2**26
 
 
-class ImagesConfig(BaseModel):
+class ImagesConfig(Strict):
     """The `images:` section: one source, how it is labelled, and which of its images are meant.
 
     Attributes:
@@ -34,8 +35,6 @@ class ImagesConfig(BaseModel):
         sample: this many images, as even over the classes as they allow, drawn with the experiment's seed.
         limit: the first so many in sorted order. `select` comes first, then `sample`, then `limit`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: Literal["foolbox"] | None = None
     folder: str | None = Field(default=None, min_length=1)
