@@ -160,6 +160,7 @@ class Experiment(Strict):
     views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_different)] = ("center",)
     defenses: tuple[Defense, ...] = ()
     all_probabilities: bool = False
+    keep_canvases: bool = True
 
     @model_validator(mode="before")
     @classmethod

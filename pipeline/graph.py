@@ -6,7 +6,7 @@ import apache_beam as beam
 
 from pipeline.experiment import Experiment
 from transforms.attack import AttackImages
-from transforms.chunks import Chunk
+from transforms.chunks import Work
 from transforms.defense import FanOut
 from transforms.held_models import HeldModels
 from transforms.images import LoadImages
@@ -17,7 +17,7 @@ from transforms.transfer import Transfer, WriteParts
 def build(
     root: beam.Pipeline,
     experiment: Experiment,
-    chunks: Sequence[Chunk],
+    work: Sequence[Work],
     models: HeldModels,
     store: Store,
 ) -> beam.PCollection:
@@ -27,7 +27,7 @@ def build(
     already, and does only the rest. So any step can be repeated, and a runner may put any of them elsewhere.
 
     Args:
-        chunks: those with anything left to do.
+        work: the chunks with anything left to do.
         models: at least the experiment's targets and surrogates.
 
     Returns:
@@ -37,7 +37,7 @@ def build(
     wanted = {spec.name: spec.target for spec in experiment.specs}
     return (
         root
-        | "Chunks of image refs" >> beam.Create(chunks)
+        | "Chunks of image refs" >> beam.Create(work)
         | "Load" >> beam.ParDo(LoadImages(store, experiment.canvas.spec))
         | "Attack" >> beam.ParDo(AttackImages(store, experiment.specs, models, field, experiment.seed, size))
         | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses))

@@ -1,12 +1,12 @@
 """The plan: which units of work an experiment needs, and which of them a run directory lacks. Pure functions."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pipeline.experiment import Experiment
-from transforms.chunks import Chunk
+from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.store import CLEAN, Part, attacks_part, canvases_part, images_part, predictions_part
 
@@ -20,12 +20,14 @@ class Unit:
     Attributes:
         kind: what is done.
         chunk: number of the chunk.
+        attack: its name; `none` for the clean images.
         parts: the files it makes; it is done when all are there.
         forwards, backwards: passes of a network over one window that it takes, about.
     """
 
     kind: Kind
     chunk: int
+    attack: str
     parts: tuple[Part, ...]
     forwards: int = 0
     backwards: int = 0
@@ -48,32 +50,49 @@ class Plan:
             "backwards": sum(unit.backwards for unit in self.missing),
         }
 
-    @property
-    def chunks(self) -> set[int]:
-        """Numbers of the chunks with anything missing."""
-        return {unit.chunk for unit in self.missing}
+    def work(self, chunks: Sequence[Chunk]) -> list[Work]:
+        """The chunks with anything missing, each with the attacks that it is missing from."""
+        attacks: defaultdict[int, set[str]] = defaultdict(set)
+        for unit in self.missing:
+            attacks[unit.chunk].add(unit.attack)
+        return [Work(chunk, frozenset(attacks[chunk.index])) for chunk in chunks if chunk.index in attacks]
 
 
 def make_plan(experiment: Experiment, chunks: Sequence[Chunk], present: Collection[str]) -> Plan:
     """Compares what an experiment needs with the paths of the parts that are present and whole."""
     units = [unit for chunk in chunks for unit in units_of(experiment, chunk)]
-    missing = tuple(unit for unit in units if any(part.path not in present for part in unit.parts))
-    return Plan(missing, Counter(unit.kind for unit in units))
+    absent = {unit for unit in units if any(part.path not in present for part in unit.parts)}
+    if not experiment.keep_canvases:
+        absent |= _attacked_again(units, absent, present)
+    return Plan(tuple(unit for unit in units if unit in absent), Counter(unit.kind for unit in units))
+
+
+def _attacked_again(units: Sequence[Unit], absent: Collection[Unit], present: Collection[str]) -> set[Unit]:
+    """The attacks whose canvases were not kept, and which something new is to look at."""
+    wanted = {(unit.chunk, unit.attack) for unit in absent if unit.kind == "predict"}
+    return {
+        unit
+        for unit in units
+        if unit.kind == "attack"
+        and (unit.chunk, unit.attack) in wanted
+        and canvases_part(unit.chunk, unit.attack).path not in present
+    }
 
 
 def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
     """All units of one chunk, in the order in which they are done."""
     index = chunk.index
     images = sum(not ref.problem for ref in chunk.refs)
-    yield Unit("load", index, (images_part(index), canvases_part(index, CLEAN)))
+    yield Unit("load", index, CLEAN, (images_part(index), canvases_part(index, CLEAN)))
     for spec in experiment.specs:
         forwards, backwards = spec.build().cost
         passes = images * len(spec.surrogates)
-        parts = (canvases_part(index, spec.name), attacks_part(index, spec.name))
-        yield Unit("attack", index, parts, forwards * passes, backwards * passes)
+        kept = [canvases_part(index, spec.name)] if experiment.keep_canvases else []
+        parts = (*kept, attacks_part(index, spec.name))
+        yield Unit("attack", index, spec.name, parts, forwards * passes, backwards * passes)
     for attack in (CLEAN, *experiment.attacks):
         for defense in (NO_DEFENSE, *experiment.defenses):
             for model in experiment.targets:
                 for view in experiment.views:
                     part = predictions_part(index, attack, model, view, defense.name)
-                    yield Unit("predict", index, (part,), forwards=images)
+                    yield Unit("predict", index, attack, (part,), forwards=images)

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -19,7 +18,7 @@ from pipeline.run_directory import Json, definitions, merge_definitions, read_ru
 from transforms.chunks import Chunk, make_chunks
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
-from transforms.store import Store
+from transforms.store import CLEAN, Store
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,22 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
     if prepared.plan.missing:
         started = time.monotonic()
         _pipeline(prepared, models, options)
+        if not experiment.keep_canvases:
+            store.delete(path for path in store.sizes() if _is_adversarial_canvases(path))
         run["costs"].append({**prepared.plan.cost, "seconds": round(time.monotonic() - started, 1)})
         write_run(store, run)
     return proofs
 
 
+def _is_adversarial_canvases(path: str) -> bool:
+    return path.startswith("canvases/") and not path.startswith(f"canvases/attack={CLEAN}/")
+
+
 def _pipeline(prepared: Prepared, models: HeldModels, options: PipelineOptions) -> None:
     plan, store = prepared.plan, prepared.store
-    chunks: Sequence[Chunk] = [chunk for chunk in prepared.chunks if chunk.index in plan.chunks]
     try:
         with progress_bar(store, plan.missing, prepared.experiment.name), beam.Pipeline(options=options) as root:
-            build(root, prepared.experiment, chunks, models, store)
+            build(root, prepared.experiment, plan.work(prepared.chunks), models, store)
     except Exception as error:
         reason = _machine_failure(error)
         if reason is None:

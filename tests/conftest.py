@@ -33,7 +33,9 @@ class Samples:
 def _samples(canvas: CanvasSpec) -> Samples:
     spec = find_spec("foolbox")
     assert spec is not None and spec.origin is not None
-    matches = [re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", each.name) for each in Path(spec.origin).parent.glob("data/*")]
+    matches = [
+        re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", each.name) for each in Path(spec.origin).parent.glob("data/*")
+    ]
     named = sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match)
     data = [(Path(spec.origin).parent / "data" / name).read_bytes() for _, _, name in named]
     canvases = torch.stack([torch.from_numpy(decode(each, canvas).canvas) for each in data])

@@ -143,6 +143,32 @@ def test_never_outside_the_budget(ball: LinfBall | L2Ball, make: Callable[[LinfB
     assert (changed.norm(order, dim=1) > 0.8 * ball.eps * 255).all()
 
 
+class Watched(nn.Module):
+    """Remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Bent(0)
+        self.shown: list[Tensor] = []
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.shown.append(windows.detach().clone())
+        logits: Tensor = self.network(windows)
+        return logits
+
+
+@pytest.mark.parametrize("ball", [LinfBall(10 / 255), L2Ball(0.7)])
+@loops
+def test_models_see_pictures_only(ball: LinfBall | L2Ball, make: Callable[[LinfBall | L2Ball], Attack]) -> None:
+    """Values in [0, 1] within the budget, at every step and at a random start, too."""
+    network, canvases = Watched(), some_canvases(4)
+    make(ball)(surrogates(network), canvases, Goal(torch.tensor([0, 1, 2, 3])), draws_for(4))
+    shown = torch.stack(network.shown)
+    assert shown.min() == 0 and shown.max() == 1
+    order = math.inf if isinstance(ball, LinfBall) else 2
+    assert (shown - canvases / 255).flatten(2).norm(order, dim=2).max() <= ball.eps * (1 + 1e-5)
+
+
 def test_alpha_is_the_length_of_a_step() -> None:
     """Three steps of two levels, far from the edge of the budget."""
     canvases, weight = torch.full((1, 3, SIDE, SIDE), 128, dtype=torch.uint8), weights(2)
@@ -313,7 +339,7 @@ def test_which_restart_is_kept(script: tuple[int, ...], kept: int) -> None:
 
 @pytest.mark.parametrize(("fuse", "kept"), [("logits", 10), ("losses", 20)])
 def test_restarts_are_judged_by_what_they_climb(fuse: str, kept: int) -> None:
-    """Class 1 leads by 1 in both models, or by 10 in one and by -9 in the other: mean loss 1.3 or 5, mean lead 1 or 0.5."""
+    """Class 1 leads by 1 and 1, or by 10 and -9: a mean lead of 1 or 0.5, but a mean loss of 1.3 or 5."""
     one = Table({10: [0.0, 1.0], 20: [0.0, 10.0]})
     other = Table({10: [0.0, 1.0], 20: [9.0, 0.0]})
     for script in ((10, 20), (20, 10)):
@@ -334,7 +360,7 @@ def test_restarts_of_one_image_do_not_touch_another() -> None:
         assert torch.equal(together[[item]], alone)
 
 
-# What it costs, what can go wrong ---------------------------------------------------------------------------------------
+# What it costs, what can go wrong ------------------------------------------------------------------------------------
 
 
 class Counted(nn.Module):
@@ -420,6 +446,23 @@ def test_a_broken_image_is_flagged_and_stops_no_other(
     assert not torch.equal(found[0], canvases[0])
 
 
+class Root(nn.Module):
+    """Its slope is infinite at each black value, and there alone."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        values = windows.flatten(1).sqrt()
+        return torch.stack([values[:, : SIZE // 2].sum(1), values[:, SIZE // 2 :].sum(1)], dim=1) / SIZE
+
+
+def test_one_broken_value_breaks_its_image() -> None:
+    canvases = torch.full((2, 3, SIDE, SIDE), 128, dtype=torch.uint8)
+    canvases[1, 2, 3, 4] = 0
+    attacked = surrogates(Root())
+    found = LOOPS["fgsm"](LinfBall(4 / 255))(attacked, canvases, Goal(torch.tensor([0, 0])), draws_for(2))
+    assert attacked.finite is not None and attacked.finite.tolist() == [True, False]
+    assert torch.equal(found[1], canvases[1]) and (found[0] != canvases[0]).all()
+
+
 def test_a_gradient_that_breaks_once_stays_flagged() -> None:
     attacked, goal = surrogates(Breaking(math.nan)), Goal(torch.tensor([0, 1]))
     canvases = torch.full((2, 3, SIDE, SIDE), 0.5)
@@ -453,7 +496,7 @@ def test_senseless_parameters_are_refused_in_one_line(make: Callable[[LinfBall],
         make(LinfBall(4 / 255))
 
 
-# Surrogates -------------------------------------------------------------------------------------------------------------
+# Surrogates ----------------------------------------------------------------------------------------------------------
 
 
 def by_hand(fuse: str, logits: list[np.ndarray], wanted: int) -> float:
@@ -537,7 +580,7 @@ def test_canvases_are_not_written_to() -> None:
     assert torch.equal(canvases, before)
 
 
-# Other libraries on real weights ----------------------------------------------------------------------------------------
+# Other libraries on real weights -------------------------------------------------------------------------------------
 
 COUNT, STEPS = 8, 3
 EPS, ALPHA = 4 / 255, 2 / 255

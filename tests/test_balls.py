@@ -64,7 +64,7 @@ def test_linf_grid(eps: Fraction, seed: int, way: str) -> None:
 
 
 def test_every_budget_in_grey_levels_is_spent_in_full() -> None:
-    """Neither does k/255 * 255 = k - 1e-16 lose a level, nor does a little less than k/255 keep it."""
+    """Also where k/255 was typed as a decimal; but what is clearly less does not reach the level."""
     canvases = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16).contiguous()
     clean = canvases.numpy().astype(np.int64)
     for k in range(1, 255):
@@ -72,6 +72,8 @@ def test_every_budget_in_grey_levels_is_spent_in_full() -> None:
             adversarial = (canvases.double() / 255 + sign * k / 255).clamp(0, 1).float()
             spent = LinfBall(k / 255).to_grid(canvases, adversarial).numpy()
             assert np.array_equal(spent, np.clip(clean + sign * k, 0, 255))
+            typed = LinfBall(float(f"{k / 255:.12g}")).to_grid(canvases, adversarial).numpy()
+            assert np.array_equal(typed, spent)
             less = LinfBall((k - 1e-6) / 255).to_grid(canvases, adversarial).numpy()
             assert np.array_equal(less, np.clip(clean + sign * (k - 1), 0, 255))
 
@@ -207,3 +209,5 @@ def test_restarts_begin_elsewhere(ball: LinfBall | L2Ball) -> None:
     first, again, second = (ball.start(canvases, draws, restart) for restart in (0, 0, 1))
     assert torch.equal(first, again)
     assert (first == second).sum() <= 1
+    if isinstance(ball, L2Ball):  # at another radius, too
+        assert (first.flatten(1).norm(dim=1) - second.flatten(1).norm(dim=1)).abs().min() > 1e-5

@@ -17,7 +17,7 @@ from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import RECIPES, Attack
 from transforms.attacks.surrogates import Fusion, Surrogates
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
-from transforms.chunks import Chunk
+from transforms.chunks import Chunk, Work
 from transforms.held_models import HeldModels
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
@@ -174,7 +174,7 @@ def distances(clean: Pixels, adversarial: Pixels) -> dict[str, float]:
 
 
 class AttackImages(beam.DoFn):
-    """Chunk -> a reference to its clean canvases and one to its canvases after each attack, all stored. Idempotent."""
+    """Work -> a reference to the chunk's canvases under each of the work's attacks, all stored by then. Idempotent."""
 
     def __init__(
         self,
@@ -192,13 +192,15 @@ class AttackImages(beam.DoFn):
         self._seed = seed
         self._chunk_size = chunk_size
 
-    def process(self, chunk: Chunk) -> Iterator[Canvases]:
-        clean = Canvases(chunk, CLEAN)
-        yield clean
+    def process(self, work: Work) -> Iterator[Canvases]:
+        clean = Canvases(work.chunk, CLEAN)
+        if CLEAN in work.attacks:
+            yield clean
         for spec in self._attacks:
-            if not self._done(chunk, spec):
-                self._attack(clean, spec)
-            yield Canvases(chunk, spec.name)
+            if spec.name in work.attacks:
+                if not self._done(work.chunk, spec):
+                    self._attack(clean, spec)
+                yield Canvases(work.chunk, spec.name)
 
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
         outputs = (canvases_part(chunk.index, spec.name), attacks_part(chunk.index, spec.name))

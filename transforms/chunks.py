@@ -33,6 +33,19 @@ class Chunk:
     refs: tuple[ImageRef, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A chunk with what is left to do for it.
+
+    Attributes:
+        chunk: of the images.
+        attacks: names of the attacks, `none` for the clean images among them, of which something is missing.
+    """
+
+    chunk: Chunk
+    attacks: frozenset[str]
+
+
 def make_chunks(refs: Sequence[ImageRef], size: int) -> tuple[Chunk, ...]:
     """Slices refs, sorted by image id and uri, into chunks of `size`: the same chunks on every runner."""
     ordered = sorted(refs, key=lambda ref: (ref.image_id, ref.uri))

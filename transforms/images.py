@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.canvases import canvas_table
-from transforms.chunks import Chunk, ImageRef
+from transforms.chunks import Chunk, ImageRef, Work
 from transforms.classes import class_name
 from transforms.decode import BadImage, CanvasSpec, Decoded, decode
 from transforms.read import read_bytes
@@ -19,17 +19,17 @@ MAX_BYTES = 64 * 2**20
 
 
 class LoadImages(beam.DoFn):
-    """Chunk -> the same chunk, once its clean canvases, `images` rows and failures are stored. Idempotent."""
+    """Work -> the same work, once its chunk's clean canvases, `images` rows and failures are stored. Idempotent."""
 
     def __init__(self, store: Store, canvas: CanvasSpec) -> None:
         self._store = store
         self._canvas = canvas
 
-    def process(self, chunk: Chunk) -> Iterator[Chunk]:
+    def process(self, work: Work) -> Iterator[Work]:
         # The canvases are published last: where they are, the rest is.
-        if not self._store.has(canvases_part(chunk.index, CLEAN)):
-            load_chunk(self._store, chunk, self._canvas)
-        yield chunk
+        if not self._store.has(canvases_part(work.chunk.index, CLEAN)):
+            load_chunk(self._store, work.chunk, self._canvas)
+        yield work
 
 
 def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> None:

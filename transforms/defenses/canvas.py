@@ -26,9 +26,10 @@ def lowpass(canvases: Tensor, *, cutoff: float) -> Tensor:
     if not 0 < cutoff <= 1:
         raise InputError(f"lowpass: cutoff {cutoff} is not in (0, 1]")
     side = canvases.shape[-1]
-    index = torch.arange(side, device=canvases.device)
     # In cycles per canvas, which are whole numbers: 0.7 * 180 / 2 is 63, though binary says 62.999…
-    kept = torch.minimum(index, side - index) <= cutoff * side / 2 + 1e-9
+    highest = int(cutoff * side / 2 + 1e-9)
+    index = torch.arange(side, device=canvases.device)
+    kept = torch.minimum(index, side - index) <= highest
     spectrum = torch.fft.rfft2(canvases.double()) * (kept[:, None] & kept[: side // 2 + 1])
     return _to_8bit(torch.fft.irfft2(spectrum, s=(side, side)))
 

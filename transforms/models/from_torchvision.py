@@ -59,10 +59,10 @@ def _downloaded(name: str, url: str) -> Path:
     """The file in torch's own cache, downloaded and checked against the hash in its name if it is not there yet."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-        except (OSError, RuntimeError) as error:  # no network; the wrong hash
+        except (OSError, RuntimeError) as error:  # no network; no such folder; the wrong hash
             raise InputError(
                 f"{name}: no {path}, and downloading it failed ({error}); put {url} there, "
                 "or give a local file as 'weights:'"
