@@ -3,7 +3,9 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
+import csv
 import inspect
+import json
 import logging
 import os
 import sys
@@ -110,13 +112,13 @@ def sql(
     with _one_line_errors():
         from pipeline.results import open_run
 
-        answer = open_run(run_directory).sql(query)
+        headings, rows = open_run(run_directory).rows(query)
         if form is Format.CSV:
-            print(answer.to_csv(index=False), end="")
+            csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
         elif form is Format.JSON:
-            print(answer.to_json(orient="records", double_precision=15))
+            print(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], default=str))
         else:
-            _print_table(list(answer.columns), answer.itertuples(index=False))
+            _print_table(headings, rows)
 
 
 @app.command("list")

