@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -103,7 +111,7 @@ class AttackConfig(Strict):
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
-    parameters: Strict
+    parameters: SerializeAsAny[Strict]  # of the recipe's own model, so that run.json holds what it has
 
     @model_validator(mode="before")
     @classmethod

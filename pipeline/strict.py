@@ -12,7 +12,7 @@ from transforms.errors import InputError, unknown
 class Strict(BaseModel):
     """A frozen section of an experiment; an unknown key is refused with the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
