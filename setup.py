@@ -15,6 +15,7 @@ EXTRAS = {
     # What the machine that starts and reads runs needs, and workers do not.
     "cli": [
         "duckdb>=1.3",
+        "filelock>=3.16",
         "pandas>=2.2",
         "pydantic>=2.10",
         "rich>=13",

@@ -1,7 +1,8 @@
 """The experiment: a YAML file, validated once into frozen typed objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -20,12 +21,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.manifest import ImagesConfig
-from pipeline.strict import Ratio, Strict, one_line, parse_ratio
+from pipeline.strict import Ratio, Strict, first_problem, parse_ratio
 from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.objectives import OBJECTIVES
 from transforms.attacks.recipes import RECIPES
-from transforms.attacks.surrogates import Fusion
+from transforms.attacks.surrogates import FUSIONS, Fusion
 from transforms.classes import resolve_class
 from transforms.decode import CanvasSpec
 from transforms.defenses.grid import Defense, grid, parameter_types
@@ -34,16 +35,19 @@ from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
 from transforms.store import CLEAN
 
-_NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9._-]*$"
+# Names stand in paths and in --set's dotted keys.
+_NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+_MOST_L2 = 8192
+"""Above the L2 distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
 
-def _one_of(kind: str, choices: Mapping[str, object]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in choices:
+def _one_of(kind: str, choices: Collection[str]) -> BeforeValidator:
+    def check(name: Any) -> Any:
+        if not isinstance(name, str) or name not in choices:
             raise unknown(kind, name, choices)
         return name
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
 
 
 def _different(names: Sequence[str]) -> Sequence[str]:
@@ -55,7 +59,6 @@ def _different(names: Sequence[str]) -> Sequence[str]:
 
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_different)]
-Recipe = Annotated[str, _one_of("recipe", RECIPES)]
 View = Annotated[str, _one_of("view", VIEWS)]
 Objective = Annotated[str, _one_of("objective", OBJECTIVES)]
 Norm = Annotated[str, _one_of("norm", BALLS)]
@@ -103,9 +106,9 @@ class ModelConfig(Strict):
 class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
-    recipe: Recipe
+    recipe: str
     surrogates: Names
-    fuse: Fusion = "logits"
+    fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] = "logits"
     view: View = "center"
     objective: Objective = "cross-entropy"
     norm: Norm = "linf"
@@ -117,8 +120,10 @@ class AttackConfig(Strict):
     @classmethod
     def _recipe_parameters(cls, section: Any) -> Any:
         """Moves the keys that belong to the recipe into `parameters`, validated against the recipe's signature."""
-        if not isinstance(section, Mapping) or section.get("recipe") not in RECIPES:
-            return section  # reported by the fields' own validation
+        if not isinstance(section, Mapping):
+            return section  # reported by the type
+        if not isinstance(section.get("recipe"), str) or section["recipe"] not in RECIPES:
+            raise unknown("recipe", section.get("recipe", "(none)"), RECIPES)
         model = _parameter_model(section["recipe"])
         own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}
@@ -130,11 +135,12 @@ class AttackConfig(Strict):
 
     @model_validator(mode="after")
     def _budget(self) -> "AttackConfig":
-        if self.norm == "linf" and not 1 <= self.eps * LEVELS < LEVELS:
-            hint = f"; did you mean {self.eps}/255?" if self.eps >= 1 else ", one grey level, or more"
-            raise InputError(f"eps: {self.eps} must be below 1, the whole range of a pixel, and at least 1/255{hint}")
         if self.eps * LEVELS < 1:
             raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
+        if self.norm == "linf" and self.eps >= 1:
+            raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
+        if self.norm == "l2" and self.eps >= _MOST_L2:
+            raise InputError(f"eps: {self.eps} is {_MOST_L2} or more, beyond the corners of any canvas")
         self.spec("").build()
         return self
 
@@ -173,8 +179,10 @@ class Experiment(Strict):
     @model_validator(mode="before")
     @classmethod
     def _defense_grids(cls, section: Any) -> Any:
-        if not isinstance(section, Mapping) or not isinstance(section.get("defenses"), Mapping):
+        if not isinstance(section, Mapping) or "defenses" not in section:
             return section
+        if not isinstance(section["defenses"], Mapping):
+            raise InputError("defenses: should be a section such as {lowpass: {cutoff: [0.7]}}")
         grids = [_grid(name, values) for name, values in section["defenses"].items()]
         return {**section, "defenses": tuple(defense for each in grids for defense in each)}
 
@@ -192,7 +200,10 @@ class Experiment(Strict):
         # A blank canvas shows a parameter out of range before any work is done.
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for defense in self.defenses:
-            defense(blank)
+            try:
+                defense(blank)
+            except InputError as error:
+                raise InputError(f"defenses.{error}") from None
         return self
 
     @property
@@ -229,7 +240,7 @@ def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
     try:
         return Experiment.model_validate(section)
     except ValidationError as error:
-        raise InputError(f"{path}: {one_line(error)}") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
 def _yaml(text: str, where: str) -> Any:
@@ -252,6 +263,7 @@ def _apply(section: dict[str, Any], change: str) -> None:
     section[last] = _yaml(text, f"--set {change!r}")
 
 
+@cache
 def _parameter_model(recipe: str) -> type[Strict]:
     """What a recipe's own keys may be, from the keyword parameters of its function."""
     function = RECIPES[recipe].make
@@ -286,7 +298,10 @@ def _grid(name: str, values: Any) -> tuple[Defense, ...]:
 
 
 def _number(defense: str, key: str, value: Any, types: Mapping[str, type]) -> int | float:
-    ratio = parse_ratio(value)
+    try:
+        ratio = parse_ratio(value)
+    except InputError as error:
+        raise InputError(f"defenses.{defense}.{key}: {error}") from None
     if types.get(key) is int and ratio.denominator != 1:
         raise InputError(f"defenses.{defense}.{key}: {value!r} is not a whole number")
     return int(ratio) if types.get(key) is int else float(ratio)

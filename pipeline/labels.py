@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.listing import one_line
+from pipeline.listing import said_by
 from transforms.chunks import UNLABELED
 from transforms.classes import resolve_class
 from transforms.errors import InputError
@@ -105,7 +105,7 @@ def read_devkit(uri: str) -> dict[str, Truth]:
     except InputError:
         raise
     except Exception as error:  # SciPy and tarfile raise many kinds on damaged bytes.
-        raise InputError(f"images.devkit: {uri} is damaged: {one_line(error)}") from error
+        raise InputError(f"images.devkit: {uri} is damaged: {said_by(error)}") from error
 
 
 def _truth_by_number(meta: bytes) -> dict[int, Truth]:
@@ -143,4 +143,4 @@ def _read(key: str, uri: str) -> bytes:
     try:
         return read_bytes(uri, _MAX_BYTES)
     except OSError as error:
-        raise InputError(f"images.{key}: {uri} cannot be read: {one_line(error)}") from error
+        raise InputError(f"images.{key}: {uri} cannot be read: {said_by(error)}") from error

@@ -15,7 +15,7 @@ from transforms.errors import InputError
 from transforms.read import slice_uri
 
 
-def one_line(error: Exception) -> str:
+def said_by(error: Exception) -> str:
     """What a library says, shortened to fit into one line of ours."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
@@ -98,9 +98,7 @@ def list_tar(key: str, tar: str) -> dict[str, str]:
                 if member.isreg() and not member.issparse() and member.size
             }
     except tarfile.TarError as error:
-        raise InputError(
-            f"images.{key}: {tar!r} is no complete, uncompressed tar archive: {one_line(error)}"
-        ) from error
+        raise InputError(f"images.{key}: {tar!r} is no complete, uncompressed tar archive: {said_by(error)}") from error
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, tar, error) from error
 
@@ -123,4 +121,4 @@ def _match_below(folder: str) -> list[str]:
 
 
 def _unreadable(key: str, path: str, error: Exception) -> InputError:
-    return InputError(f"images.{key}: {path!r} cannot be read: {one_line(error)}")
+    return InputError(f"images.{key}: {path!r} cannot be read: {said_by(error)}")

@@ -3,11 +3,14 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
+import base64
 import csv
 import inspect
 import json
 import logging
+import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,8 +80,10 @@ def run(
         from pipeline.run import execute, prepare
         from pipeline.runners import runner_options
         from pipeline.summary import print_summary
+        from transforms.held_models import torch_device
 
         options = runner_options(runner, context.args)
+        torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         _print_plan(prepared)
         for proof in execute(prepared, options, device):
@@ -87,7 +92,7 @@ def run(
                 _say(f"warning: {proof.model} is mostly wrong on clean images; check its weights, and the labels")
         results = open_run(output)
         print_summary(results, prepared.experiment, Console())
-        print(_NEXT_STEPS.format(output=output))
+        print(_NEXT_STEPS.format(output=shlex.quote(output)))
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
     raise typer.Exit(code)
 
@@ -116,7 +121,7 @@ def sql(
         if form is Format.CSV:
             csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
         elif form is Format.JSON:
-            print(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], default=str))
+            print(json.dumps([_json_object(headings, row) for row in rows], default=str))
         else:
             _print_table(headings, rows)
 
@@ -185,8 +190,10 @@ def _print_plan(prepared: "Prepared") -> None:
     cost, total = prepared.plan.cost, prepared.plan.total
     _print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
     print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
-    if prepared.leftovers:
-        print(f"{len(prepared.leftovers)} damaged or unfinished files are made again")
+    if prepared.damaged:
+        print(f"{len(prepared.damaged)} damaged parts are made again, {prepared.damaged[0]} among them")
+    for warning in prepared.warnings:
+        _say(f"warning: {warning}")
 
 
 def _print_table(headings: list[str], rows: Any) -> None:
@@ -197,6 +204,15 @@ def _print_table(headings: list[str], rows: Any) -> None:
     # A pipe has no width: nothing is cut off there.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     console.print(text_table("", headings, rows))
+
+
+def _json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
+    """JSON has neither infinities, nor bytes, nor two keys of one name."""
+    if len(set(headings)) < len(headings):
+        raise InputError(f"sql: JSON needs a name of its own for each column, not {', '.join(headings)}")
+    values = (base64.b64encode(cell).decode() if isinstance(cell, bytes) else cell for cell in row)
+    finite = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in values)
+    return dict(zip(headings, finite, strict=True))
 
 
 def _say(message: str) -> None:

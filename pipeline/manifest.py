@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.image_sources import folder_images, foolbox_samples, imagenet_images
-from pipeline.listing import absolute, locate, one_line
+from pipeline.listing import absolute, locate, said_by
 from pipeline.strict import Strict
 from transforms.chunks import ImageRef
 from transforms.errors import InputError
@@ -70,13 +70,23 @@ def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
     Raises:
         InputError: something named is missing, unreadable or empty, or matches no image.
     """
-    refs = sorted(_source(config), key=_order)
+    refs = sorted(map(_printable, _source(config)), key=_order)
     if config.select is not None:
         refs = _select(refs, _entries(config.select, _home(config)))
     refs = _mark_duplicates(refs)
     if config.sample is not None:
         refs = _sample(refs, config.sample, seed)
     return refs[: config.limit]
+
+
+def _printable(ref: ImageRef) -> ImageRef:
+    """A file name that is no text, which Linux allows, cannot stand in a table: its ref says so instead."""
+    try:
+        (ref.image_id + ref.uri).encode()
+    except UnicodeEncodeError:
+        image_id, uri = (each.encode("utf-8", "backslashreplace").decode() for each in (ref.image_id, ref.uri))
+        return ImageRef(image_id, uri, ref.label, "its file name is not UTF-8")
+    return ref
 
 
 def _source(config: ImagesConfig) -> list[ImageRef]:
@@ -104,7 +114,7 @@ def _read_list(uri: str) -> list[str]:
     try:
         lines = read_bytes(uri, _MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"images.select: {uri} is not a readable text file: {one_line(error)}") from error
+        raise InputError(f"images.select: {uri} is not a readable text file: {said_by(error)}") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pipeline.experiment import Experiment
 from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE
-from transforms.store import CLEAN, Part, attacks_part, canvases_part, images_part, predictions_part
+from transforms.store import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part
 
 Kind = Literal["load", "attack", "predict"]
 
@@ -83,12 +83,13 @@ def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
     """All units of one chunk, in the order in which they are done."""
     index = chunk.index
     images = sum(not ref.problem for ref in chunk.refs)
-    yield Unit("load", index, CLEAN, (images_part(index), canvases_part(index, CLEAN)))
+    yield Unit("load", index, CLEAN, load_parts(index))
     for spec in experiment.specs:
         forwards, backwards = spec.build().cost
         passes = images * len(spec.surrogates)
-        kept = [canvases_part(index, spec.name)] if experiment.keep_canvases else []
-        parts = (*kept, attacks_part(index, spec.name))
+        parts = attack_parts(index, spec.name)
+        if not experiment.keep_canvases:
+            parts = tuple(part for part in parts if part.table != "canvases")
         yield Unit("attack", index, spec.name, parts, forwards * passes, backwards * passes)
     for attack in (CLEAN, *experiment.attacks):
         for defense in (NO_DEFENSE, *experiment.defenses):

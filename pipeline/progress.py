@@ -46,7 +46,7 @@ def _watch(store: Store, missing: Sequence[Unit], bar: "tqdm[None]", stop: threa
     while not last:
         last = stop.wait(pause)
         started = time.monotonic()
-        present = store.sizes()
+        present = store.paths()
         done = sum(_weight(unit) for unit in missing if all(part.path in present for part in unit.parts))
         bar.update(done - bar.n)
         pause = max(_QUICKEST, (time.monotonic() - started) / _SHARE)

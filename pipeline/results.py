@@ -1,6 +1,6 @@
 """Reading a run directory: tables as pandas frames, SQL over them, and success rates under each denominator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -50,10 +50,16 @@ class Run:
         """A table as a lazy Arrow dataset; raises InputError for an unknown one."""
         if table not in TABLES:
             raise unknown("table", table, TABLES)
+        return self._dataset(table, self._store.paths())
+
+    def _dataset(self, table: str, paths: Collection[str]) -> ds.Dataset:
         schema = TABLES[table].schema
         folder = f"{self._store.root}/{table}"
-        files = [f"{self._store.root}/{path}" for path in sorted(self._store.sizes())]
-        parts = [path for path in files if path.startswith(f"{folder}/") and path.endswith(".parquet")]
+        parts = [
+            f"{self._store.root}/{path}"
+            for path in sorted(paths)
+            if path.startswith(f"{table}/") and path.endswith(".parquet")
+        ]
         if not parts:
             return ds.dataset(schema.empty_table())
         partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
@@ -73,13 +79,14 @@ class Run:
     @contextmanager
     def _answer(self, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
         with duckdb.connect() as connection:
+            paths = self._store.paths()
             for table in TABLES:
-                connection.register(table, self.dataset(table))
+                connection.register(table, self._dataset(table, paths))
             try:
-                answer = connection.sql(query)
-                if answer is None:
-                    raise InputError("sql: this statement asks nothing; write a select")
-                yield answer
+                kinds = [statement.type for statement in connection.extract_statements(query)]
+                if kinds != [duckdb.StatementType.SELECT]:
+                    raise InputError("sql: give one query, such as: select * from predictions limit 10")
+                yield connection.sql(query)
             except duckdb.Error as error:
                 raise InputError(f"sql: {error}") from None
 

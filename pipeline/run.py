@@ -2,14 +2,18 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from filelock import FileLock, Timeout
 
 from pipeline.experiment import Experiment
 from pipeline.graph import build
-from pipeline.listing import absolute
+from pipeline.listing import absolute, is_remote
 from pipeline.manifest import list_images
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import progress_bar
@@ -17,8 +21,10 @@ from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
 from transforms.chunks import Chunk, make_chunks
 from transforms.errors import InputError, StoppedError
-from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
-from transforms.store import CLEAN, Store
+from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch
+from transforms.store import CLEAN, Store, is_temporary
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Prepared:
         pins: the models that it uses, with their weights found.
         run: what `run.json` is going to say.
         plan: what is missing.
-        leftovers: paths of damaged parts and of unfinished files, to be removed.
+        damaged: paths of parts that are there, but not whole.
+        warnings: what the user should know before going on, one line each.
     """
 
     experiment: Experiment
@@ -40,19 +47,24 @@ class Prepared:
     pins: dict[str, ModelPin]
     run: Json
     plan: Plan
-    leftovers: tuple[str, ...]
+    damaged: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def prepare(experiment: Experiment, output: str) -> Prepared:
-    """Lists images, finds weights, and compares the experiment with what the run directory holds. Writes nothing.
+    """Lists images, finds weights, and compares the experiment with what the run directory holds.
+
+    Writes nothing there; weights that are missing are downloaded to their library's cache.
 
     Raises:
         InputError: something the experiment names is missing, or contradicts the run directory.
     """
+    if not output:
+        raise InputError("--output: give the path of a run directory")
     store = Store(absolute(output))
-    files = store.sizes()
+    files = store.paths()
     old = read_run(store)
-    if old is None and files:
+    if old is None and any(path != LOCK and not is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
     chunks = make_chunks(list_images(experiment.images, experiment.seed), experiment.chunk_size)
     pins = {name: pin(config.source, config.weights) for name, config in experiment.used_models.items()}
@@ -64,51 +76,68 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         "proofs": old["proofs"] if old else {},
         "costs": old["costs"] if old else [],
     }
+    warnings = _version_warnings(old["versions"], run["versions"]) if old else ()
     parts = {path for path in files if path.endswith(".parquet")}
     whole = {path for path in parts if store.is_whole(path)}
-    unfinished = {path for path in files if path.endswith(".tmp")}
     plan = make_plan(experiment, chunks, whole)
-    return Prepared(experiment, store, chunks, pins, run, plan, tuple(sorted(parts - whole | unfinished)))
+    return Prepared(experiment, store, chunks, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
 def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[Proof]:
     """Does everything that is missing; returns how the models did on clean images.
 
     Raises:
-        InputError: the device is not there, or the run directory cannot be written.
+        InputError: the device is not there, weights are not what they say, the run directory cannot be written, or
+            another run is at work in it.
         StoppedError: the run directory or the accelerator fails in the middle.
     """
-    torch_device(device)
     prepare_torch()
-    experiment, store, run = prepared.experiment, prepared.store, prepared.run
-    try:
-        write_run(store, run)
-        store.delete(prepared.leftovers)
-    except OSError as error:
-        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+    experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
     models = HeldModels(prepared.pins, device)
     proofs = prove(experiment, prepared.chunks, prepared.pins, models, run["proofs"])
-    run["proofs"] = {**run["proofs"], **{proof.model: [proof.correct, proof.of] for proof in proofs}}
-    write_run(store, run)
-    if prepared.plan.missing:
-        started = time.monotonic()
-        _pipeline(prepared, models, options)
+    run["proofs"] |= {proof.model: [proof.correct, proof.of] for proof in proofs}
+    with _alone(store):
+        try:
+            write_run(store, run)
+            store.delete(prepared.damaged)
+            store.delete(path for path in store.paths() if is_temporary(path))
+        except OSError as error:
+            raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+        if plan.missing:
+            started = time.monotonic()
+            progress = progress_bar(store, plan.missing, experiment.name)
+            with _machine_failures(), progress, beam.Pipeline(options=options) as root:
+                build(root, experiment, plan.work(prepared.chunks), models, store)
+            seconds = round(time.monotonic() - started, 1)
+            run["costs"].append({**plan.cost, "seconds": seconds, "device": str(models.device), **versions()})
+            write_run(store, run)
         if not experiment.keep_canvases:
-            store.delete(path for path in store.sizes() if _is_adversarial_canvases(path))
-        run["costs"].append({**prepared.plan.cost, "seconds": round(time.monotonic() - started, 1)})
-        write_run(store, run)
+            store.delete(path for path in store.paths() if _is_adversarial_canvases(path))
     return proofs
 
 
-def _is_adversarial_canvases(path: str) -> bool:
-    return path.startswith("canvases/") and not path.startswith(f"canvases/attack={CLEAN}/")
-
-
-def _pipeline(prepared: Prepared, models: HeldModels, options: PipelineOptions) -> None:
-    plan, store = prepared.plan, prepared.store
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Holds the run directory against other runs on this machine; the lock goes with the process, however it ends."""
+    if is_remote(store.root):
+        yield
+        return
     try:
-        with progress_bar(store, plan.missing, prepared.experiment.name), beam.Pipeline(options=options) as root:
-            build(root, prepared.experiment, plan.work(prepared.chunks), models, store)
+        Path(store.root).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(store.root, LOCK), timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"--output: another run is at work in {store.root}; wait for it, or stop it") from None
+    except OSError as error:
+        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+    with lock:
+        yield
+
+
+@contextmanager
+def _machine_failures() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         reason = _machine_failure(error)
         if reason is None:
@@ -122,5 +151,15 @@ def _machine_failure(error: Exception) -> str | None:
     Workers report the text of an exception, with its traceback; its type survives only in the last line.
     """
     last = str(error).strip().rpartition("\n")[2]
-    named = re.search(r"\b(\w*OSError|\w*IOError|BeamIOError|OutOfMemoryError|AcceleratorError|InputError)\b", last)
-    return last if named or isinstance(error, OSError) else None
+    kinds = r"\b\w*(OSError|IOError|MemoryError|AcceleratorError|InputError)\b|\bCUDA error\b"
+    return last if re.search(kinds, last) or isinstance(error, OSError | MemoryError) else None
+
+
+def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    text = f"this run directory was made with {'; '.join(changed)}: new rows may differ from old ones in the last bits"
+    return (text,) if changed else ()
+
+
+def _is_adversarial_canvases(path: str) -> bool:
+    return path.startswith("canvases/") and not path.startswith(f"canvases/attack={CLEAN}/")

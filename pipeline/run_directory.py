@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,15 @@ if TYPE_CHECKING:  # reading a run needs neither torch nor models
 RUN_JSON = "run.json"
 _LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "torch", "torchvision")
 
+_KEYS = {"experiment": dict, "definitions": dict, "versions": dict, "proofs": dict, "costs": list}
+
 Json = dict[str, Any]
 
 
 def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping[str, "ModelPin"]) -> Json:
     """Everything that gives a name in the tables its meaning, as plain JSON."""
-    refs = [(ref.image_id, ref.label, ref.problem) for chunk in chunks for ref in chunk.refs]
+    # Where files are may change, and with it what a problem says.
+    refs = [(ref.image_id, ref.label, bool(ref.problem)) for chunk in chunks for ref in chunk.refs]
     written = experiment.model_dump(mode="json")
     return {
         "seed": experiment.seed,
@@ -32,7 +34,9 @@ def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping
         "canvas": written["canvas"],
         "all_probabilities": experiment.all_probabilities,
         "images": {"count": len(refs), "sha256": sha256(json.dumps(refs).encode()).hexdigest()},
-        "models": {name: asdict(pinned) for name, pinned in pins.items()},
+        "models": {
+            name: {"source": pinned.source, "weights_sha256": pinned.weights_sha256} for name, pinned in pins.items()
+        },
         "attacks": {
             name: {**{key: value for key, value in attack.items() if key != "parameters"}, **attack["parameters"]}
             for name, attack in written["attacks"].items()
@@ -50,7 +54,9 @@ def read_run(store: Store) -> Json | None:
         return None
     try:
         run: Json = json.loads(store.read_bytes(RUN_JSON))
-        _ = run["definitions"], run["versions"]
+        for key, kind in _KEYS.items():
+            if not isinstance(run[key], kind):
+                raise TypeError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{store.root}/{RUN_JSON} is damaged; give another --output, or restore it") from None
     return run
@@ -85,7 +91,8 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
             found += _changes(old[key], new[key], where)
         elif old[key] != new[key]:
             found.append((where, old[key], new[key]))
-    return sorted(found, key=lambda change: change[0])
+    # Another recipe brings other parameters with it: say the cause, not its consequences.
+    return sorted(found, key=lambda change: (not change[0].endswith(".recipe"), change[0]))
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, _BeamArgumentParser
 
 from transforms.errors import InputError, unknown
 
@@ -17,6 +17,7 @@ def direct() -> list[str]:
     return ["--runner=FnApiRunner", "--direct_running_mode=in_memory", f"--direct_num_workers={workers}"]
 
 
+OUR_OPTIONS = ("--output", "--set", "--runner", "--device")
 RUNNERS: dict[str, Callable[[], list[str]]] = {"direct": direct}
 
 
@@ -36,6 +37,12 @@ def runner_options(runner: str, extra: Sequence[str]) -> PipelineOptions:
     except ArgumentError as error:
         raise InputError(f"option {error}") from None
     if unread:
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise unknown("option", unread[0].partition("=")[0], known)
-    return PipelineOptions([*RUNNERS[runner](), *extra])
+        known = {*OUR_OPTIONS, *(option for action in parser._actions for option in action.option_strings)}
+        name = unread[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise InputError(f"{name!r} is one argument too many; give one experiment")
+        raise unknown("option", name, known)
+    options = PipelineOptions([*RUNNERS[runner](), *extra])
+    if options.view_as(DirectOptions).direct_num_workers < 0:
+        raise InputError("--direct_num_workers: give 1 or more, or 0 for as many as there are CPUs")
+    return options

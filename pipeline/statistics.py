@@ -27,9 +27,8 @@ class Rate:
         return float(interval.low), float(interval.high)
 
     def __str__(self) -> str:
-        """As in `17/18 94 % [74–99]`."""
+        """As in `17/18 94% [74–99]`."""
         if not self.of:
             return "0/0"
-        return f"{self.successes}/{self.of} {self.successes / self.of:.0%} [{self.low:.0%}–{self.high:.0%}]".replace(
-            "%–", "–"
-        ).replace("%]", "]")
+        rate = 100 * self.successes / self.of
+        return f"{self.successes}/{self.of} {rate:.0f}% [{100 * self.low:.0f}–{100 * self.high:.0f}]"

@@ -1,5 +1,6 @@
 """Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any
@@ -7,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from transforms.errors import InputError, unknown
+
+# Bounded, because Fraction("1e999999999") is exact, and fills the memory.
+_NUMBER = re.compile(r"[-+]?(\d{1,20}/\d{1,20}|\d{0,20}\.?\d{1,20}([eE][-+]?\d{1,3})?)")
 
 
 class Strict(BaseModel):
@@ -29,23 +33,34 @@ def parse_ratio(value: object) -> Fraction:
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
             raise ValueError
+        if isinstance(value, str) and not _NUMBER.fullmatch(value):
+            raise ValueError
         # The decimal that was written, not its binary neighbour.
-        return Fraction(repr(value) if isinstance(value, float) else value)
-    except (ValueError, ZeroDivisionError):
+        number = Fraction(repr(value) if isinstance(value, float) else value)
+        float(number)
+        return number
+    except (ValueError, ArithmeticError):
         raise InputError(f"{value!r} is not a number such as 0.03 or 8/255") from None
 
 
 Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
 
 
-def one_line(error: ValidationError) -> str:
+_WANTED = {"tuple_type": "a list", "dict_type": "a section of keys and values", "model_type": "a section of keys"}
+
+
+def first_problem(error: ValidationError) -> str:
     """The first problem of a configuration, as `key.key: what is wrong`."""
     first = error.errors(include_url=False)[0]
     # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
     where = ".".join(str(step) for step in first["loc"] if step != "parameters")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] not in {"value_error", "missing"}:
-        message = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"[:300]
-    if first["type"] == "missing":
+    kind, message, given = first["type"], first["msg"], repr(first["input"])[:100]
+    if kind in _WANTED:
+        message = f"should be {_WANTED[kind]}, not {given}"
+    elif kind == "missing":
         message = "is missing"
+    elif kind == "value_error":
+        message = message.removeprefix("Value error, ")
+    else:
+        message = f"{message[:1].lower()}{message[1:]}, not {given}"
     return f"{where}: {message}" if where else message

@@ -45,8 +45,9 @@ def _in_order(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         "defense": [CLEAN, *(defense.name for defense in experiment.defenses)],
     }
     for column, names in orders.items():
-        rates[column] = pd.Categorical(rates[column], categories=list(names), ordered=True)
-    return rates.dropna(subset=list(orders)).sort_values(list(orders))
+        rates = rates[rates[column].isin(names)]
+        rates = rates.assign(**{column: pd.Categorical(rates[column], categories=list(names), ordered=True)})
+    return rates.sort_values(list(orders))
 
 
 def _attacked(experiment: Experiment) -> list[str]:

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,8 +185,9 @@ def everything(folder: Path) -> dict[str, tuple[Stamp, bytes]]:
     }
 
 
-def table_of(path: str) -> str:
-    return path.partition("/")[0]
+def count_by_table(paths: Iterable[str]) -> Counter[str]:
+    """How many parts there are of each table; parts of `failures`, which may be empty, are left out."""
+    return Counter(table for path in paths if (table := path.partition("/")[0]) != "failures")
 
 
 def rows(folder: Path, table: str) -> list[Row]:

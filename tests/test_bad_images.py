@@ -138,7 +138,7 @@ def test_each_bad_image_has_one_row_with_its_reason(both: tuple[Path, Path, dict
         assert reasons[row["image_id"]].casefold() in row["message"].casefold(), row
         assert "\n" not in row["message"]
         assert (row["stage"], row["attack"], row["attempt"]) == ("load", "none", 1)
-        assert row["model"] is None and row["defense"] is None
+        assert row["model"] == row["defense"] == "none"
         assert Path(row["uri"]).name.startswith(row["image_id"])
     duplicate = next(row for row in failures if row["image_id"] == GOOD[0].stem)
     assert duplicate["uri"].endswith(".png")

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from pipeline_helpers import (
     Finished,
     command,
     complaint,
+    contents,
+    count_by_table,
     everything,
     invoke,
     is_root,
@@ -25,13 +26,15 @@ from pipeline_helpers import (
     rows,
     run,
     stamps,
-    table_of,
+    start,
     tiny,
     written,
 )
 
+from pipeline.main import main
 from transforms.attacks.recipes import RECIPES
 from transforms.defenses.grid import DEFENSES
+from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
 
 pytest_plugins = ["pipeline_fixtures"]
@@ -47,7 +50,7 @@ def attack(**changes: Any) -> dict[str, Any]:
 # --- wrong experiments
 
 WRONG = {
-    "recipe": (attack(recipe="mi-fsgm"), ["attacks.pgd.recipe", "'mi-fsgm'", "did you mean 'mi-fgsm'?"]),
+    "recipe": (attack(recipe="mi-fsgm"), ["attacks.pgd", "recipe", "'mi-fsgm'", "did you mean 'mi-fgsm'?"]),
     "key": ({"chunksize": 4}, ["'chunksize'", "did you mean 'chunk_size'?"]),
     "key of images": ({"images": {"sample": "foolbox"}}, ["images"]),
     "key of an attack": (attack(target_class=3), ["attacks.pgd", "'target_class'", "did you mean 'target'?"]),
@@ -142,6 +145,33 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+# --- wrong commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], ["EXPERIMENT.yaml"]),
+        (["run", "experiment.yaml"], ["--output"]),
+        (["run", "experiment.yaml", "--output"], ["--output"]),
+        (["list", "vews"], ["vews", "views"]),
+        (["sql", "run", "select 1", "--format", "xml"], ["xml", "json"]),
+        (["runn"], ["runn"]),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_refused_in_one_line(
+    arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["megalith", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("megalith: ")
+    assert [word for word in words if word not in said] == []
+
+
 # --- wrong files
 
 TEXTS = {
@@ -200,7 +230,7 @@ def test_a_wrong_option_is_refused_in_one_line(wrong: str, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_cuda_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_where_there_is_none(tmp_path: Path) -> None:
     device = "cuda:99" if torch.cuda.is_available() else "cuda"
     said = refused(written(tmp_path, tiny()), tmp_path / "run", f"--device={device}")
     assert f"'{device}'" in said
@@ -263,7 +293,7 @@ def test_plan_writes_nothing_and_tells_what_run_does(small_run: Finished, tmp_pa
     assert fresh.exit_code == 0, fresh.output
     assert not (tmp_path / "run").exists()
     assert planned(fresh.stdout) == {"load": (3, 3), "attack": (9, 9), "predict": (72, 72)}
-    made = Counter(table_of(path) for path in stamps(small_run.output))
+    made = count_by_table(stamps(small_run.output))
     assert made == {"images": 3, "canvases": 3 + 9, "attacks": 9, "predictions": 72}
     # Passes: those that the attacks counted, and one for each prediction.
     attacks = rows(small_run.output, "attacks")
@@ -323,7 +353,18 @@ from predictions order by image_id, attack, model, defense
 
 
 def expected_answer(output: Path) -> list[dict[str, Any]]:
-    columns = "image_id attack model defense confidence label_confidence margin correct target target_confidence".split()
+    columns = [
+        "image_id",
+        "attack",
+        "model",
+        "defense",
+        "confidence",
+        "label_confidence",
+        "margin",
+        "correct",
+        "target",
+        "target_confidence",
+    ]
     found = [{column: row[column] for column in columns} for row in rows(output, "predictions")]
     return sorted(found, key=lambda row: (row["image_id"], row["attack"], row["model"], row["defense"]))
 
@@ -414,7 +455,6 @@ def test_sql_as_a_table(tiny_run: Finished) -> None:
         "select nothing from predictions",
         "",
         "select 1/",
-        "create table t as select 1",
     ],
 )
 def test_sql_with_an_error_is_one_line(query: str, tiny_run: Finished) -> None:
@@ -458,13 +498,8 @@ def test_sql_on_a_damaged_part_is_one_line(tiny_run: Finished, tmp_path: Path) -
 
 def test_a_model_that_is_mostly_wrong_is_warned_about(tmp_path: Path) -> None:
     """Another model's head: the weights load, and every answer is off."""
-    from transforms.models.sources import model_source  # noqa: PLC0415
-
-    torch.manual_seed(0)
     weights = torch.load(model_source("packaged/efficientnet-lite0").weights, weights_only=True)
-    shuffled = {
-        key: value.roll(1, dims=0) if value.shape[:1] == (1000,) else value for key, value in weights.items()
-    }
+    shuffled = {key: value.roll(1, dims=0) if value.shape[:1] == (1000,) else value for key, value in weights.items()}
     torch.save(shuffled, tmp_path / "shifted.pth")
     models = {"shifted": {"source": "packaged/efficientnet-lite0", "weights": str(tmp_path / "shifted.pth")}}
     experiment = tiny(models=models, targets=["shifted"], attacks={}, defenses={}, images={**SAMPLES, "limit": 8})
@@ -478,7 +513,9 @@ def test_what_a_run_prints(tiny_run: Finished) -> None:
     summary = tiny_run.summary
     for words in ("Clean accuracy", "Attack success", "Defences", str(tiny_run.output), "megalith sql"):
         assert words in summary
-    clean = [row["correct"] for row in rows(tiny_run.output, "predictions") if row["attack"] == row["defense"] == "none"]
+    clean = [
+        row["correct"] for row in rows(tiny_run.output, "predictions") if row["attack"] == row["defense"] == "none"
+    ]
     assert f"lite0: {sum(clean)} of 3 clean images right" in summary
 
 
@@ -499,8 +536,6 @@ def test_settings_change_the_experiment(tiny_run: Finished, tmp_path: Path) -> N
 
 def test_a_full_disk_stops_the_run_with_one_line(tiny_run: Finished, tmp_path: Path) -> None:
     """The run ends with 1 and can go on; here the disk takes the first attacked canvases, and no more."""
-    from pipeline_helpers import start  # noqa: PLC0415
-
     program = """
 import errno, sys
 from apache_beam.io.filesystems import FileSystems
@@ -524,12 +559,14 @@ FileSystems.create = staticmethod(full)
 main()
 """
     output = tmp_path / "run"
-    process = start(tmp_path / "log", Path(sys.executable), "-c", program, "run", tiny_run.experiment, "--output", output)
+    arguments = ["run", tiny_run.experiment, "--output", output]
+    process = start(tmp_path / "log", Path(sys.executable), "-c", program, *arguments)
     assert process.wait() == 1
     stderr = (tmp_path / "log" / "stderr").read_text()
     assert "Traceback" not in stderr
     said = stderr.splitlines()[-1]
     assert said.startswith("megalith: ") and "No space left on device" in said
-    assert [path for path in stamps(output) if table_of(path) == "attacks"] == []
+    assert count_by_table(stamps(output))["attacks"] == 0
     run(tiny_run.experiment, output)
-    assert {path: path_ for path, path_ in everything(output).items() if path.endswith(".tmp")} == {}
+    assert contents(output) == contents(tiny_run.output)
+    assert [path for path in everything(output) if path.endswith(".tmp")] == []

@@ -12,7 +12,7 @@ import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
-from pipeline_helpers import Finished, Row, contents, in_order, rows, run, small
+from pipeline_helpers import Finished, Row, contents, count_by_table, in_order, rows, run, small
 
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.graph import build
@@ -23,7 +23,7 @@ from transforms.canvases import CanvasBatch
 from transforms.classes import class_name
 from transforms.decode import decode
 from transforms.defenses.grid import NO_DEFENSE
-from transforms.held_models import HeldModel
+from transforms.held_models import HeldModels
 from transforms.models.sources import model_source
 from transforms.store import predictions_part
 from transforms.transfer import defend_batch, predict_batch, prediction_rows
@@ -152,10 +152,11 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
     attacks = {name: attack for name, attack in small()["attacks"].items() if name == "fgsm"}
     changes = [f"attacks={json.dumps(attacks)}", "defenses={}", "targets=[lite0]"]
     prepared = prepare(load_experiment(str(small_run.experiment), changes), str(tmp_path / "run"))
-    models = {name: HeldModel(pinned, "cpu") for name, pinned in prepared.pins.items()}
+    models = HeldModels(prepared.pins, "cpu")
+    work = prepared.plan.work(prepared.chunks)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(root, prepared.experiment, prepared.chunks, models, prepared.store)
+        parts = build(root, prepared.experiment, work, models, prepared.store)
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)
@@ -164,7 +165,7 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
         assert_that(parts, equal_to(expected))
     made, known = contents(tmp_path / "run"), contents(small_run.output)
     assert made == {path: known[path] for path in made}
-    assert len(made) == 3 * (1 + 2 + 1 + 2)  # images, canvases twice, attacks, predictions twice
+    assert count_by_table(made) == {"images": 3, "canvases": 3 * 2, "attacks": 3, "predictions": 3 * 2}
 
 
 def test_run_json_says_what_the_rows_were_made_from(small_run: Finished) -> None:

@@ -1,14 +1,11 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from transforms.attacks.balls import BALLS, LEVELS
@@ -18,12 +15,13 @@ from transforms.attacks.recipes import RECIPES, Attack
 from transforms.attacks.surrogates import Fusion, Surrogates
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
 from transforms.chunks import Chunk, Work
-from transforms.held_models import HeldModels
+from transforms.distances import distances
+from transforms.held_models import HeldModels, prepare_torch
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
-from transforms.store import CLEAN, Store, attacks_part, canvases_part, failures_part
-from transforms.tables import rows_table
+from transforms.store import CLEAN, Store, attack_parts
+from transforms.tables import failure_row, rows_table
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def attack_batch(
             return surrogates().logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
 
     def work(items: list[int]) -> tuple[Tensor, ...]:
-        canvases = torch.from_numpy(batch.pixels[items]).to(device)
+        canvases = torch.from_numpy(batch.pixels[items]).contiguous().to(device)
         targets = None if spec.target is None else torch.full((len(items),), spec.target, device=device)
         draws = Draws(seed, spec.name, [batch.image_ids[item] for item in items])
         attacked = surrogates()
@@ -121,6 +119,7 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
     reached = goal.reached(attacked.adversarial).tolist()
     clean_confidence, clean_predicted = attacked.clean.max(dim=1)
     confidence, predicted = attacked.adversarial.max(dim=1)
+    steps = spec.build().steps
     rows = []
     for item in attacked.finite.nonzero().flatten().tolist():
         canvas = attacked.canvases[item].numpy()
@@ -134,7 +133,7 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
                 "target": spec.target,
                 "norm": spec.norm,
                 "eps": spec.eps,
-                "steps": dict(spec.parameters).get("steps", 1),
+                "steps": steps,
                 "seed": seed,
                 "clean_predicted": int(clean_predicted[item]),
                 "clean_confidence": float(clean_confidence[item]),
@@ -148,29 +147,6 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
             }
         )
     return rows
-
-
-def distances(clean: Pixels, adversarial: Pixels) -> dict[str, float]:
-    """How far an adversarial canvas is from the clean one; both uint8 (3, S, S).
-
-    Returns:
-        linf, l2: norms in the unit of [0, 1] pixels. l0: pixels changed, of S * S. psnr: in dB, infinite for equal
-        canvases. ssim: structural similarity with the window of Wang et al. 2004 (Gaussian, sigma 1.5), <= 1.
-    """
-    difference = adversarial.astype(np.int64) - clean
-    squares = int((difference**2).sum())
-    mean_square = squares / difference.size
-    return {
-        "linf": int(np.abs(difference).max()) / LEVELS,
-        "l2": math.sqrt(squares) / LEVELS,
-        "l0": int((difference != 0).any(axis=0).sum()),
-        "psnr": 10 * math.log10(LEVELS**2 / mean_square) if squares else math.inf,
-        "ssim": float(
-            structural_similarity(
-                clean, adversarial, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-            )
-        ),
-    }
 
 
 class AttackImages(beam.DoFn):
@@ -192,6 +168,9 @@ class AttackImages(beam.DoFn):
         self._seed = seed
         self._chunk_size = chunk_size
 
+    def setup(self) -> None:
+        prepare_torch()
+
     def process(self, work: Work) -> Iterator[Canvases]:
         clean = Canvases(work.chunk, CLEAN)
         if CLEAN in work.attacks:
@@ -203,41 +182,22 @@ class AttackImages(beam.DoFn):
                 yield Canvases(work.chunk, spec.name)
 
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
-        outputs = (canvases_part(chunk.index, spec.name), attacks_part(chunk.index, spec.name))
-        return all(self._store.has(part) for part in outputs)
+        return all(self._store.has(part) for part in attack_parts(chunk.index, spec.name))
 
     def _attack(self, clean: Canvases, spec: AttackSpec) -> None:
-        chunk = clean.chunk.index
         batch = read_canvases(self._store, clean)
         rows: list[dict[str, Any]] = []
-        canvases: dict[str, Pixels] = {}
+        canvases: list[Pixels] = []
+        failures: list[dict[str, Any]] = []
         if batch.labels:
             classifiers = [self._models[name] for name in spec.surrogates]
             size = micro_batch(self._models.device, self._chunk_size)
             attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size)
             rows = attack_rows(spec, self._seed, batch, attacked)
-            canvases = dict(zip(batch.image_ids, attacked.canvases.numpy(), strict=True))
-            failures = [
-                _not_finite(clean, image_id, spec)
-                for image_id, finite in zip(batch.image_ids, attacked.finite.tolist(), strict=True)
-                if not finite
-            ]
-            if failures:
-                self._store.publish(failures_part(chunk, "attack", spec.name), rows_table("failures", failures))
-        image_ids = [row["image_id"] for row in rows]
-        kept = canvas_table(image_ids, [canvases[image_id] for image_id in image_ids])
-        self._store.publish(canvases_part(chunk, spec.name), kept)
-        self._store.publish(attacks_part(chunk, spec.name), rows_table("attacks", rows))
-
-
-def _not_finite(clean: Canvases, image_id: str, spec: AttackSpec) -> dict[str, Any]:
-    (uri,) = (ref.uri for ref in clean.chunk.refs if ref.image_id == image_id and not ref.problem)
-    return {
-        "image_id": image_id,
-        "uri": uri,
-        "model": ",".join(spec.surrogates),
-        "defense": None,
-        "error_type": "FloatingPointError",
-        "message": "the surrogates' gradient is not finite",
-        "attempt": 1,
-    }
+            canvases = list(attacked.canvases[attacked.finite].numpy())
+            broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]
+            failures = [failure_row(each, "FloatingPointError", "a gradient is not finite") for each in broken]
+        failures_at, canvases_at, attacks_at = attack_parts(clean.chunk.index, spec.name)
+        self._store.publish(failures_at, rows_table("failures", failures))
+        self._store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
+        self._store.publish(attacks_at, rows_table("attacks", rows))

@@ -73,4 +73,5 @@ def _to_png(canvas: Pixels) -> bytes:
 
 def _from_png(png: bytes) -> Pixels:
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        return np.asarray(image).transpose(2, 0, 1)
+        # Contiguous, as decoding makes it: sums over pixels depend on their order in memory in the last bit.
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -81,8 +81,8 @@ def resolve_class(text: str | int) -> int:
             and people do not agree on which of the two it means, and a wrong label is worse than a question.
     """
     written = str(text).strip()
-    if re.fullmatch(r"[0-9]{1,3}", written):
-        return int(written)
+    if index := re.fullmatch(r"([0-9]{1,3})(\.0)?", written):  # pandas writes whole numbers as 7.0
+        return int(index[1])
     if re.fullmatch(r"-?[0-9]+", written):
         raise InputError(f"unknown class {written[:20]!r}; an index is in 0–999, a king penguin is 145")
     indices = _indices_by_key().get(_key(written), ())

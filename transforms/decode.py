@@ -102,7 +102,7 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
     try:
         image = _upright_rgb(data)
         return Decoded(_centre(image, canvas), image.width, image.height)
-    except BadImage:
+    except (BadImage, MemoryError):  # The machine's memory is no property of the image.
         raise
     except Image.DecompressionBombError:  # Pillow's own bound, far above ours, is looked at first.
         raise BadImage(f"too large: at most {MAX_PIXELS} pixels are accepted") from None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from apache_beam.utils.shared import Shared
@@ -18,7 +19,7 @@ class ModelPin:
 
     Attributes:
         source: as an experiment spells it, e.g. `torchvision/resnet50@IMAGENET1K_V2`.
-        weights: path of a local checkpoint, or None for the source's own weights.
+        weights: absolute path of a local checkpoint, or None for the source's own weights.
         weights_sha256: of the weights file.
     """
 
@@ -29,7 +30,8 @@ class ModelPin:
 
 def pin(source: str, weights: str | None = None) -> ModelPin:
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
-    return ModelPin(source, weights, model_source(source, weights).digest())
+    path = None if weights is None else str(Path(weights).absolute())
+    return ModelPin(source, path, model_source(source, path).digest())
 
 
 class HeldModels:

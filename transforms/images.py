@@ -1,5 +1,6 @@
 """Loading: image refs become clean canvases and rows of `images`."""
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +12,13 @@ from transforms.chunks import Chunk, ImageRef, Work
 from transforms.classes import class_name
 from transforms.decode import BadImage, CanvasSpec, Decoded, decode
 from transforms.read import read_bytes
-from transforms.store import CLEAN, Store, canvases_part, failures_part, images_part
-from transforms.tables import rows_table
+from transforms.store import Store, load_parts
+from transforms.tables import failure_row, rows_table
 
 MAX_BYTES = 64 * 2**20
 """An encoded image may not be larger than this."""
+
+_MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 
 
 class LoadImages(beam.DoFn):
@@ -26,8 +29,7 @@ class LoadImages(beam.DoFn):
         self._canvas = canvas
 
     def process(self, work: Work) -> Iterator[Work]:
-        # The canvases are published last: where they are, the rest is.
-        if not self._store.has(canvases_part(work.chunk.index, CLEAN)):
+        if not all(self._store.has(part) for part in load_parts(work.chunk.index)):
             load_chunk(self._store, work.chunk, self._canvas)
         yield work
 
@@ -37,20 +39,29 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> None:
     image_rows, canvases, failures = [], [], []
     for ref in chunk.refs:
         try:
-            if ref.problem:
-                raise BadImage(ref.problem)
-            data = read_bytes(ref.uri, MAX_BYTES)
-            decoded = decode(data, canvas)
-        except (BadImage, OSError) as error:
-            failures.append(_failure_row(ref, error))
+            data, decoded = _read(ref, canvas)
+        except BadImage as error:
+            failures.append(failure_row(ref.image_id, type(error).__name__, str(error), ref.uri))
         else:
             image_rows.append(_image_row(ref, data, decoded))
             canvases.append(decoded.canvas)
-    if failures:
-        store.publish(failures_part(chunk.index, "load", CLEAN), rows_table("failures", failures))
-    store.publish(images_part(chunk.index), rows_table("images", image_rows))
-    image_ids = [row["image_id"] for row in image_rows]
-    store.publish(canvases_part(chunk.index, CLEAN), canvas_table(image_ids, canvases))
+    failures_at, images_at, canvases_at = load_parts(chunk.index)
+    store.publish(failures_at, rows_table("failures", failures))
+    store.publish(images_at, rows_table("images", image_rows))
+    store.publish(canvases_at, canvas_table([row["image_id"] for row in image_rows], canvases))
+
+
+def _read(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
+    """Raises BadImage if it is the image's fault, and OSError if it is the machine's or the network's."""
+    if ref.problem:
+        raise BadImage(ref.problem)
+    try:
+        data = read_bytes(ref.uri, MAX_BYTES)
+    except OSError as error:
+        if error.errno in _MACHINE_ERRORS:
+            raise
+        raise BadImage(f"cannot be read: {error}") from error
+    return data, decode(data, canvas)
 
 
 def _image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
@@ -62,16 +73,4 @@ def _image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
         "width": decoded.width,
         "height": decoded.height,
         "bytes_sha256": hashlib.sha256(data).hexdigest(),
-    }
-
-
-def _failure_row(ref: ImageRef, error: Exception) -> dict[str, Any]:
-    return {
-        "image_id": ref.image_id,
-        "uri": ref.uri,
-        "model": None,
-        "defense": None,
-        "error_type": type(error).__name__,
-        "message": str(error),
-        "attempt": 1,
     }

@@ -1,6 +1,8 @@
 """Parts: the files of a run directory, named by what they hold, published whole or not at all."""
 
 import io
+import os
+import re
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +20,8 @@ CLEAN = "none"
 """The attack column of what was not attacked."""
 
 _MAGIC = b"PAR1"
+_SHORTEST = 12  # bytes: the magic twice, and the length of the footer between
+_TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,23 @@ def predictions_part(chunk: int, attack: str, model: str, view: str, defense: st
     return Part("predictions", chunk, (attack, model, view, defense))
 
 
-def failures_part(chunk: int, stage: str, attack: str) -> Part:
-    return Part("failures", chunk, (stage, attack))
+def _failures_part(chunk: int, stage: str, attack: str) -> Part:
+    return Part("failures", chunk, (stage, attack, CLEAN, CLEAN, CLEAN))
+
+
+def load_parts(chunk: int) -> tuple[Part, ...]:
+    """What loading a chunk makes, in the order of publication. Failures are a part even where there are none."""
+    return _failures_part(chunk, "load", CLEAN), images_part(chunk), canvases_part(chunk, CLEAN)
+
+
+def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
+    """What attacking a chunk makes, in the order of publication."""
+    return _failures_part(chunk, "attack", attack), canvases_part(chunk, attack), attacks_part(chunk, attack)
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is one that `Store.publish` had not finished."""
+    return _TEMPORARY.fullmatch(path) is not None
 
 
 class Store:
@@ -64,21 +83,31 @@ class Store:
 
     def has(self, part: Part) -> bool:
         """Whether the part has been published."""
-        return bool(FileSystems.exists(self._at(part.path)))
+        return self.exists(part.path)
 
     def read(self, part: Part) -> pa.Table:
-        """The part's rows; partition columns are not among them."""
-        return pq.read_table(pa.BufferReader(self.read_bytes(part.path)), schema=TABLES[part.table].columns)
+        """The part's rows; partition columns are not among them.
+
+        Raises:
+            OSError: it is missing, or damaged; the message names it.
+        """
+        try:
+            return pq.read_table(pa.BufferReader(self.read_bytes(part.path)), schema=TABLES[part.table].columns)
+        except pa.ArrowException:
+            raise OSError(f"{self._at(part.path)} is damaged; delete it, and it is made again") from None
 
     def publish(self, part: Part, rows: pa.Table) -> None:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
+
+        A part that is there with the same content stays untouched.
 
         Raises:
             OSError: the filesystem refuses, for example because it is full.
         """
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
-        self.publish_bytes(part.path, buffer.getvalue())
+        if not (self.has(part) and self.read_bytes(part.path) == buffer.getvalue()):
+            self.publish_bytes(part.path, buffer.getvalue())
 
     def publish_bytes(self, path: str, content: bytes) -> None:
         """Publishes any file, the same way; `path` is relative to the root."""
@@ -91,7 +120,7 @@ class Store:
             FileSystems.rename([temporary], [self._at(path)])
         except BaseException:
             with suppress(Exception):
-                FileSystems.delete([temporary])
+                self.delete([temporary.removeprefix(f"{self.root}/")])
             raise
 
     def read_bytes(self, path: str) -> bytes:
@@ -104,14 +133,14 @@ class Store:
         """Whether there is a file; `path` is relative to the root."""
         return bool(FileSystems.exists(self._at(path)))
 
-    def sizes(self) -> dict[str, int]:
-        """All files under the root, by path relative to it, with their sizes in bytes."""
+    def paths(self) -> set[str]:
+        """All files under the root, relative to it; unfinished ones too."""
         if "://" not in self.root:
             # Beam's local match cannot be told that a folder's name holds a `[`.
-            files = (path for path in Path(self.root).rglob("*") if path.is_file())
-            return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
+            walked = os.walk(self.root)
+            return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
         (match,) = FileSystems.match([f"{self.root}/**"])
-        return {entry.path.removeprefix(f"{self.root}/"): entry.size_in_bytes for entry in match.metadata_list}
+        return {entry.path.removeprefix(f"{self.root}/") for entry in match.metadata_list}
 
     def is_whole(self, path: str) -> bool:
         """Whether a Parquet file begins and ends as one, which a truncated one does not."""
@@ -119,12 +148,15 @@ class Store:
             start = file.read(len(_MAGIC))
             length = file.seek(0, io.SEEK_END)
             file.seek(max(length - len(_MAGIC), 0))
-            return bool(start == _MAGIC == file.read())
+            return bool(start == _MAGIC == file.read()) and length >= _SHORTEST
 
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes files; paths are relative to the root."""
         doomed = [self._at(path) for path in paths]
-        if doomed:
+        if "://" not in self.root:
+            for path in doomed:  # Beam's local delete takes names for patterns.
+                Path(path).unlink(missing_ok=True)
+        elif doomed:
             FileSystems.delete(doomed)
 
     def _at(self, path: str) -> str:

@@ -105,14 +105,12 @@ TABLES = {
     "failures": Table(
         _columns(
             image_id=pa.string(),
-            uri=pa.string(),
-            model=_Optional(pa.string()),
-            defense=_Optional(pa.string()),
+            uri=_Optional(pa.string()),
             error_type=pa.string(),
             message=pa.string(),
             attempt=pa.int32(),
         ),
-        partitions=("stage", "attack"),
+        partitions=("stage", "attack", "model", "view", "defense"),
     ),
 }
 
@@ -120,3 +118,8 @@ TABLES = {
 def rows_table(table: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Rows of one part as an Arrow table with the table's columns; raises pyarrow.ArrowInvalid for a wrong type."""
     return pa.Table.from_pylist(list(rows), schema=TABLES[table].columns)
+
+
+def failure_row(image_id: str, error_type: str, message: str, uri: str | None = None) -> dict[str, Any]:
+    """A row of `failures`; what fails is not tried again, so `attempt` is 1."""
+    return {"image_id": image_id, "uri": uri, "error_type": error_type, "message": message, "attempt": 1}

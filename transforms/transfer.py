@@ -13,12 +13,12 @@ from transforms.canvases import CanvasBatch, read_canvases
 from transforms.classes import class_name
 from transforms.defense import Defended
 from transforms.defenses.grid import Defense
-from transforms.held_models import HeldModels
+from transforms.held_models import HeldModels, prepare_torch
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS, look
 from transforms.store import Part, Store, predictions_part
-from transforms.tables import TOP, rows_table
+from transforms.tables import TOP, failure_row, rows_table
 
 
 def defend_batch(defense: Defense, pixels: Tensor, device: torch.device, size: int) -> Tensor:
@@ -51,36 +51,41 @@ def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tenso
 def prediction_rows(
     batch: CanvasBatch, log_probabilities: Tensor, target: int | None, *, all_probabilities: bool
 ) -> list[dict[str, Any]]:
-    """Rows of `predictions`.
+    """Rows of `predictions`, for the images of which the model's answer is finite.
 
     `margin` is log p(label) - log p(the most probable other class), natural logarithm: negative where the model is
     wrong. `target` is the class that the attack wanted, if any.
     """
     probabilities = log_probabilities.exp()
-    top = probabilities.topk(TOP, dim=1)
+    # Of logarithms, because small probabilities are all zero.
+    top = log_probabilities.topk(TOP, dim=1).indices
     rows = []
-    for item, (image_id, label) in enumerate(zip(batch.image_ids, batch.labels, strict=True)):
+    for item in _finite(log_probabilities).nonzero().flatten().tolist():
+        label, predicted = batch.labels[item], int(top[item, 0])
         others = log_probabilities[item].clone()
         others[label] = -torch.inf
-        predicted = int(top.indices[item, 0])
         rows.append(
             {
-                "image_id": image_id,
+                "image_id": batch.image_ids[item],
                 "label": label,
                 "predicted": predicted,
                 "predicted_name": class_name(predicted),
-                "confidence": float(top.values[item, 0]),
+                "confidence": float(probabilities[item, predicted]),
                 "label_confidence": float(probabilities[item, label]),
                 "target": target,
                 "target_confidence": None if target is None else float(probabilities[item, target]),
                 "margin": float(log_probabilities[item, label] - others.max()),
                 "correct": predicted == label,
-                "top5_labels": top.indices[item].tolist(),
-                "top5_confidences": top.values[item].tolist(),
+                "top5_labels": top[item].tolist(),
+                "top5_confidences": probabilities[item, top[item]].tolist(),
                 "probabilities": probabilities[item].tolist() if all_probabilities else None,
             }
         )
     return rows
+
+
+def _finite(log_probabilities: Tensor) -> Tensor:
+    return ~log_probabilities.isnan().any(dim=1)
 
 
 class Transfer(beam.DoFn):
@@ -108,6 +113,9 @@ class Transfer(beam.DoFn):
         self._chunk_size = chunk_size
         self._all_probabilities = all_probabilities
 
+    def setup(self) -> None:
+        prepare_torch()
+
     def process(self, defended: Defended) -> Iterator[tuple[Part, pa.Table]]:
         canvases, defense = defended.canvases, defended.defense
         looks = {
@@ -126,6 +134,10 @@ class Transfer(beam.DoFn):
         pixels = defend_batch(defense, torch.from_numpy(batch.pixels), self._models.device, size)
         for (model, view), part in missing.items():
             log_probabilities = predict_batch(self._models[model], view, self._field, pixels, size)
+            silent = [batch.image_ids[item] for item in (~_finite(log_probabilities)).nonzero().flatten().tolist()]
+            if silent:
+                failures = [failure_row(each, "FloatingPointError", "the model's answer is NaN") for each in silent]
+                yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
             target = self._wanted.get(canvases.attack)
             rows = prediction_rows(batch, log_probabilities, target, all_probabilities=self._all_probabilities)
             yield part, rows_table("predictions", rows)

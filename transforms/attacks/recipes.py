@@ -24,8 +24,12 @@ class Attack(Protocol):
     """Maps canvases, uint8 (B, 3, S, S), to adversarial canvases of the same shape inside the budget.
 
     Attributes:
+        steps: iterations, of one restart.
         cost: forward and backward passes per image and window of a surrogate.
     """
+
+    @property
+    def steps(self) -> int: ...
 
     @property
     def cost(self) -> tuple[int, int]: ...
