@@ -1,5 +1,6 @@
 """What many tests share: real weights and real images, each read once."""
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +16,13 @@ from transforms.models.sources import model_source
 
 # Convolution kernels sum in another order with another number of threads.
 torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """In CI a test that skips for want of pictures is a failure: everything stops at once instead."""
+    sample = Path(__file__).parents[2] / "shared" / "imagenet-sample"
+    if os.environ.get("CI") and not sample.is_dir():
+        pytest.exit(f"CI needs the pictures of {sample}", returncode=1)
 
 
 @dataclass(frozen=True)
