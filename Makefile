@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 # torchattacks pins an old `requests` that nothing here needs; the override lets the rest move on.
 lock: $(VENV)/.installed
 	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
-	 echo 'requests>=2.32' | $(BIN)/uv pip compile --quiet setup.py --universal --python-version 3.11 \
+	 echo 'requests>=2.32' | $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
 	   --extra cli --extra samples --extra test --override - --no-annotate --no-header) > requirements.lock
 	mv requirements.lock requirements.txt
 
