@@ -57,12 +57,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which adversarial pictures fool which ImageNet classifiers, and which defences bring the truth back.",
 )
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=_PASS_ON)
 def run(
     context: typer.Context,
     experiment: ExperimentFile,
@@ -97,13 +98,15 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command()
-def plan(experiment: ExperimentFile, output: Output, change: Changes = None) -> None:
-    """Shows what `run` would compute, and its cost. Writes nothing."""
+@app.command(context_settings=_PASS_ON)
+def plan(context: typer.Context, experiment: ExperimentFile, output: Output, change: Changes = None) -> None:
+    """Shows what `run` would compute, and its cost. Writes nothing. Other options are Beam's own."""
     with _one_line_errors():
         from pipeline.experiment import load_experiment
         from pipeline.run import prepare
+        from pipeline.runners import runner_options
 
+        runner_options("direct", context.args)
         _print_plan(prepare(load_experiment(experiment, change or []), output))
 
 

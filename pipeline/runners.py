@@ -5,6 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
 import torch
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, _BeamArgumentParser
 
 from transforms.errors import InputError, unknown
@@ -22,7 +23,7 @@ RUNNERS: dict[str, Callable[[], list[str]]] = {"direct": direct}
 
 
 def runner_options(runner: str, extra: Sequence[str]) -> PipelineOptions:
-    """Beam's options for a runner profile; options in `extra` win.
+    """Beam's options for a runner profile, which Beam's filesystems get as well; options in `extra` win.
 
     Raises:
         InputError: unknown runner, or an option that Beam does not know or cannot read.
@@ -45,4 +46,6 @@ def runner_options(runner: str, extra: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions([*RUNNERS[runner](), *extra])
     if options.view_as(DirectOptions).direct_num_workers < 0:
         raise InputError("--direct_num_workers: give 1 or more, or 0 for as many as there are CPUs")
+    # Object stores need options too (an endpoint, a region), and the images are listed before any pipeline runs.
+    FileSystems.set_options(options)
     return options

@@ -570,3 +570,18 @@ main()
     run(tiny_run.experiment, output)
     assert contents(output) == contents(tiny_run.output)
     assert [path for path in everything(output) if path.endswith(".tmp")] == []
+
+
+def test_json_has_neither_infinities_nor_bytes(tiny_run: Finished) -> None:
+    query = "select 'inf'::double as far, null as nothing, '\\x89P'::blob as canvas"
+    answer = invoke("sql", tiny_run.output, query, "--format", "json")
+    assert json.loads(answer.stdout) == [{"far": None, "nothing": None, "canvas": "iVA="}]
+    assert "a, a" in complaint(invoke("sql", tiny_run.output, "select 1 as a, 2 as a", "--format", "json"))
+
+
+def test_a_checkpoint_that_is_none_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    ours = {"source": "packaged/efficientnet-lite0", "weights": str(tmp_path / "weights.pth")}
+    experiment = written(tmp_path, tiny(models={"lite0": ours}))
+    assert "does not hold the weights" in refused(experiment, tmp_path / "output")
+    assert not (tmp_path / "output").exists()

@@ -313,7 +313,7 @@ def test_a_damaged_run_json_is_refused(tiny_run: Finished, tmp_path: Path) -> No
 def test_leftovers_are_removed_where_the_path_has_special_characters(tiny_run: Finished, tmp_path: Path) -> None:
     output = tiny_run.copy(tmp_path / "[runs] of 100 %" / "a*b?")
     (output / PREDICTIONS).write_bytes(b"PAR1 and no more")
-    (output / IMAGES).with_name(".chunk-00000.parquet.0123.tmp").write_bytes(b"PAR1")
+    (output / IMAGES).with_name(".chunk-00000.parquet.0123456789abcdef0123456789abcdef.tmp").write_bytes(b"PAR1")
     run(tiny_run.experiment, output)
     assert contents(output) == contents(tiny_run.output)
     assert unpublished(output) == []

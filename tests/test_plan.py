@@ -1,0 +1,84 @@
+"""The plan as a pure function of an experiment and the paths that are there."""
+
+from pathlib import Path
+
+import pytest
+from pipeline_helpers import tiny, written
+
+from pipeline.experiment import Experiment, load_experiment
+from pipeline.plan import make_plan, units_of
+from pipeline.run import _alone, _version_warnings
+from transforms.chunks import Chunk, ImageRef, make_chunks
+from transforms.errors import InputError
+from transforms.store import Store
+
+CHUNKS = make_chunks([ImageRef(f"image-{number}", "nowhere", number) for number in range(3)], size=2)
+
+
+def _experiment(folder: Path, **changes: object) -> Experiment:
+    return load_experiment(str(written(folder, tiny(**changes))))
+
+
+def _paths(experiment: Experiment) -> set[str]:
+    return {part.path for chunk in CHUNKS for unit in units_of(experiment, chunk) for part in unit.parts}
+
+
+def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path: Path) -> None:
+    experiment = _experiment(tmp_path)
+    nothing = make_plan(experiment, CHUNKS, set())
+    # 2 chunks; 2 attacks; (1 + 2 attacks) × (1 + 1 defence) × 1 model × 1 view
+    assert nothing.total == {"load": 2, "attack": 4, "predict": 12}
+    assert {kind: nothing.cost[kind] for kind in nothing.total} == nothing.total
+    # 3 images: 1 + 2 gradients each, and 6 predictions each
+    assert (nothing.cost["backwards"], nothing.cost["forwards"]) == (9, 9 + 18)
+    everything = make_plan(experiment, CHUNKS, _paths(experiment))
+    assert everything.missing == ()
+    assert everything.total == nothing.total
+    assert everything.work(CHUNKS) == []
+
+
+def test_every_lost_part_makes_its_unit_missing(tmp_path: Path) -> None:
+    experiment = _experiment(tmp_path)
+    for lost in _paths(experiment):
+        (unit,) = make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).missing
+        assert lost in {part.path for part in unit.parts}
+
+
+def test_work_names_only_the_chunks_and_attacks_with_something_missing(tmp_path: Path) -> None:
+    experiment = _experiment(tmp_path)
+    lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
+    (work,) = make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).work(CHUNKS)
+    assert (work.chunk, work.attacks) == (CHUNKS[1], {"mi"})
+
+
+def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to_look_at(tmp_path: Path) -> None:
+    experiment = _experiment(tmp_path, keep_canvases=False)
+    kept = {path for path in _paths(experiment) if not path.startswith("canvases/") or "attack=none" in path}
+    assert make_plan(experiment, CHUNKS, kept).missing == ()
+    lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
+    again = make_plan(experiment, CHUNKS, kept - {lost})
+    assert [(unit.kind, unit.chunk, unit.attack) for unit in again.missing] == [
+        ("attack", 1, "mi"),
+        ("predict", 1, "mi"),
+    ]
+
+
+def test_images_with_a_problem_cost_nothing(tmp_path: Path) -> None:
+    chunk = Chunk(0, (ImageRef("good", "nowhere", 1), ImageRef("bad", "nowhere", 1, "no file")))
+    predictions = [unit for unit in units_of(_experiment(tmp_path), chunk) if unit.kind == "predict"]
+    assert {unit.forwards for unit in predictions} == {1}
+
+
+def test_a_second_run_in_one_directory_is_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    with _alone(store), pytest.raises(InputError, match="another run is at work"), _alone(store):
+        pass
+    with _alone(store):
+        pass
+
+
+def test_other_versions_are_said() -> None:
+    assert _version_warnings({"torch": "2.14.0", "numpy": "2.4"}, {"torch": "2.14.0", "numpy": "2.4"}) == ()
+    (warning,) = _version_warnings({"torch": "2.14.0", "numpy": "2.4"}, {"torch": "2.15.0", "numpy": "2.4"})
+    assert "torch 2.14.0, now 2.15.0" in warning
+    assert "numpy" not in warning
