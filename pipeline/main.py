@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import typer
 from transforms.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
+    from pipeline.proof import Proof
     from pipeline.run import Prepared
 
 
@@ -87,13 +89,11 @@ def run(
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         _print_plan(prepared)
-        for proof in execute(prepared, options, device):
-            print(f"{proof.model}: {proof.correct} of {proof.of} clean images right")
-            if proof.absurd:
-                _say(f"warning: {proof.model} is mostly wrong on clean images; check its weights, and the labels")
+        execute(prepared, options, device, _print_proof)
         results = open_run(output)
         print_summary(results, prepared.experiment, Console())
-        print(_NEXT_STEPS.format(output=shlex.quote(output)))
+        command = "megalith" if shutil.which("megalith") else sys.argv[0]
+        print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
     raise typer.Exit(code)
 
@@ -172,8 +172,8 @@ _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] =
 
 _NEXT_STEPS = """
 The tables are Parquet files in {output}. To go on:
-  megalith sql {output} "select * from predictions limit 10"
-  megalith list attacks
+  {command} sql {output} "select * from predictions limit 10"
+  {command} list attacks
   Add a model, an attack or a defence to the experiment and run it again: only what is missing is computed.\
 """
 
@@ -197,6 +197,12 @@ def _print_plan(prepared: "Prepared") -> None:
         print(f"{len(prepared.damaged)} damaged parts are made again, {prepared.damaged[0]} among them")
     for warning in prepared.warnings:
         _say(f"warning: {warning}")
+
+
+def _print_proof(proof: "Proof") -> None:
+    print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", flush=True)
+    if proof.absurd:
+        _say(f"warning: {proof.model} is mostly wrong on clean images; check its weights, and the labels")
 
 
 def _print_table(headings: list[str], rows: Any) -> None:

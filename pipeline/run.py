@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +83,12 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     return Prepared(experiment, store, chunks, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
-def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[Proof]:
-    """Does everything that is missing; returns how the models did on clean images.
+def execute(prepared: Prepared, options: PipelineOptions, device: str, report: Callable[[Proof], None]) -> None:
+    """Does everything that is missing.
+
+    Args:
+        device: auto, cpu or cuda.
+        report: told how each model did on clean images, before anything is written.
 
     Raises:
         InputError: the device is not there, weights are not what they say, the run directory cannot be written, or
@@ -95,6 +99,8 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
     experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
     models = HeldModels(prepared.pins, device)
     proofs = prove(experiment, prepared.chunks, prepared.pins, models, run["proofs"])
+    for proof in proofs:
+        report(proof)
     run["proofs"] |= {proof.model: [proof.correct, proof.of] for proof in proofs}
     with _alone(store):
         try:
@@ -113,7 +119,6 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str) -> list[P
             write_run(store, run)
         if not experiment.keep_canvases:
             store.delete(path for path in store.paths() if _is_adversarial_canvases(path))
-    return proofs
 
 
 @contextmanager
