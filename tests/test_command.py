@@ -511,7 +511,7 @@ def test_a_model_that_is_mostly_wrong_is_warned_about(tmp_path: Path) -> None:
 
 def test_what_a_run_prints(tiny_run: Finished) -> None:
     summary = tiny_run.summary
-    for words in ("Clean accuracy", "Attack success", "Defences", str(tiny_run.output), "megalith sql"):
+    for words in ("Clean accuracy", "Attack success", "Defences", f"sql {tiny_run.output} "):
         assert words in summary
     clean = [
         row["correct"] for row in rows(tiny_run.output, "predictions") if row["attack"] == row["defense"] == "none"
