@@ -75,7 +75,7 @@ def test_the_summary_is_worth_reading(quickstart: tuple[Path, str]) -> None:
         "Defences",
         "jpeg:quality=75",
         str(output),
-        "megalith sql",
+        " sql ",
     ):
         assert words in summary
     said = json.loads((output / "run.json").read_text())
