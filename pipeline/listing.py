@@ -12,7 +12,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import InputError
-from transforms.read import slice_uri
+from transforms.read import is_remote, slice_uri
 
 
 def said_by(error: Exception) -> str:
@@ -23,11 +23,6 @@ def said_by(error: Exception) -> str:
 def absolute(path: str) -> str:
     """A local path made absolute (`~` is the home directory); a remote one without its trailing slash."""
     return path.rstrip("/") if is_remote(path) else os.path.normpath(Path(path).expanduser().absolute())
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path starts with a scheme: `s3://`, `gs://` …"""
-    return FileSystems.get_scheme(path) is not None
 
 
 def locate(key: str, path: str, folder: str) -> str:

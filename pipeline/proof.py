@@ -9,12 +9,11 @@ import torch
 from pipeline.experiment import Experiment
 from pipeline.statistics import Rate
 from transforms.chunks import Chunk, ImageRef
-from transforms.decode import BadImage, decode
+from transforms.decode import BadImage
 from transforms.held_models import HeldModels
-from transforms.images import MAX_BYTES
+from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
-from transforms.read import read_bytes
 from transforms.transfer import predict_batch
 
 _IMAGES = 20
@@ -65,9 +64,10 @@ def _clean_images(experiment: Experiment, chunks: Sequence[Chunk]) -> tuple[torc
 
 def _canvas(ref: ImageRef, experiment: Experiment) -> torch.Tensor | None:
     try:
-        return torch.from_numpy(decode(read_bytes(ref.uri, MAX_BYTES), experiment.canvas.spec).canvas)
+        _, decoded = read_image(ref, experiment.canvas.spec)
     except (BadImage, OSError):
         return None  # the pipeline is going to meet it again, and record it
+    return torch.from_numpy(decoded.canvas)
 
 
 def _correct(experiment: Experiment, model: Classifier, labels: torch.Tensor, canvases: torch.Tensor) -> int:

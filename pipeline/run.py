@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.experiment import Experiment
 from pipeline.graph import build
-from pipeline.listing import absolute, is_remote
+from pipeline.listing import absolute
 from pipeline.manifest import list_images
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import progress_bar
@@ -22,6 +22,7 @@ from pipeline.run_directory import Json, definitions, merge_definitions, read_ru
 from transforms.chunks import Chunk, make_chunks
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch
+from transforms.read import is_remote
 from transforms.store import CLEAN, Store, is_temporary
 
 LOCK = ".lock"

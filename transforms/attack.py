@@ -95,7 +95,7 @@ def attack_batch(
             return surrogates().logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
 
     def work(items: list[int]) -> tuple[Tensor, ...]:
-        canvases = torch.from_numpy(batch.pixels[items]).contiguous().to(device)
+        canvases = torch.from_numpy(batch.pixels[items]).to(device)
         targets = None if spec.target is None else torch.full((len(items),), spec.target, device=device)
         draws = Draws(seed, spec.name, [batch.image_ids[item] for item in items])
         attacked = surrogates()
@@ -175,17 +175,18 @@ class AttackImages(beam.DoFn):
         clean = Canvases(work.chunk, CLEAN)
         if CLEAN in work.attacks:
             yield clean
+        batch: CanvasBatch | None = None
         for spec in self._attacks:
             if spec.name in work.attacks:
                 if not self._done(work.chunk, spec):
-                    self._attack(clean, spec)
+                    batch = batch or read_canvases(self._store, clean)
+                    self._attack(batch, spec, work.chunk)
                 yield Canvases(work.chunk, spec.name)
 
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
         return all(self._store.has(part) for part in attack_parts(chunk.index, spec.name))
 
-    def _attack(self, clean: Canvases, spec: AttackSpec) -> None:
-        batch = read_canvases(self._store, clean)
+    def _attack(self, batch: CanvasBatch, spec: AttackSpec, chunk: Chunk) -> None:
         rows: list[dict[str, Any]] = []
         canvases: list[Pixels] = []
         failures: list[dict[str, Any]] = []
@@ -197,7 +198,7 @@ class AttackImages(beam.DoFn):
             canvases = list(attacked.canvases[attacked.finite].numpy())
             broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]
             failures = [failure_row(each, "FloatingPointError", "a gradient is not finite") for each in broken]
-        failures_at, canvases_at, attacks_at = attack_parts(clean.chunk.index, spec.name)
+        failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
         self._store.publish(failures_at, rows_table("failures", failures))
         self._store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
         self._store.publish(attacks_at, rows_table("attacks", rows))

@@ -32,7 +32,7 @@ class CanvasBatch:
     Attributes:
         image_ids: N ids.
         labels: N classes, 0–999.
-        pixels: uint8 (N, 3, S, S); N may be 0.
+        pixels: uint8 (N, 3, S, S), C-contiguous; N may be 0.
     """
 
     image_ids: tuple[str, ...]
@@ -66,7 +66,7 @@ def read_canvases(store: Store, reference: Canvases) -> CanvasBatch:
 
 def _to_png(canvas: Pixels) -> bytes:
     buffer = io.BytesIO()
-    # Perturbed pixels hardly compress: the fastest level costs 3 % in size.
+    # Perturbed pixels hardly compress: the fastest level costs 6 % in size (of clean ones, 3 %).
     Image.fromarray(canvas.transpose(1, 2, 0)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 

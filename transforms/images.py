@@ -15,7 +15,7 @@ from transforms.read import read_bytes
 from transforms.store import Store, load_parts
 from transforms.tables import failure_row, rows_table
 
-MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 """An encoded image may not be larger than this."""
 
 _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
@@ -39,7 +39,7 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> None:
     image_rows, canvases, failures = [], [], []
     for ref in chunk.refs:
         try:
-            data, decoded = _read(ref, canvas)
+            data, decoded = read_image(ref, canvas)
         except BadImage as error:
             failures.append(failure_row(ref.image_id, type(error).__name__, str(error), ref.uri))
         else:
@@ -51,12 +51,17 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> None:
     store.publish(canvases_at, canvas_table([row["image_id"] for row in image_rows], canvases))
 
 
-def _read(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
-    """Raises BadImage if it is the image's fault, and OSError if it is the machine's or the network's."""
+def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
+    """Reads and decodes one image; returns its encoded bytes as well.
+
+    Raises:
+        BadImage: it cannot be used, and that is the image's fault.
+        OSError: the machine is out of something.
+    """
     if ref.problem:
         raise BadImage(ref.problem)
     try:
-        data = read_bytes(ref.uri, MAX_BYTES)
+        data = read_bytes(ref.uri, _MAX_BYTES)
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise

@@ -9,6 +9,11 @@ from apache_beam.io.filesystems import FileSystems
 _SLICE = re.compile(r"(?P<path>.+)#bytes=(?P<first>[0-9]+)-(?P<last>[0-9]+)", re.DOTALL)
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path starts with a scheme: `s3://`, `gs://` …"""
+    return FileSystems.get_scheme(path) is not None
+
+
 def slice_uri(path: str, first: int, size: int) -> str:
     """Names `size` >= 1 bytes of the file at `path`, starting at byte `first`: `path#bytes=first-last`."""
     return f"{path}#bytes={first}-{first + size - 1}"

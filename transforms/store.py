@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.read import is_remote
 from transforms.tables import TABLES
 
 CLEAN = "none"
@@ -135,7 +136,7 @@ class Store:
 
     def paths(self) -> set[str]:
         """All files under the root, relative to it; unfinished ones too."""
-        if "://" not in self.root:
+        if not is_remote(self.root):
             # Beam's local match cannot be told that a folder's name holds a `[`.
             walked = os.walk(self.root)
             return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
@@ -153,7 +154,7 @@ class Store:
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes files; paths are relative to the root."""
         doomed = [self._at(path) for path in paths]
-        if "://" not in self.root:
+        if not is_remote(self.root):
             for path in doomed:  # Beam's local delete takes names for patterns.
                 Path(path).unlink(missing_ok=True)
         elif doomed:
