@@ -3,9 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
-from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import (
@@ -24,12 +23,11 @@ from pipeline.manifest import ImagesConfig
 from pipeline.strict import Ratio, Strict, first_problem, parse_ratio
 from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS, LEVELS
-from transforms.attacks.objectives import OBJECTIVES
-from transforms.attacks.recipes import RECIPES
-from transforms.attacks.surrogates import FUSIONS, Fusion
+from transforms.attacks.recipes import RECIPES, recipe
+from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
 from transforms.decode import CanvasSpec
-from transforms.defenses.grid import Defense, grid, parameter_types
+from transforms.defenses.grid import NO_DEFENSE, Defense, grid, parameter_types
 from transforms.errors import InputError, unknown
 from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
@@ -37,8 +35,8 @@ from transforms.store import CLEAN
 
 # Names stand in paths and in --set's dotted keys.
 _NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-_MOST_L2 = 8192
-"""Above the L2 distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
+_MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
+"""Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
 
 def _one_of(kind: str, choices: Collection[str]) -> BeforeValidator:
@@ -60,7 +58,6 @@ def _different(names: Sequence[str]) -> Sequence[str]:
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_different)]
 View = Annotated[str, _one_of("view", VIEWS)]
-Objective = Annotated[str, _one_of("objective", OBJECTIVES)]
 Norm = Annotated[str, _one_of("norm", BALLS)]
 
 
@@ -103,6 +100,15 @@ class ModelConfig(Strict):
         return self
 
 
+def _one_defense(written: Any) -> Any:
+    """`lowpass:cutoff=0.5`, as in tables."""
+    if not isinstance(written, str):
+        raise InputError(f"{written!r} is not a defence such as lowpass:cutoff=0.5")
+    function, _, parameters = written.partition(":")
+    pairs = dict(each.partition("=")[::2] for each in parameters.split(",") if each)
+    return _grid(function, pairs)[0]
+
+
 class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
@@ -110,7 +116,8 @@ class AttackConfig(Strict):
     surrogates: Names
     fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] = "logits"
     view: View = "center"
-    objective: Objective = "cross-entropy"
+    defense: Annotated[Defense, BeforeValidator(_one_defense)] | None = None
+    precision: Annotated[Precision, _one_of("precision", get_args(Precision))] = "fp32"
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
@@ -122,7 +129,7 @@ class AttackConfig(Strict):
         """Moves the keys that belong to the recipe into `parameters`, validated against the recipe's signature."""
         if not isinstance(section, Mapping):
             return section  # reported by the type
-        if not isinstance(section.get("recipe"), str) or section["recipe"] not in RECIPES:
+        if not isinstance(section.get("recipe"), str):
             raise unknown("recipe", section.get("recipe", "(none)"), RECIPES)
         model = _parameter_model(section["recipe"])
         own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
@@ -139,9 +146,26 @@ class AttackConfig(Strict):
             raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
         if self.norm == "linf" and self.eps >= 1:
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
-        if self.norm == "l2" and self.eps >= _MOST_L2:
-            raise InputError(f"eps: {self.eps} is {_MOST_L2} or more, beyond the corners of any canvas")
+        if self.eps >= _MOST[self.norm]:
+            raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
         self.spec("").build()
+        return self
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "AttackConfig":
+        made = recipe(self.recipe)
+        if self.norm not in made.norms:
+            raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
+        if self.target is not None and made.goals == "untargeted":
+            raise InputError(f"target: {self.recipe} cannot be targeted")
+        if self.target is None and made.goals == "targeted":
+            raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
+        if len(self.surrogates) < made.models:
+            raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
+        if "fuse" in self.model_fields_set and len(self.surrogates) == 1:
+            raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if "precision" in self.model_fields_set and made.kind == "score":
+            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
 
     def spec(self, name: str) -> AttackSpec:
@@ -153,7 +177,8 @@ class AttackConfig(Strict):
             surrogates=self.surrogates,
             fuse=self.fuse,
             view=self.view,
-            objective=self.objective,
+            defense=self.defense or NO_DEFENSE,
+            precision=self.precision,
             norm=self.norm,
             eps=float(self.eps),
             target=self.target,
@@ -199,11 +224,14 @@ class Experiment(Strict):
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
         # A blank canvas shows a parameter out of range before any work is done.
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
-        for defense in self.defenses:
+        for where, defense in (
+            *(("defenses.", each) for each in self.defenses),
+            *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items() if each.defense),
+        ):
             try:
                 defense(blank)
             except InputError as error:
-                raise InputError(f"defenses.{error}") from None
+                raise InputError(f"{where}{error}") from None
         return self
 
     @property
@@ -264,28 +292,30 @@ def _apply(section: dict[str, Any], change: str) -> None:
 
 
 @cache
-def _parameter_model(recipe: str) -> type[Strict]:
-    """What a recipe's own keys may be, from the keyword parameters of its function."""
-    function = RECIPES[recipe].make
-    hints = get_type_hints(function)
+def _parameter_model(name: str) -> type[Strict]:
+    """What a recipe's own keys may be."""
     fields: dict[str, Any] = {
-        name: (_written(hints[name]), parameter.default)
-        for name, parameter in signature(function).parameters.items()
-        if parameter.kind is Parameter.KEYWORD_ONLY
+        key: (_written(key, hint), default) for key, (hint, default) in recipe(name).parameters.items()
     }
-    return create_model(recipe, __base__=Strict, **fields)
+    return create_model(name, __base__=Strict, **fields)
 
 
-def _written(hint: Any) -> Any:
+def _written(key: str, hint: Any) -> Any:
     """The type of a parameter as a user writes it: floats may be fractions."""
     if hint is float:
         return Ratio
     if hint == float | None:
         return Ratio | None
+    if hint == tuple[float, ...]:
+        return tuple[Ratio, ...]
+    if get_origin(hint) is Literal:
+        return Annotated[hint, _one_of(key, get_args(hint))]
     return Annotated[hint, Field(strict=True)]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(each) for each in value)
     return float(value) if isinstance(value, Fraction) else value
 
 

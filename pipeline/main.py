@@ -138,10 +138,14 @@ def list_(thing: Thing) -> None:
 
 
 def _attacks() -> Iterator[tuple[str, ...]]:
-    from transforms.attacks.recipes import RECIPES
+    from transforms.attacks.balls import BALLS
+    from transforms.attacks.recipes import COMMON, RECIPES
 
     for name, recipe in RECIPES.items():
-        yield name, _first_line(recipe.make), _parameters(recipe.make), recipe.source
+        forwards, backwards = recipe.make(BALLS[recipe.norms[0]](_SHOWN_EPS)).cost(recipe.models)
+        own = {key: default for key, (_, default) in recipe.parameters.items() if key not in COMMON}
+        parameters = ", ".join(f"{key}={_shown(default)}" for key, default in own.items())
+        yield name, recipe.kind, " ".join(recipe.norms), f"{forwards:,}", f"{backwards:,}", parameters, recipe.source
 
 
 def _defenses() -> Iterator[tuple[str, ...]]:
@@ -163,8 +167,11 @@ def _views() -> Iterator[tuple[str, ...]]:
     return ((name, _first_line(view)) for name, view in VIEWS.items())
 
 
+_SHOWN_EPS = 16 / 255
+"""Any budget: costs do not depend on it."""
+
 _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
-    Thing.ATTACKS: (["recipe", "what", "parameters", "source"], _attacks),
+    Thing.ATTACKS: (["recipe", "kind", "norms", "forwards", "backwards", "parameters", "source"], _attacks),
     Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
     Thing.MODELS: (["model"], _models),
     Thing.VIEWS: (["view", "what"], _views),
@@ -182,9 +189,11 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
 
 
-def _parameters(function: Callable[..., Any]) -> str:
-    own = [each for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    return ", ".join(f"{each.name}={each.default}" for each in own)
+def _shown(default: Any) -> str:
+    """A parameter's default as a user would write it."""
+    if not isinstance(default, float) or default < 0 or not (255 * default).is_integer() or default.is_integer():
+        return str(default)
+    return f"{255 * default:.0f}/255"
 
 
 def _print_plan(prepared: "Prepared") -> None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from pipeline.experiment import Experiment
 from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE
+from transforms.models.views import VIEWS, windows
 from transforms.store import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part
 
 Kind = Literal["load", "attack", "predict"]
@@ -85,8 +86,8 @@ def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
     images = sum(not ref.problem for ref in chunk.refs)
     yield Unit("load", index, CLEAN, load_parts(index))
     for spec in experiment.specs:
-        forwards, backwards = spec.build().cost
-        passes = images * len(spec.surrogates)
+        forwards, backwards = spec.build().cost(len(spec.surrogates))
+        passes = images * windows(VIEWS[spec.view])
         parts = attack_parts(index, spec.name)
         if not experiment.keep_canvases:
             parts = tuple(part for part in parts if part.table != "canvases")
@@ -96,4 +97,4 @@ def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
             for model in experiment.targets:
                 for view in experiment.views:
                     part = predictions_part(index, attack, model, view, defense.name)
-                    yield Unit("predict", index, attack, (part,), forwards=images)
+                    yield Unit("predict", index, attack, (part,), forwards=images * windows(VIEWS[view]))

@@ -117,12 +117,12 @@ class Run:
 _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
 
 _SUCCESS = """
-select attack, model, view, defense,
+select attack, model, seen.view, defense,
        coalesce(sum(case when seen.target is null then not seen.correct else seen.predicted = seen.target end), 0)
          ::bigint as successes,
        count(*) as "of"
 from predictions as seen
-join attacks using (image_id, attack)
+join (select image_id, attack, success from attacks) as attacks using (image_id, attack)
 join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   using (image_id, model, view)
 where seen.label is distinct from seen.target and {condition}

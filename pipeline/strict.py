@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from transforms.errors import InputError, unknown
 
 # Bounded, because Fraction("1e999999999") is exact, and fills the memory.
-_NUMBER = re.compile(r"[-+]?(\d{1,20}/\d{1,20}|\d{0,20}\.?\d{1,20}([eE][-+]?\d{1,3})?)")
+_DECIMAL = r"\d{0,20}\.?\d{1,20}"
+_NUMBER = re.compile(rf"([-+]?{_DECIMAL})/(\d{{1,20}})|[-+]?{_DECIMAL}([eE][-+]?\d{{1,3}})?")
 
 
 class Strict(BaseModel):
@@ -33,14 +34,22 @@ def parse_ratio(value: object) -> Fraction:
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
             raise ValueError
-        if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            raise ValueError
         # The decimal that was written, not its binary neighbour.
-        number = Fraction(repr(value) if isinstance(value, float) else value)
+        number = _fraction(repr(value) if isinstance(value, float) else value)
         float(number)
         return number
     except (ValueError, ArithmeticError):
         raise InputError(f"{value!r} is not a number such as 0.03 or 8/255") from None
+
+
+def _fraction(value: int | str | Fraction) -> Fraction:
+    if not isinstance(value, str):
+        return Fraction(value)
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        raise ValueError
+    numerator, denominator = match[1], match[2]
+    return Fraction(numerator) / int(denominator) if denominator else Fraction(value)
 
 
 Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]

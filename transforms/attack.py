@@ -1,7 +1,8 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import apache_beam as beam
@@ -9,12 +10,16 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import BALLS, LEVELS
-from transforms.attacks.objectives import OBJECTIVES, Goal
+from transforms.attacks.bands import Band, leaked
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.randomness import Draws
-from transforms.attacks.recipes import RECIPES, Attack
-from transforms.attacks.surrogates import Fusion, Surrogates
+from transforms.attacks.recipes import recipe
+from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
 from transforms.chunks import Chunk, Work
+from transforms.defenses.differentiable import differentiable
+from transforms.defenses.grid import NO_DEFENSE, Defense
 from transforms.distances import distances
 from transforms.held_models import HeldModels, prepare_torch
 from transforms.models.batches import in_micro_batches, micro_batch
@@ -30,10 +35,12 @@ class AttackSpec:
 
     Attributes:
         name: as the experiment calls it.
-        recipe, objective, norm: names in `RECIPES`, `OBJECTIVES`, `BALLS`.
+        recipe, norm: a name that `attacks.recipes.recipe` resolves, and one of `BALLS`.
         parameters: the recipe's own, by name.
         surrogates: names of models.
         fuse, view: how surrogates are combined and look at a canvas.
+        defense: what the attack sees the canvas through.
+        precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: class wanted by a targeted attack, 0–999, or None.
     """
@@ -44,29 +51,32 @@ class AttackSpec:
     surrogates: tuple[str, ...]
     fuse: Fusion
     view: str
-    objective: str
+    defense: Defense
+    precision: Precision
     norm: str
     eps: float
     target: int | None
 
     def build(self) -> Attack:
         """Makes the attack; raises InputError for a parameter out of its range."""
-        ball = BALLS[self.norm](self.eps)
-        return RECIPES[self.recipe].make(ball, OBJECTIVES[self.objective], **dict(self.parameters))
+        return recipe(self.recipe).make(BALLS[self.norm](self.eps), **dict(self.parameters))
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack made of a batch of N images; CPU tensors.
+    """What an attack made of N images; CPU tensors.
 
     Attributes:
         canvases: uint8 (N, 3, S, S).
+        norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
+            was none; NaN for attacks of a fixed budget.
         finite: bool (N,); where False the model's gradient was not finite and the canvas means nothing.
         forwards, backwards: int (N,), passes of one network over one window that the attack took.
         clean, adversarial: float (N, classes), the fused surrogates' probabilities for the stored canvases.
     """
 
     canvases: Tensor
+    norms: Tensor
     finite: Tensor
     forwards: Tensor
     backwards: Tensor
@@ -79,38 +89,93 @@ def attack_batch(
 ) -> Attacked:
     """Attacks stored canvases, at least one, in micro-batches of `size`.
 
+    A cascade's later stages get the images that still stand, together: no pass is spent on the others.
+
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
         field: the part of the images' centre squares that the canvases hold, in (0, 1].
     """
     attack = spec.build()
-    device = classifiers[0].device
-    labels = torch.tensor(batch.labels)
+    stages = getattr(attack, "stages", (attack,))
+    work = _Work(spec, classifiers, field, batch, seed)
+    attacked = work.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
+    for number, stage in enumerate(stages[1:], start=1):
+        standing = (~work.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
+        if not standing:
+            break
+        again = work.in_micro_batches(stage, standing, size, stage=number)
+        attacked = _with(attacked, standing, again)
+    return attacked
 
-    def surrogates() -> Surrogates:
-        return Surrogates(classifiers, VIEWS[spec.view], field, spec.fuse)
 
-    def probabilities(canvases: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return surrogates().logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
+class _Work:
+    """A chunk under attack."""
 
-    def work(items: list[int]) -> tuple[Tensor, ...]:
-        canvases = torch.from_numpy(batch.pixels[items]).to(device)
-        targets = None if spec.target is None else torch.full((len(items),), spec.target, device=device)
-        draws = Draws(seed, spec.name, [batch.image_ids[item] for item in items])
-        attacked = surrogates()
-        adversarial = attack(attacked, canvases, Goal(labels[items].to(device), targets), draws)
-        finite = torch.ones(len(items), dtype=torch.bool) if attacked.finite is None else attacked.finite.cpu()
+    def __init__(
+        self, spec: AttackSpec, classifiers: Sequence[Classifier], field: float, batch: CanvasBatch, seed: int
+    ) -> None:
+        self._spec = spec
+        self._classifiers = classifiers
+        self._field = field
+        self._batch = batch
+        self._seed = seed
+        self._device = classifiers[0].device
+        self._pool = torch.from_numpy(batch.pixels).to(self._device)
+        self._labels = torch.tensor(batch.labels)
+        self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
+
+    def in_micro_batches(self, attack: Attack, images: list[int], size: int, stage: int = 0) -> Attacked:
+        """Attacks some of the chunk's images, by number."""
+
+        def work(items: list[int]) -> tuple[Tensor, ...]:
+            return self._attack(attack, [images[item] for item in items], stage)
+
+        return Attacked(*in_micro_batches(work, len(images), size))
+
+    def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
+        canvases = self._pool[items]
+        labels = self._labels.to(self._device)
+        targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
+        draws = Draws(self._seed, self._spec.name, [self._batch.image_ids[item] for item in items])
+        surrogates = self._surrogates(attacking=True)
+        tally = surrogates.tally
+        task = Batch(canvases, Goal(labels[items], targets), draws.at("stage", stage), self._pool, labels)
+        found = attack(surrogates, task)
+        passes = torch.zeros(len(items), dtype=torch.int64)
         return (
-            adversarial.cpu(),
-            finite,
-            torch.full((len(items),), attacked.forwards),
-            torch.full((len(items),), attacked.backwards),
-            probabilities(canvases),
-            probabilities(adversarial),
+            found.canvases.cpu(),
+            torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
+            torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu(),
+            passes + tally.forwards,
+            passes + tally.backwards,
+            self._probabilities(canvases),
+            self._probabilities(found.canvases),
         )
 
-    return Attacked(*in_micro_batches(work, len(batch.labels), size))
+    def _surrogates(self, *, attacking: bool) -> Surrogates:
+        spec = self._spec
+        defense = None if spec.defense == NO_DEFENSE else differentiable(spec.defense)
+        precision = spec.precision if attacking else "fp32"
+        return Surrogates(
+            self._classifiers, VIEWS[spec.view], self._field, spec.fuse, defense=defense, precision=precision
+        )
+
+    def _probabilities(self, canvases: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._surrogates(attacking=False).logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
+
+
+def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
+    """Some images' results replaced by those of a later stage, with the passes of both."""
+    replaced = {
+        name: getattr(attacked, name).index_put((torch.tensor(items),), getattr(again, name)) for name in _NAMES
+    }
+    for name in ("forwards", "backwards"):
+        replaced[name][items] += getattr(attacked, name)[items]
+    return Attacked(**replaced)
+
+
+_NAMES = tuple(each.name for each in fields(Attacked))
 
 
 def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
@@ -119,34 +184,45 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
     reached = goal.reached(attacked.adversarial).tolist()
     clean_confidence, clean_predicted = attacked.clean.max(dim=1)
     confidence, predicted = attacked.adversarial.max(dim=1)
-    steps = spec.build().steps
+    attack = spec.build()
+    band = getattr(attack, "band", None)
     rows = []
     for item in attacked.finite.nonzero().flatten().tolist():
         canvas = attacked.canvases[item].numpy()
+        norm = float(attacked.norms[item])
         rows.append(
             {
                 "image_id": batch.image_ids[item],
                 "recipe": spec.recipe,
                 "surrogates": list(spec.surrogates),
-                "objective": spec.objective,
+                "fuse": spec.fuse,
+                "view": spec.view,
+                "through": spec.defense.name,
+                "objective": dict(spec.parameters).get("objective"),
                 "label": batch.labels[item],
                 "target": spec.target,
                 "norm": spec.norm,
                 "eps": spec.eps,
-                "steps": steps,
+                "steps": attack.steps,
                 "seed": seed,
                 "clean_predicted": int(clean_predicted[item]),
                 "clean_confidence": float(clean_confidence[item]),
                 "adversarial_predicted": int(predicted[item]),
                 "adversarial_confidence": float(confidence[item]),
                 "success": reached[item],
+                "minimal_norm": None if math.isnan(norm) else norm,
                 **distances(batch.pixels[item], canvas),
+                "out_of_band": None if band is None else _leaked(band, batch.pixels[item], canvas),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "canvas_sha256": canvas_sha256(canvas),
             }
         )
     return rows
+
+
+def _leaked(band: Band, clean: Pixels, adversarial: Pixels) -> float:
+    return float(leaked(band, torch.from_numpy(adversarial.astype(float) - clean)[None]))
 
 
 class AttackImages(beam.DoFn):

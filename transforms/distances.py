@@ -13,7 +13,7 @@ def distances(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) 
     """Compares two canvases, uint8 (3, S, S), S >= 11.
 
     Returns:
-        linf, l2: norms of the change, in the unit of [0, 1] pixels.
+        linf, l2, l1: norms of the change, in the unit of [0, 1] pixels.
         l0: pixels changed, of S * S.
         psnr: in dB, infinite for equal canvases.
         ssim: structural similarity with the window of Wang et al. 2004 (Gaussian, sigma 1.5), at most 1.
@@ -26,6 +26,7 @@ def distances(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) 
     return {
         "linf": int(np.abs(difference).max()) / _WHITE,
         "l2": math.sqrt(squares) / _WHITE,
+        "l1": int(np.abs(difference).sum()) / _WHITE,
         "l0": int((difference != 0).any(axis=0).sum()),
         "psnr": 10 * math.log10(_WHITE**2 * difference.size / squares) if squares else math.inf,
         "ssim": float(similarity),

@@ -4,8 +4,9 @@ Perturbations are float (B, 3, H, W) in the unit of [0, 1] pixels; grid canvases
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -13,28 +14,40 @@ from torch import Tensor
 from transforms.attacks.randomness import Draws
 
 LEVELS = 255
+_HALVINGS = 30
+"""Enough to find a number between 0 and 1 to the precision of a float32."""
 
 
 class Ball(Protocol):
     """All perturbations of norm <= eps."""
 
-    eps: float
+    norm: ClassVar[str]
 
-    def start(self, canvases: Tensor, draws: Draws, restart: int) -> Tensor:
-        """A random perturbation, uniform in the ball."""
+    @property
+    def eps(self) -> float: ...
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The perturbation of norm 1 that raises the objective fastest (steepest ascent); 0 where the gradient is 0."""
+    def size(self, perturbation: Tensor) -> Tensor:
+        """The norm, (B,)."""
 
-    def project(self, perturbation: Tensor) -> Tensor:
-        """The nearest perturbation inside the ball."""
+    def start(self, canvases: Tensor, draws: Draws) -> Tensor:
+        """A random perturbation, uniform in the ball, for canvases of any type, (B, 3, H, W)."""
+
+    def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
+        """The perturbation of norm 1 that raises the objective fastest (steepest ascent); 0 where the gradient is 0.
+
+        `adversarial`, (B, 3, H, W) in [0, 1], is where the step starts.
+        """
+
+    def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+        """The nearest perturbation inside the ball that leaves `clean` (B, 3, H, W) in [0, 1] within [0, 1]."""
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         """Rounds to 8 bits and goes back inside the budget, exactly.
 
         Args:
             canvases: uint8 (B, 3, H, W), what was attacked.
-            adversarial: float (B, 3, H, W) in [0, 1], inside the ball around `canvases` / 255.
+            adversarial: float (B, 3, H, W) in [0, 1]. Where it is outside the budget, it is first scaled towards
+                `canvases` (L2, L1) or cut off (L∞).
 
         Returns:
             uint8 (B, 3, H, W) whose integer difference from `canvases` has norm <= eps * 255.
@@ -46,20 +59,23 @@ class LinfBall:
     """Every value may change by eps."""
 
     eps: float
+    norm: ClassVar[str] = "linf"
 
-    def start(self, canvases: Tensor, draws: Draws, restart: int) -> Tensor:
-        unit = draws.uniform(canvases.shape[1:], step=restart, draw="start").to(canvases.device)
+    def size(self, perturbation: Tensor) -> Tensor:
+        return perturbation.abs().amax(dim=(1, 2, 3))
+
+    def start(self, canvases: Tensor, draws: Draws) -> Tensor:
+        unit = draws.uniform(canvases.shape[1:], "start").to(canvases.device)
         return (2 * unit - 1) * self.eps
 
-    def direction(self, gradient: Tensor) -> Tensor:
+    def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
         return gradient.sign()
 
-    def project(self, perturbation: Tensor) -> Tensor:
-        return perturbation.clamp(-self.eps, self.eps)
+    def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+        return _in_box(perturbation.clamp(-self.eps, self.eps), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
-        # 4/255 * 255 may come out as 3.999… in binary.
-        levels = math.floor(self.eps * LEVELS + 1e-9)
+        levels = math.floor(self.eps * LEVELS + 1e-9)  # 4/255 * 255 may come out as 3.999… in binary
         clean = canvases.to(torch.int16)
         rounded = (adversarial * LEVELS).round().to(torch.int16)
         return torch.clamp(rounded, (clean - levels).clamp(min=0), (clean + levels).clamp(max=LEVELS)).to(torch.uint8)
@@ -70,50 +86,125 @@ class L2Ball:
     """The square root of the sum of squared changes, over all values of an image, is at most eps."""
 
     eps: float
+    norm: ClassVar[str] = "l2"
 
-    def start(self, canvases: Tensor, draws: Draws, restart: int) -> Tensor:
+    def size(self, perturbation: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3))
+        return norms
+
+    def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         shape = canvases.shape[1:]
         # Uniform in a ball: a uniform direction, and a radius whose d-th power is uniform.
-        direction = _normalized(draws.normal(shape, step=restart, draw="start"))
-        radius = draws.uniform((1, 1, 1), step=restart, draw="radius") ** (1 / math.prod(shape))
+        direction = self._normalized(draws.normal(shape, "start"))
+        radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
         return (direction * radius * self.eps).to(canvases.device)
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        return _normalized(gradient)
+    def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
+        return self._normalized(gradient)
 
-    def project(self, perturbation: Tensor) -> Tensor:
-        norms = _l2(perturbation)
-        return perturbation * (self.eps / norms.clamp(min=self.eps))
+    def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+        """Inside the box, the nearest is `perturbation` shrunk; else it is the shrunk one cut off at the box (KKT)."""
+        fits = self.eps / self.size(perturbation).clamp(min=self.eps)
+        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * _wide(scale), clean)) <= self.eps)
+        return _in_box(perturbation * _wide(scale), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
-        clean = canvases.flatten(1).to(torch.int64)
-        exact = adversarial.flatten(1).double() * LEVELS - clean
-        # Inside the ball in single precision may be a little outside.
-        exact = exact * (self.eps * LEVELS / exact.norm(dim=1, keepdim=True)).clamp(max=1)
-        rounded = exact.round().long().clamp(-clean, LEVELS - clean)
-        towards_zero = exact.trunc().long()
-        # Rounding away from zero can leave the ball; undo it where it overshot most, until the norm fits. All undone
-        # is the truncated perturbation, which is always inside.
-        excess = (rounded**2).sum(1) - math.floor((self.eps * LEVELS) ** 2 + 1e-6)
-        gain = rounded**2 - towards_zero**2
-        overshoot = rounded.abs() - exact.abs()
-        order = overshoot.argsort(dim=1, descending=True, stable=True)
-        gained_before = gain.gather(1, order).cumsum(1) - gain.gather(1, order)
-        undo = torch.zeros_like(rounded, dtype=torch.bool).scatter(1, order, gained_before < excess[:, None])
-        inside = torch.where(undo & (gain > 0), towards_zero, rounded)
-        return (clean + inside).to(torch.uint8).view_as(canvases)
+        return _round_inside(canvases, adversarial, self.eps, power=2)
+
+    def _normalized(self, perturbation: Tensor) -> Tensor:
+        tiny = torch.finfo(perturbation.dtype).tiny
+        # Gradients of a confident model are so small that their squares would vanish.
+        scaled = perturbation / perturbation.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
+        return scaled / _wide(self.size(scaled)).clamp(min=tiny)
 
 
-BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Ball}
+@dataclass(frozen=True)
+class L1Ball:
+    """The sum of changes, over all values of an image, is at most eps.
+
+    Steepest ascent in L1 would move a single value; as in SLIDE (Tramèr & Boneh 2019, arXiv:1904.13000) a step
+    moves the hundredth part of all values whose gradient is largest, each by the same, and passes over those that
+    are at the end of the pixel's range already.
+    """
+
+    eps: float
+    norm: ClassVar[str] = "l1"
+    moved: ClassVar[float] = 0.01
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return perturbation.abs().sum(dim=(1, 2, 3))
+
+    def start(self, canvases: Tensor, draws: Draws) -> Tensor:
+        shape = canvases.shape[1:]
+        # Uniform in an L1 ball: magnitudes from the simplex, random signs, and the radius as in L2.
+        magnitude = -torch.log1p(-draws.uniform(shape, "start"))
+        signs = 2 * draws.integers(2, shape, "signs") - 1
+        radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
+        return (signs * magnitude / _wide(self.size(magnitude)) * radius * self.eps).to(canvases.device)
+
+    def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
+        stuck = ((adversarial <= 0) & (gradient < 0)) | ((adversarial >= 1) & (gradient > 0))
+        free = gradient.masked_fill(stuck, 0).flatten(1)
+        count = max(1, round(self.moved * free.shape[1]))
+        steepest = free.abs().topk(count, dim=1).indices
+        chosen = torch.zeros_like(free).scatter(1, steepest, free.gather(1, steepest).sign())
+        return (chosen / chosen.abs().sum(dim=1, keepdim=True).clamp(min=1)).view_as(gradient)
+
+    def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+        """The nearest is `perturbation` with every value moved towards zero by the same, then cut off at the box
+        (Croce & Hein 2021, arXiv:2103.01208, prop. 2.1)."""
+        highest = perturbation.abs().amax(dim=(1, 2, 3))
+
+        def shrunk(share: Tensor) -> Tensor:
+            threshold = _wide(highest * (1 - share))
+            return _in_box(perturbation.sign() * (perturbation.abs() - threshold).clamp(min=0), clean)
+
+        share = _largest(torch.zeros_like(highest), lambda share: self.size(shrunk(share)) <= self.eps)
+        return shrunk(share)
+
+    def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
+        return _round_inside(canvases, adversarial, self.eps, power=1)
 
 
-def _l2(perturbation: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
-    return norms
+BALLS: dict[str, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
 
 
-def _normalized(perturbation: Tensor) -> Tensor:
-    tiny = torch.finfo(perturbation.dtype).tiny
-    # Gradients of a confident model are so small that their squares would vanish.
-    scaled = perturbation / perturbation.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
-    return scaled / _l2(scaled).clamp(min=tiny)
+def _wide(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _in_box(perturbation: Tensor, clean: Tensor) -> Tensor:
+    return torch.clamp(perturbation, -clean, 1 - clean)
+
+
+def _largest(start: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
+    """The largest number up to 1, (B,), for which `fits` holds; it holds for `start` and stops holding only once."""
+    low = torch.where(fits(torch.ones_like(start)), 1.0, start)
+    high = torch.ones_like(start)
+    for _ in range(_HALVINGS if bool((low < 1).any()) else 0):
+        middle = (low + high) / 2
+        inside = fits(middle)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return low
+
+
+def _round_inside(canvases: Tensor, adversarial: Tensor, eps: float, power: int) -> Tensor:
+    """Rounds to 8 bits so that the sum of |change| ** power stays within the budget."""
+    clean = canvases.flatten(1).to(torch.int64)
+    budget = math.floor((eps * LEVELS) ** power + 1e-6)
+    exact = adversarial.flatten(1).double() * LEVELS - clean
+    # Inside the ball in single precision may be a little outside.
+    norms = torch.linalg.vector_norm(exact, ord=power, dim=1, keepdim=True)
+    exact = exact * (eps * LEVELS / norms).clamp(max=1)
+    rounded = exact.round().long().clamp(-clean, LEVELS - clean)
+    towards_zero = exact.trunc().long()
+    # Rounding away from zero can leave the ball; undo it where it overshot most, until the norm fits. All undone
+    # is the truncated perturbation, which is always inside.
+    excess = (rounded.abs() ** power).sum(1) - budget
+    gain = rounded.abs() ** power - towards_zero.abs() ** power
+    overshoot = rounded.abs() - exact.abs()
+    order = overshoot.argsort(dim=1, descending=True, stable=True)
+    gained_before = gain.gather(1, order).cumsum(1) - gain.gather(1, order)
+    undo = torch.zeros_like(rounded, dtype=torch.bool).scatter(1, order, gained_before < excess[:, None])
+    inside = torch.where(undo & (gain > 0), towards_zero, rounded)
+    return (clean + inside).to(torch.uint8).view_as(canvases)

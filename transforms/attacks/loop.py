@@ -2,25 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from transforms.attacks.balls import LEVELS, Ball
-from transforms.attacks.objectives import Goal, Objective, cross_entropy
+from transforms.attacks.bands import Band
+from transforms.attacks.estimators import AtThePoint, Estimator
+from transforms.attacks.momentum import Momentum, no_momentum
+from transforms.attacks.objectives import Objective, cross_entropy
+from transforms.attacks.oracle import Oracle
+from transforms.attacks.protocol import Batch, Found, where
 from transforms.attacks.randomness import Draws
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.steps import Step, steepest
+from transforms.attacks.surrogates import Surrogates, Transform
+from transforms.attacks.transformations import Transformation
 from transforms.errors import InputError
 
-Momentum = Callable[[Tensor, Tensor], Tensor]
-"""(accumulated so far, gradient) -> accumulated, all (B, 3, H, W)."""
-GradientFilter = Callable[[Tensor], Tensor]
-"""Gradient (B, 3, H, W) -> gradient of the same shape."""
-
-
-def no_momentum(_accumulated: Tensor, gradient: Tensor) -> Tensor:
-    """Follows the gradient alone."""
-    return gradient
+Keep = Literal["last", "best", "first"]
+_BAND_ROUNDS = 3
 
 
 def unfiltered(gradient: Tensor) -> Tensor:
@@ -33,12 +34,23 @@ class AttackLoop:
     """Iterated gradient ascent on an objective inside a ball and the pixel box, ending on the 8-bit grid.
 
     Attributes:
-        ball: the budget, and with it the direction of a step and the projection.
+        ball: the budget, and with it the projection.
         steps: iterations per restart, >= 1.
         alpha: length of a step, in the unit of [0, 1] pixels.
         objective: what each step raises.
+        transformations: what models are shown in place of the canvas, applied first to last; the gradients of all
+            their copies are averaged.
+        eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
+            Athalye et al. 2018, arXiv:1707.07397), >= 1.
+        estimator: makes a step's gradient out of gradients at one or more points.
+        lookahead: how far ahead the gradient is taken, in units of the accumulated gradient.
         gradient_filter: applied to each gradient before momentum.
-        momentum: how gradients of earlier steps carry on.
+        momentum: makes a fresh memory of gradients for each restart.
+        step: makes a fresh rule from accumulated gradients to a change of pixels for each restart; None for steepest
+            ascent by alpha.
+        band: where given, the perturbation stays in it, as far as ball and box allow.
+        keep: what is kept of a restart: the last canvas, the best, or the first that reaches the goal (and else the
+            last). The last two look at the 8-bit canvas of each step, which costs a forward pass.
         random_start: whether to begin at a random point of the ball instead of the image.
         restarts: independent runs; of each image the best is kept: one that reaches the goal before one that does
             not, then the one with the highest objective, then the earliest.
@@ -48,56 +60,112 @@ class AttackLoop:
     steps: int
     alpha: float
     objective: Objective = cross_entropy
-    gradient_filter: GradientFilter = unfiltered
-    momentum: Momentum = no_momentum
+    transformations: tuple[Transformation, ...] = ()
+    eot: int = 1
+    estimator: Estimator = AtThePoint()  # noqa: RUF009 - frozen
+    lookahead: float = 0.0
+    gradient_filter: Transform = unfiltered
+    momentum: Callable[[], Momentum] = no_momentum
+    step: Callable[[], Step] | None = None
+    band: Band | None = None
+    keep: Keep = "last"
     random_start: bool = False
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps: {self.steps} is less than 1")
-        if self.restarts < 1:
-            raise InputError(f"restarts: {self.restarts} is less than 1")
-        if self.restarts > 1 and not self.random_start:
-            raise InputError(f"restarts: {self.restarts} without a random start would repeat the same run")
+        for name in ("steps", "restarts", "eot"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.alpha <= 0:
+            raise InputError(f"alpha: {self.alpha} is not positive")
+        if self.restarts > 1 and not self._random:
+            raise InputError(f"restarts: {self.restarts} without anything random would repeat the same run")
+        if self.eot > 1 and not any(each.random for each in self.transformations):
+            raise InputError(f"eot: {self.eot} without a random transformation would average the same gradient")
+        if self.keep != "last" and self.steps == 1:
+            raise InputError(f"keep: {self.keep} has no effect on a single step")
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """Forward and backward passes per image and window of a surrogate."""
-        gradients = self.steps * self.restarts
-        return gradients + (self.restarts if self.restarts > 1 else 0), gradients
+    def _random(self) -> bool:
+        return self.random_start or self.estimator.random or any(each.random for each in self.transformations)
 
-    def __call__(self, surrogates: Surrogates, canvases: Tensor, goal: Goal, draws: Draws) -> Tensor:
-        """Attacks a batch.
+    @property
+    def _judges(self) -> bool:
+        """Whether candidates have to be compared."""
+        return self.keep != "last" or self.restarts > 1
 
-        Args:
-            canvases: uint8 (B, 3, S, S) on the surrogates' device.
-            goal: its tensors on the same device.
-            draws: keyed by the images of this batch.
+    def cost(self, models: int) -> tuple[int, int]:
+        """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
+        copies = self.eot
+        for each in self.transformations:
+            copies *= each.copies
+        forwards, backwards = self.estimator.passes(self.steps, models, copies)
+        judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
+        return self.restarts * forwards + judged * models, self.restarts * backwards
 
-        Returns:
-            Adversarial canvases, uint8 (B, 3, S, S), inside the budget.
-        """
-        best = self._run(surrogates, canvases, goal, draws, restart=0)
-        if self.restarts == 1:
-            return best
-        reached, value = surrogates.judge(best.float() / LEVELS, self.objective, goal)
-        for restart in range(1, self.restarts):
-            candidate = self._run(surrogates, canvases, goal, draws, restart)
-            now_reached, now_value = surrogates.judge(candidate.float() / LEVELS, self.objective, goal)
-            better = (now_reached & ~reached) | ((now_reached == reached) & (now_value > value))
-            best = torch.where(better.view(-1, 1, 1, 1), candidate, best)
-            reached, value = reached | now_reached, torch.where(better, now_value, value)
-        return best
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        """Attacks a batch."""
+        oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
+        kept = _Kept(self, oracle)
+        for restart in range(self.restarts):
+            self._run(oracle, batch.draws.at("restart", restart), kept)
+        surrogates.tally.active = None
+        return Found(kept.canvases)
 
-    def _run(self, surrogates: Surrogates, canvases: Tensor, goal: Goal, draws: Draws, restart: int) -> Tensor:
-        clean = canvases.float() / LEVELS
-        perturbation = self.ball.start(canvases, draws, restart) if self.random_start else torch.zeros_like(clean)
-        adversarial = (clean + perturbation).clamp(0, 1)
+    def _run(self, oracle: Oracle, draws: Draws, kept: "_Kept") -> None:
+        batch = oracle.batch
+        clean = batch.clean
+        adversarial = clean
+        if self.random_start:
+            adversarial = clean + self.ball.project(self.ball.start(batch.canvases, draws), clean)
         accumulated = torch.zeros_like(clean)
-        for _ in range(self.steps):
-            gradient = self.gradient_filter(surrogates.gradient(adversarial, self.objective, goal))
-            accumulated = self.momentum(accumulated, gradient)
-            stepped = adversarial + self.alpha * self.ball.direction(accumulated)
-            adversarial = (clean + self.ball.project(stepped - clean)).clamp(0, 1)
-        return self.ball.to_grid(canvases, adversarial)
+        estimate, momentum = self.estimator.begin(), self.momentum()
+        step = steepest(self.ball, self.alpha) if self.step is None else self.step()
+        for number in range(self.steps):
+            ahead = adversarial + self.lookahead * accumulated
+            gradient = self.gradient_filter(estimate(oracle, ahead, draws.at("step", number)))
+            accumulated = momentum(gradient)
+            adversarial = clean + self._inside(adversarial + step(accumulated, adversarial) - clean, clean)
+            if number == self.steps - 1 or self.keep != "last":
+                kept.offer(self.ball.to_grid(batch.canvases, adversarial))
+            if kept.finished:
+                return
+
+    def _inside(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+        if self.band is None:
+            return self.ball.project(perturbation, clean)
+        for _ in range(_BAND_ROUNDS):  # towards the intersection of band, ball and box
+            perturbation = self.ball.project(self.band.project(perturbation), clean)
+        return perturbation
+
+
+class _Kept:
+    """What is kept of each image so far: 8-bit canvases, by the rule of the loop."""
+
+    def __init__(self, loop: AttackLoop, oracle: Oracle) -> None:
+        self._loop = loop
+        self._oracle = oracle
+        self.canvases = oracle.batch.canvases
+        images, device = len(self.canvases), self.canvases.device
+        self._reached = torch.zeros(images, dtype=torch.bool, device=device)
+        self._value = torch.full((images,), -torch.inf, device=device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing that comes could be kept."""
+        return self._loop.keep == "first" and bool(self._reached.all())
+
+    def offer(self, canvases: Tensor) -> None:
+        if not self._loop._judges:
+            self.canvases = canvases
+            return
+        oracle = self._oracle
+        reached, value = oracle.surrogates.judge(canvases.float() / LEVELS, oracle.objective, oracle.batch.goal)
+        if self._loop.keep == "first":
+            better = ~self._reached
+            oracle.surrogates.tally.active = ~(self._reached | reached)
+        else:
+            better = (reached & ~self._reached) | ((reached == self._reached) & (value > self._value))
+        self.canvases = where(better, canvases, self.canvases)
+        self._value = torch.where(better, value, self._value)
+        self._reached = self._reached | reached

@@ -1,120 +1,422 @@
 """Named attacks: each recipe is the literature's name for a combination of the loop's parts.
 
-A recipe takes a ball, an objective and the parameters that its paper names, and returns an attack. Its keyword
-parameters are what an experiment may set; `alpha` is in the unit of [0, 1] pixels, and None means the recipe's own
-rule.
+A *base* makes a loop from a ball; a *part* changes a loop. Both name their parameters as the papers do; `alpha` is in
+the unit of [0, 1] pixels, and None stands for the base's own rule. Any base and parts combine: `mi-di-ti`.
 """
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from dataclasses import replace
+from typing import Any, Literal
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.loop import AttackLoop, Momentum
-from transforms.attacks.objectives import Goal, Objective
-from transforms.attacks.randomness import Draws
-from transforms.attacks.surrogates import Surrogates
-from transforms.errors import InputError
+from transforms.attacks.bands import BANDS, Basis
+from transforms.attacks.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
+from transforms.attacks.estimators import (
+    EnhancedMomentum,
+    GradientNormPenalty,
+    GradientRelevance,
+    VarianceTuning,
+)
+from transforms.attacks.filters import gaussian
+from transforms.attacks.loop import AttackLoop, Keep
+from transforms.attacks.momentum import adam, momentum
+from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.registry import Recipe
+from transforms.attacks.steps import as_accumulated, hesitant, in_coefficients, patchwise
+from transforms.attacks.transformations import (
+    BlockShuffle,
+    DiverseInput,
+    Mixing,
+    ResizedDiversity,
+    Scales,
+    SpectrumSimulation,
+    StructureInvariance,
+    Transformation,
+)
+from transforms.errors import InputError, unknown
+
+# Bases
 
 
-class Attack(Protocol):
-    """Maps canvases, uint8 (B, 3, S, S), to adversarial canvases of the same shape inside the budget.
-
-    Attributes:
-        steps: iterations, of one restart.
-        cost: forward and backward passes per image and window of a surrogate.
-    """
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def cost(self) -> tuple[int, int]: ...
-
-    def __call__(self, surrogates: Surrogates, canvases: Tensor, goal: Goal, draws: Draws) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named attack.
-
-    Attributes:
-        source: the paper.
-        make: (ball, objective, **parameters) -> attack.
-    """
-
-    source: str
-    make: Callable[..., Attack]
-
-
-def fgsm(ball: Ball, objective: Objective) -> AttackLoop:
+def fgsm(ball: Ball) -> AttackLoop:
     """One step of the full budget."""
-    return AttackLoop(ball, steps=1, alpha=ball.eps, objective=objective)
+    return AttackLoop(ball, steps=1, alpha=ball.eps)
 
 
-def bim(ball: Ball, objective: Objective, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+def bim(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
     """Small steps from the image, by default as long as reach the edge of the budget: alpha = eps / steps."""
-    return AttackLoop(ball, steps, _default(alpha, ball.eps, steps), objective)
+    return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps))
 
 
-def pgd(
+def pgd(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+    """Small steps from a random point of the ball, by default alpha = 2.5 eps / steps."""
+    return AttackLoop(ball, steps, _alpha(alpha, 2.5 * ball.eps, steps))
+
+
+def adam_pgd(
     ball: Ball,
-    objective: Objective,
     *,
     steps: int = 10,
     alpha: float | None = None,
-    random_start: bool = True,
-    restarts: int = 1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    stabilizer: float = 1e-8,
 ) -> AttackLoop:
-    """Small steps from a random point of the ball, by default alpha = 2.5 eps / steps."""
-    alpha = _default(alpha, 2.5 * ball.eps, steps)
-    return AttackLoop(ball, steps, alpha, objective, random_start=random_start, restarts=restarts)
+    """Adam's update inside the ball, by default alpha = 2.5 eps / steps."""
+    for name, value in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise InputError(f"{name}: {value} is not in [0, 1)")
+    if stabilizer <= 0:
+        raise InputError(f"stabilizer: {stabilizer} is not positive")
+    alpha = _alpha(alpha, 2.5 * ball.eps, steps)
+    return AttackLoop(ball, steps, alpha, momentum=adam(beta1, beta2, stabilizer), step=as_accumulated(alpha))
 
 
 def mi_fgsm(
+    ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0, normalized: bool = True
+) -> AttackLoop:
+    """Momentum over gradients of equal weight (unless not `normalized`), by default alpha = eps / steps."""
+    if decay < 0:
+        raise InputError(f"decay: {decay} is negative")
+    return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps), momentum=momentum(decay, normalized=normalized))
+
+
+def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+    """MI-FGSM whose gradients are taken where its momentum leads: alpha * decay ahead (Nesterov)."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, lookahead=loop.alpha * decay)
+
+
+def pi_fgsm(
     ball: Ball,
-    objective: Objective,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    amplification: float = 10.0,
+    project_factor: float = 16 / 255,
+    project_kernel: int = 3,
+) -> AttackLoop:
+    """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, each step by
+    at most `project_factor` (in the unit of [0, 1] pixels; the gamma of the paper)."""
+    if amplification <= 0 or project_factor <= 0:
+        raise InputError(f"amplification, project_factor: {amplification}, {project_factor} are not both positive")
+    if project_kernel < 3 or project_kernel % 2 == 0:  # noqa: PLR2004 - 1 has no neighbours
+        raise InputError(f"project_kernel: {project_kernel} is not odd and at least 3")
+    loop = bim(ball, steps=steps, alpha=alpha)
+    return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, project_factor, project_kernel))
+
+
+def vmi_fgsm(
+    ball: Ball,
     *,
     steps: int = 10,
     alpha: float | None = None,
     decay: float = 1.0,
+    neighbors: int = 20,
+    beta: float = 1.5,
+) -> AttackLoop:
+    """MI-FGSM whose gradients are corrected by those around the point before, within beta * eps."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=VarianceTuning(neighbors, beta * ball.eps))
+
+
+def vni_fgsm(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    neighbors: int = 20,
+    beta: float = 1.5,
+) -> AttackLoop:
+    """NI-FGSM with the same correction."""
+    loop = ni_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=VarianceTuning(neighbors, beta * ball.eps))
+
+
+def emi_fgsm(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    samples: int = 11,
+    radius: float = 7.0,
+) -> AttackLoop:
+    """MI-FGSM over the mean gradient of points along the last direction, up to `radius` times alpha either way."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=EnhancedMomentum(samples, radius * loop.alpha))
+
+
+def gra(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    neighbors: int = 20,
+    beta: float = 3.5,
+    attenuation: float = 0.94,
+) -> AttackLoop:
+    """MI-FGSM over gradients weighed with those around, within beta * eps; steps shrink where signs change."""
+    if not 0 < attenuation <= 1:
+        raise InputError(f"attenuation: {attenuation} is not in (0, 1]")
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    estimator = GradientRelevance(neighbors, beta * ball.eps)
+    return replace(loop, estimator=estimator, step=hesitant(ball, loop.alpha, attenuation))
+
+
+def pgn(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    neighbors: int = 20,
+    beta: float = 3.0,
+    balance: float = 0.5,
+) -> AttackLoop:
+    """MI-FGSM over gradients that avoid steep places, around the point within beta * eps."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=GradientNormPenalty(neighbors, beta * ball.eps, balance, loop.alpha))
+
+
+def svre(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    inner_steps: int | None = None,
+    inner_alpha: float | None = None,
+) -> AttackLoop:
+    """MI-FGSM over variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=VarianceReduction(ball, _alpha(inner_alpha, loop.alpha, 1), decay, inner_steps))
+
+
+def adaea(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    ensemble_beta: float = 10.0,
+    threshold: float = -0.3,
+) -> AttackLoop:
+    """MI-FGSM over an ensemble whose weights adapt to each image."""
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, estimator=AdaptiveEnsemble(ball, loop.alpha, ensemble_beta, threshold))
+
+
+def cwa(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    reverse_step: float | None = None,
+    inner_step: float = 250.0,
+) -> AttackLoop:
+    """MI-FGSM towards the common weakness of an ensemble, by default alpha = 2 eps / steps, reverse_step = eps / 15."""
+    loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, 2 * ball.eps, steps), decay=decay)
+    reverse = ball.eps / 15 if reverse_step is None else reverse_step
+    return replace(loop, estimator=CommonWeakness(ball, reverse, inner_step, decay))
+
+
+def region_fitting(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+    """MI-FGSM with steps of the whole budget."""
+    return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
+
+
+# Parts
+
+
+def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: float = 0.5) -> AttackLoop:
+    """Diverse inputs: randomly resized and padded."""
+    return _shown(loop, DiverseInput(resize_rate, diversity_probability))
+
+
+def ti(loop: AttackLoop, *, kernel_size: int = 15, kernel_sigma: float = 3.0) -> AttackLoop:
+    """Translation invariance: gradients convolved with a Gaussian."""
+    return replace(loop, gradient_filter=gaussian(kernel_size, kernel_sigma))
+
+
+def si(loop: AttackLoop, *, scales: int = 5) -> AttackLoop:
+    """Scale invariance: also at half, a quarter … of the brightness."""
+    return _shown(loop, Scales(scales))
+
+
+def dem(loop: AttackLoop, *, resize_rates: tuple[float, ...] = (1.14, 1.27, 1.4, 1.53, 1.66)) -> AttackLoop:
+    """Diversity ensemble: the logits of several diverse inputs averaged."""
+    return _shown(loop, ResizedDiversity(resize_rates))
+
+
+def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2) -> AttackLoop:
+    """A share of other pictures is added. Admix is this, then `si`."""
+    return _shown(loop, Mixing(mixed_images, admix_strength))
+
+
+def ssa(
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: float = 16 / 255, spectrum_spread: float = 0.5
+) -> AttackLoop:
+    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
+    return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
+
+
+def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) -> AttackLoop:
+    """Structure invariance: random changes of random blocks."""
+    return _shown(loop, StructureInvariance(structures, structure_blocks))
+
+
+def bsr(loop: AttackLoop, *, shuffles: int = 20, shuffle_blocks: int = 2, rotation: float = 24.0) -> AttackLoop:
+    """Block shuffle and rotation."""
+    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation))
+
+
+def lf(loop: AttackLoop, *, basis: Basis = "dct", cutoff: float = 0.5, step_in: Literal["pixels", "coefficients"] = "pixels") -> AttackLoop:
+    """Low frequencies only: steps in pixels, projected to the band, or in the signs of the band's coefficients."""
+    band = BANDS[basis](cutoff)
+    return replace(loop, band=band, step=loop.step if step_in == "pixels" else in_coefficients(band, loop.alpha))
+
+
+def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
+    return replace(loop, transformations=(*loop.transformations, transformation))
+
+
+# What every loop can do
+
+
+def common(
+    loop: AttackLoop,
+    *,
+    objective: ObjectiveName = "cross-entropy",
+    keep: Keep = "last",
     random_start: bool = False,
     restarts: int = 1,
+    eot: int = 1,
 ) -> AttackLoop:
-    """Momentum over gradients of equal weight, by default alpha = eps / steps."""
-    if decay < 0:
-        raise InputError(f"decay: {decay} is negative")
-    alpha = _default(alpha, ball.eps, steps)
-    return AttackLoop(
-        ball, steps, alpha, objective, momentum=_momentum(decay), random_start=random_start, restarts=restarts
+    """What the loop climbs, what it keeps, and how often."""
+    return replace(
+        loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
     )
 
 
-RECIPES = {
-    "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", fgsm),
-    "bim": Recipe("Kurakin et al. 2017, arXiv:1607.02533", bim),
-    "pgd": Recipe("Madry et al. 2018, arXiv:1706.06083", pgd),
-    "mi-fgsm": Recipe("Dong et al. 2018, arXiv:1710.06081", mi_fgsm),
+COMMON = inspect.getfullargspec(common).kwonlyargs
+"""Names of the parameters that every recipe of the loop has."""
+
+_LINF = ("linf",)
+
+_BASES = {
+    "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", (fgsm,)),
+    "bim": Recipe("Kurakin et al. 2017, arXiv:1607.02533", (bim,)),
+    "pgd": Recipe("Madry et al. 2018, arXiv:1706.06083", (pgd,), defaults={"random_start": True}),
+    "adam": Recipe("Kingma & Ba 2015, arXiv:1412.6980", (adam_pgd,), norms=("linf", "l2")),
+    "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
+    "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
+    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=_LINF),
+    "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (vmi_fgsm,)),
+    "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (vni_fgsm,)),
+    "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (emi_fgsm,)),
+    "gra": Recipe("Zhu et al. 2023, ICCV", (gra,)),
+    "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (pgn,)),
+    "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (svre,), models=2),
+    "adaea": Recipe("Chen et al. 2023, arXiv:2308.02897", (adaea,), goals="untargeted", models=2),
+    "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
+    "region-fitting": Recipe("Zou et al. 2020, arXiv:2112.06011", (region_fitting,)),
+}
+_Part = Callable[..., AttackLoop]
+_PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
+    "di": ("Xie et al. 2019, arXiv:1803.06978", (di,)),
+    "ti": ("Dong et al. 2019, arXiv:1904.02884", (ti,)),
+    "si": ("Lin et al. 2020, arXiv:1908.06281", (si,)),
+    "dem": ("Zou et al. 2020, arXiv:2112.06011", (dem,)),
+    "admix": ("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
+    "ssa": ("Long et al. 2022, arXiv:2207.05382", (ssa,)),
+    "sia": ("Wang et al. 2023, arXiv:2309.14700", (sia,)),
+    "bsr": ("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "lf": ("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }
 
 
-def _default(alpha: float | None, reach: float, steps: int) -> float:
+def combined(base: str, *parts: str, source: str = "", **defaults: Any) -> Recipe:
+    """A base with parts; the transformation named last is applied first: `di` of `vmi-di-si` sees each scale."""
+    made = _BASES[base]
+    sources = dict.fromkeys([made.source, *(_PARTS[part][0] for part in parts)])
+    return replace(
+        made,
+        source=source or "; ".join(sources),
+        chain=(*made.chain, *(function for part in reversed(parts) for function in _PARTS[part][1]), common),
+        defaults={**made.defaults, **defaults},
+    )
+
+
+_TARGETED = {
+    "normalized": False,
+    "steps": 300,
+    "alpha": 2 / 255,
+    "diversity_probability": 0.7,
+    "kernel_size": 5,
+}
+RECIPES: dict[str, Recipe] = {
+    "fgsm": combined("fgsm"),
+    "bim": combined("bim"),
+    "pgd": combined("pgd"),
+    "adam-pgd": combined("adam"),
+    "mi-fgsm": combined("mi"),
+    "ni-fgsm": combined("ni"),
+    "pi-fgsm": combined("pi"),
+    "vmi-fgsm": combined("vmi"),
+    "vni-fgsm": combined("vni"),
+    "emi-fgsm": combined("emi"),
+    "gra": combined("gra"),
+    "pgn": combined("pgn"),
+    "di-fgsm": combined("mi", "di"),
+    "ti-fgsm": combined("mi", "ti"),
+    "si-fgsm": combined("mi", "si"),
+    "dem": combined("region-fitting", "dem"),
+    "admix": combined("mi", "admix"),
+    "ssa": combined("mi", "ssa"),
+    "sia": combined("mi", "sia"),
+    "bsr": combined("mi", "bsr"),
+    "lf-fgsm": combined("mi", "lf"),
+    "svre": combined("svre"),
+    "adaea": combined("adaea"),
+    "cwa": combined("cwa"),
+    "logit": replace(
+        combined("mi", "di", "ti", source="Zhao et al. 2021, arXiv:2012.11207", objective="logit", **_TARGETED),
+        goals="targeted",
+    ),
+    "logit-margin": replace(
+        combined("mi", "di", "ti", source="Weng et al. 2023, arXiv:2303.03680", objective="logit-margin", **_TARGETED),
+        goals="targeted",
+    ),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """Resolves what an experiment calls a recipe.
+
+    Args:
+        name: one of `RECIPES`; a base and parts, as in `vmi-di-ti-si`; an attack of another library, as in
+            `foolbox/L2BrendelBethgeAttack`; or a user's own (see `adapters`).
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    base, *parts = name.split("-")
+    if base in _BASES and parts:
+        for part in parts:
+            if part not in _PARTS or parts.count(part) > 1:
+                raise unknown(f"part of {name!r}:", part, set(_PARTS) - (set(parts) - {part}))
+        return combined(base, *parts)
+    raise unknown("recipe", name, RECIPES)
+
+
+def _alpha(alpha: float | None, reach: float, steps: int) -> float:
     if alpha is None:
         return reach / max(steps, 1)  # the loop refuses steps < 1
-    if alpha <= 0:
-        raise InputError(f"alpha: {alpha} is not positive")
     return alpha
-
-
-def _momentum(decay: float) -> Momentum:
-    """g <- decay * g + gradient / mean |gradient|, per image (Dong et al. 2018, eq. 6)."""
-
-    def accumulate(accumulated: Tensor, gradient: Tensor) -> Tensor:
-        tiny = torch.finfo(gradient.dtype).tiny  # a zero gradient stays zero
-        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
-        return decay * accumulated + gradient / scale
-
-    return accumulate

@@ -1,8 +1,10 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,51 +15,185 @@ from transforms.models.views import View, look
 
 Fusion = Literal["logits", "probabilities", "losses"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# fp16 ends at 6e-8: gradients of a confident model would be zeros. A power of two changes no other bit.
+_LOSS_SCALE = {"fp32": 1.0, "bf16": 1.0, "fp16": 1024.0}
+
+
+Transform = Callable[[Tensor], Tensor]
+"""Float canvases (B, 3, S, S) in [0, 1] -> the same shape, differentiable."""
+
+
+def _unchanged(canvases: Tensor) -> Tensor:
+    return canvases
+
+
+class Slope(NamedTuple):
+    """An objective at a point, with its gradient.
+
+    Attributes:
+        gradient: (B, 3, S, S), of each image's value with respect to its own pixels; zero where it is not finite.
+        values: (B,), the objective.
+        logits: (B, classes), of the fused surrogates.
+    """
+
+    gradient: Tensor
+    values: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Tally:
+    """What was asked of the surrogates so far.
+
+    Attributes:
+        forwards, backwards: passes of one network over one window: int64 (B,), or 0 before the first.
+        finite: bool (B,), whether every gradient of the image was finite; None before the first gradient. A gradient
+            that is not counts as zero, so that one broken image does not stop the others.
+        active: bool (B,), the images that are still being attacked; only their passes count. None for all. So what
+            an image costs does not depend on how long others of its batch take.
+    """
+
+    forwards: Tensor | int = 0
+    backwards: Tensor | int = 0
+    finite: Tensor | None = None
+    active: Tensor | None = None
+
+    def count(self, images: int, *, forwards: int = 0, backwards: int = 0) -> None:
+        """Adds passes to each image that is active."""
+        counted = torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
+        self.forwards = self.forwards + forwards * counted
+        self.backwards = self.backwards + backwards * counted
+
+    def check(self, finite: Tensor) -> None:
+        """Remembers which gradients were finite, bool (B,), of images that are active."""
+        if self.active is not None:
+            finite = finite | ~self.active
+        self.finite = finite if self.finite is None else self.finite & finite
 
 
 class Surrogates:
     """One or more classifiers, attacked as one, counting what is asked of them.
 
     Attributes:
-        forwards, backwards: passes of one network over one window, so far, per image of the batch.
-        finite: bool (B,), whether every gradient of the image was finite so far; None before the first gradient.
-            A gradient that is not counts as zero, so that one broken image does not stop the others.
+        tally: passes, and images whose gradients broke.
+        members: the same with a single classifier each, and the same tally; an ensemble attack weighs them itself.
     """
 
-    def __init__(self, classifiers: Sequence[Classifier], view: View, field: float, fuse: Fusion = "logits") -> None:
-        """`field` is the part of the image's centre square that the canvases hold; `fuse` says what is averaged."""
+    def __init__(
+        self,
+        classifiers: Sequence[Classifier],
+        view: View,
+        field: float,
+        fuse: Fusion = "logits",
+        *,
+        defense: Transform | None = None,
+        precision: Precision = "fp32",
+        tally: Tally | None = None,
+    ) -> None:
+        """Puts models together.
+
+        Args:
+            field: the part of the images' centre squares that the canvases hold, in (0, 1].
+            fuse: what is averaged over the models.
+            defense: makes what the models see instead of the canvases.
+            precision: of gradients. Everything that is judged is computed in fp32.
+        """
         self._classifiers = tuple(classifiers)
         self._view = view
         self._field = field
         self._fuse = fuse
-        self.forwards = 0
-        self.backwards = 0
-        self.finite: Tensor | None = None
+        self._defense = defense
+        self._precision = precision
+        self.tally = Tally() if tally is None else tally
+
+    @property
+    def members(self) -> tuple["Surrogates", ...]:
+        return tuple(
+            Surrogates(
+                [each], self._view, self._field, defense=self._defense, precision=self._precision, tally=self.tally
+            )
+            for each in self._classifiers
+        )
 
     def logits(self, canvases: Tensor) -> Tensor:
-        """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1]."""
-        return self._fused(self._looks(canvases))
+        """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1].
+
+        For judging: nothing flows back through them.
+        """
+        with torch.no_grad():
+            return self._fused(self._looks(canvases))
 
     def judge(self, canvases: Tensor, objective: Objective, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `gradient` climbs."""
+        """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `slope` is of."""
         with torch.no_grad():
             looks = self._looks(canvases)
             return goal.reached(self._fused(looks)), self._values(looks, objective, goal)
 
-    def gradient(self, canvases: Tensor, objective: Objective, goal: Goal) -> Tensor:
-        """Gradient of each image's objective with respect to its own pixels, (B, 3, S, S)."""
+    def slope(
+        self, canvases: Tensor, objective: Objective, goal: Goal, *, copies: Sequence[Transform] = (_unchanged,)
+    ) -> Slope:
+        """The objective of float canvases (B, 3, S, S) in [0, 1], with each image's gradient.
+
+        Args:
+            copies: what the models see in place of the canvases; each model's logits are averaged over them.
+        """
         canvases = canvases.detach().requires_grad_()
-        values = self._values(self._looks(canvases), objective, goal)
+        with self._reduced_precision(canvases.device):
+            seen = [self._looks(copy(canvases)) for copy in copies]
+            looks = [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
+            values, logits = self._values(looks, objective, goal), self._fused(looks)
+        return Slope(self._gradient(values, canvases, copies=len(copies)), values.detach(), logits.detach())
+
+    def jacobian(self, canvases: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those that `classes`, int64 (B, K), names."""
+        canvases = canvases.detach().requires_grad_()
+        with self._reduced_precision(canvases.device):
+            logits = self._fused(self._looks(canvases))
+        chosen = logits.gather(1, classes).unbind(dim=1)
+        gradients = [self._gradient(each, canvases, keep=each is not chosen[-1]) for each in chosen]
+        return logits.detach(), torch.stack(gradients, dim=1)
+
+    def differentiable_logits(self, canvases: Tensor) -> Tensor:
+        """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss that is not ours.
+
+        Whoever takes a gradient with respect to `canvases`, by autograd, gets what `slope` would have given: counted
+        each time that it is taken, and zero for an image where it is not finite. Where none can be taken they are
+        `logits`.
+        """
+        if not (torch.is_grad_enabled() and canvases.requires_grad):
+            return self.logits(canvases)
+        scale = _LOSS_SCALE[self._precision]
+        canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
+        canvases.register_hook(self._arrived)  # type: ignore[no-untyped-call]
+        with self._reduced_precision(canvases.device):
+            logits = self._fused(self._looks(canvases))
+        logits.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _reduced_precision(self, device: torch.device) -> AbstractContextManager[object]:
+        if self._precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, _AUTOCAST[self._precision])
+
+    def _gradient(self, values: Tensor, canvases: Tensor, *, copies: int = 1, keep: bool = False) -> Tensor:
+        scale = _LOSS_SCALE[self._precision]
         # Images do not interact in an evaluation-mode network: the gradient of the sum holds each image's own.
-        (gradient,) = torch.autograd.grad(values.sum(), canvases)
-        self.backwards += self._passes(canvases)
+        (gradient,) = torch.autograd.grad(scale * values.float().sum(), canvases, retain_graph=keep)
+        return self._arrived(gradient, copies)
+
+    def _arrived(self, gradient: Tensor, copies: int = 1) -> Tensor:
+        """Counts a gradient with respect to canvases, (B, 3, S, S); undoes the scale; zero where it is not finite."""
+        self.tally.count(len(gradient), backwards=copies * self._passes(gradient))
         finite = gradient.isfinite().flatten(1).all(dim=1)
-        self.finite = finite if self.finite is None else self.finite & finite
-        return torch.where(finite.view(-1, 1, 1, 1), gradient, 0)
+        self.tally.check(finite)
+        return torch.where(finite.view(-1, 1, 1, 1), gradient / _LOSS_SCALE[self._precision], 0)
 
     def _looks(self, canvases: Tensor) -> list[Tensor]:
-        self.forwards += self._passes(canvases)
-        return [look(each, self._view, canvases, self._field) for each in self._classifiers]
+        self.tally.count(len(canvases), forwards=self._passes(canvases))
+        seen = canvases if self._defense is None else self._defense(canvases)
+        return [look(each, self._view, seen, self._field).float() for each in self._classifiers]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
         if self._fuse == "losses":

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from transforms.errors import InputError
+from transforms.spectrum import lowest_fourier
 
 
 def lowpass(canvases: Tensor, *, cutoff: float) -> Tensor:
@@ -25,13 +26,15 @@ def lowpass(canvases: Tensor, *, cutoff: float) -> Tensor:
     """
     if not 0 < cutoff <= 1:
         raise InputError(f"lowpass: cutoff {cutoff} is not in (0, 1]")
+    return _to_8bit(smooth_lowpass(canvases.double(), cutoff=cutoff))
+
+
+def smooth_lowpass(canvases: Tensor, *, cutoff: float) -> Tensor:
+    """`lowpass` of float canvases, without rounding and clipping: linear."""
     side = canvases.shape[-1]
-    # In cycles per canvas, which are whole numbers: 0.7 * 180 / 2 is 63, though binary says 62.999…
-    highest = int(cutoff * side / 2 + 1e-9)
-    index = torch.arange(side, device=canvases.device)
-    kept = torch.minimum(index, side - index) <= highest
-    spectrum = torch.fft.rfft2(canvases.double()) * (kept[:, None] & kept[: side // 2 + 1])
-    return _to_8bit(torch.fft.irfft2(spectrum, s=(side, side)))
+    spectrum = torch.fft.rfft2(canvases) * lowest_fourier(side, cutoff, canvases.device)
+    passed: Tensor = torch.fft.irfft2(spectrum, s=(side, side))
+    return passed
 
 
 def blur(canvases: Tensor, *, sigma: float) -> Tensor:
@@ -43,14 +46,19 @@ def blur(canvases: Tensor, *, sigma: float) -> Tensor:
     side = canvases.shape[-1]
     if not 0 < sigma < (side - 0.5) / 4:
         raise InputError(f"blur: sigma {sigma} is not in (0, {(side - 0.5) / 4})")
+    return _to_8bit(smooth_blur(canvases.double(), sigma=sigma))
+
+
+def smooth_blur(canvases: Tensor, *, sigma: float) -> Tensor:
+    """`blur` of float canvases, without rounding: linear."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=canvases.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    planes = canvases.flatten(0, 1).unsqueeze(1).double()
+    kernel = (kernel / kernel.sum()).to(canvases.dtype)
+    planes = canvases.flatten(0, 1).unsqueeze(1)
     planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="reflect"), kernel.view(1, 1, 1, -1))
     planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="reflect"), kernel.view(1, 1, -1, 1))
-    return _to_8bit(planes.view(canvases.shape))
+    return planes.view(canvases.shape)
 
 
 def jpeg(canvases: Tensor, *, quality: int) -> Tensor:

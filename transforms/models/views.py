@@ -21,7 +21,20 @@ def center(canvases: Tensor, window: int) -> tuple[Tensor, ...]:
     return (canvases[..., margin : margin + window, margin : margin + window],)
 
 
-VIEWS: dict[str, View] = {"center": center}
+def ten_crop(canvases: Tensor, window: int) -> tuple[Tensor, ...]:
+    """The four corners and the centre, and their mirror images (Krizhevsky et al. 2012, §4.1)."""
+    far = canvases.shape[-1] - window
+    corners = [canvases[..., y : y + window, x : x + window] for y in (0, far) for x in (0, far)]
+    crops = (*corners, *center(canvases, window))
+    return (*crops, *(crop.flip(-1) for crop in crops))
+
+
+VIEWS: dict[str, View] = {"center": center, "ten-crop": ten_crop}
+
+
+def windows(view: View) -> int:
+    """How many windows a view shows of a canvas."""
+    return len(view(torch.empty(0, 3, 1, 1), 1))
 
 
 def look(classifier: Classifier, view: View, canvases: Tensor, field: float) -> Tensor:

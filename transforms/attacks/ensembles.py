@@ -1,0 +1,179 @@
+"""Estimators for several surrogates at once that weigh them better than an average does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.estimators import Estimate
+from transforms.attacks.momentum import momentum
+from transforms.attacks.objectives import Goal
+from transforms.attacks.oracle import Oracle
+from transforms.attacks.protocol import one_by_one
+from transforms.attacks.randomness import Draws
+from transforms.errors import InputError
+
+
+def _moved(ball: Ball, points: Tensor, change: Tensor, clean: Tensor) -> Tensor:
+    return clean + ball.project(points + change - clean, clean)
+
+
+@dataclass(frozen=True)
+class VarianceReduction:
+    """SVRE: an inner loop follows one random surrogate at a time, corrected by how that one's gradient differs from
+    the ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
+
+    The surrogate of an inner step is the same for all images of an experiment, so that a batch asks only one; where
+    gradients are random, an outer point's are drawn once per step.
+
+    Attributes:
+        alpha: length of an inner step.
+        decay: of the inner momentum.
+        inner_steps: per step; None for four times the surrogates.
+    """
+
+    ball: Ball
+    alpha: float
+    decay: float
+    inner_steps: int | None
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.inner_steps is not None and self.inner_steps < 1:
+            raise InputError(f"inner_steps: {self.inner_steps} is less than 1")
+
+    def _inner(self, models: int) -> int:
+        return 4 * models if self.inner_steps is None else self.inner_steps
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            members, clean = oracle.members, oracle.batch.clean
+            ensemble = oracle.gradient(points, draws)
+            outer = [each.gradient(points, draws.at("outer", number)) for number, each in enumerate(members)]
+            count = self._inner(len(members))
+            accumulate, accumulated, inner = momentum(self.decay)(), ensemble, points
+            for number, chosen in enumerate(draws.shared.integers(len(members), (count,), "member")[0].tolist()):
+                gradient = members[chosen].gradient(inner, draws.at("inner", number))
+                accumulated = accumulate(gradient - outer[chosen] + ensemble)
+                inner = _moved(self.ball, inner, self.alpha * self.ball.direction(accumulated, inner), clean)
+            return accumulated
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        gradients = steps * copies * (2 * models + self._inner(models))
+        return gradients, gradients
+
+
+@dataclass(frozen=True)
+class AdaptiveEnsemble:
+    """AdaEA: surrogates whose own small step raises the others' losses most get more weight, and pixels on which the
+    surrogates' gradients disagree get none (Chen et al. 2023, arXiv:2308.02897). Weights are per image.
+
+    Attributes:
+        alpha: length of each surrogate's own small step.
+        beta: how strongly weights differ.
+        threshold: the mean cosine similarity of gradients at a pixel below which it gets none.
+    """
+
+    ball: Ball
+    alpha: float
+    beta: float
+    threshold: float
+    random: ClassVar[bool] = False
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            goal, objective = oracle.batch.goal, oracle.objective
+            gradients = [each.gradient(points, draws) for each in oracle.members]
+            weights = self._weights(oracle, points, gradients)
+            logits = torch.stack([each.logits(points) for each in oracle.surrogates.members]).requires_grad_()
+            fused = (weights[..., None] * logits).sum(dim=0)
+            # The chain rule, model by model: so one model's graph at a time is in memory.
+            (wanted,) = torch.autograd.grad(objective(fused, goal).sum(), logits)
+            total = torch.zeros_like(points)
+            for each, slopes in zip(oracle.members, wanted, strict=True):
+                total = total + replace(each, objective=partial(_weighed, slopes)).gradient(points, draws)
+            return total * (self._agreement(gradients) >= self.threshold)
+
+        return estimate
+
+    def _weights(self, oracle: Oracle, points: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """(models, B), which sum to 1 over the models."""
+        clean, goal = oracle.batch.clean, oracle.batch.goal
+        steps = [self.alpha * self.ball.direction(each, points) for each in gradients]
+        moved = [_moved(self.ball, points, step, clean) for step in steps]
+        losses = torch.stack(
+            [
+                torch.stack([member.judge(each, oracle.objective, goal)[1] for member in oracle.surrogates.members])
+                for each in moved
+            ]
+        )  # (whose step, whose loss, B)
+        own = losses.diagonal().T.clamp(min=torch.finfo(losses.dtype).tiny)
+        ratios = losses / own
+        return torch.softmax(self.beta * (ratios.sum(dim=1) - ratios.diagonal().T), dim=0)
+
+    def _agreement(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Mean cosine similarity over pairs of models, (B, 1, S, S)."""
+        pairs = [
+            F.cosine_similarity(one, other, dim=1, eps=0.0).nan_to_num() for one, other in combinations(gradients, 2)
+        ]
+        return torch.stack(pairs).mean(dim=0).unsqueeze(1)
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        gradients = 2 * steps * copies * models
+        return gradients + steps * (models**2 + models), gradients
+
+
+@dataclass(frozen=True)
+class CommonWeakness:
+    """CWA: a small step downhill, then one uphill for each surrogate in turn; their sum is followed
+    (Chen et al. 2024, arXiv:2303.09105, algorithm 1: MI-CWA).
+
+    Attributes:
+        reverse: length of the step downhill.
+        inner: length of the steps uphill, for gradients of unit L2 norm.
+        decay: of the inner momentum, which lasts the whole run.
+    """
+
+    ball: Ball
+    reverse: float
+    inner: float
+    decay: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("reverse_step", self.reverse), ("inner_step", self.inner)):
+            if value <= 0:
+                raise InputError(f"{name}: {value} is not positive")
+
+    def begin(self) -> Estimate:
+        accumulated: Tensor | float = 0.0
+
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal accumulated
+            clean = oracle.batch.clean
+            ensemble = oracle.gradient(points, draws)
+            moving = _moved(self.ball, points, -self.reverse * self.ball.direction(ensemble, points), clean)
+            for number, member in enumerate(oracle.members):
+                gradient = member.gradient(moving, draws.at("member", number))
+                tiny = torch.finfo(gradient.dtype).tiny
+                unit = gradient / one_by_one(gradient.flatten(1).norm(dim=1)).clamp(min=tiny)
+                accumulated = self.decay * accumulated + unit
+                moving = _moved(self.ball, moving, self.inner * accumulated, clean)
+            return moving - points
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return 2 * steps * models * copies, 2 * steps * models * copies
+
+
+def _weighed(weights: Tensor, logits: Tensor, goal: Goal) -> Tensor:
+    return (logits * weights).sum(dim=1)

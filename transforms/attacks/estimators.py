@@ -1,0 +1,204 @@
+"""Estimators: how a step's gradient is made out of gradients at one or more points."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transforms.attacks.momentum import mean_normalized
+from transforms.attacks.oracle import Oracle
+from transforms.attacks.protocol import one_by_one
+from transforms.attacks.randomness import Draws
+from transforms.errors import InputError
+
+Estimate = Callable[[Oracle, Tensor, Draws], Tensor]
+"""(oracle, float points (B, 3, S, S), the step's draws) -> gradient (B, 3, S, S)."""
+
+
+class Estimator(Protocol):
+    """Makes an estimate for one run of the loop; what it remembers between steps dies with it.
+
+    Attributes:
+        random: whether anything is drawn.
+    """
+
+    random: ClassVar[bool]
+
+    def begin(self) -> Estimate: ...
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        """Forward and backward passes of one network over one window that a run of so many steps takes per image.
+
+        Args:
+            models: surrogates.
+            copies: what each gradient is averaged over.
+        """
+
+
+def _alike(gradients: int, models: int, copies: int) -> tuple[int, int]:
+    """A forward and a backward pass of every model for each copy."""
+    return gradients * models * copies, gradients * models * copies
+
+
+@dataclass(frozen=True)
+class AtThePoint:
+    """The gradient where the canvas is."""
+
+    random: ClassVar[bool] = False
+
+    def begin(self) -> Estimate:
+        return lambda oracle, points, draws: oracle.gradient(points, draws)
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return _alike(steps, models, copies)
+
+
+@dataclass(frozen=True)
+class _Neighbourhood:
+    """What estimators have in common that draw points around the canvas.
+
+    Attributes:
+        neighbors: how many points.
+        radius: half the side of the cube they are drawn from, in the unit of [0, 1] pixels.
+    """
+
+    neighbors: int
+    radius: float
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.neighbors < 1:
+            raise InputError(f"neighbors: {self.neighbors} is less than 1")
+        if self.radius <= 0:
+            raise InputError(f"beta: gives a radius of {self.radius}, which is not positive")
+
+    def _around(self, points: Tensor, draws: Draws) -> Tensor:
+        noise = draws.uniform(points.shape[1:], "neighbor").to(points)
+        return points + self.radius * (2 * noise - 1)
+
+    def _mean_gradient(self, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        total = torch.zeros_like(points)
+        for number in range(self.neighbors):
+            path = draws.at("neighbor", number)
+            total = total + oracle.gradient(self._around(points, path), path)
+        return total / self.neighbors
+
+
+@dataclass(frozen=True)
+class VarianceTuning(_Neighbourhood):
+    """The gradient, plus how the mean gradient of the neighbourhood differed from it one step before
+    (Wang & He 2021, arXiv:2103.15571, algorithm 1)."""
+
+    def begin(self) -> Estimate:
+        before: tuple[Tensor, Tensor, Draws] | None = None
+
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal before
+            gradient = oracle.gradient(points, draws)
+            tuned = gradient
+            if before is not None:  # not at the end of the step before, where the last would be for nothing
+                its_points, its_gradient, its_draws = before
+                tuned = gradient + self._mean_gradient(oracle, its_points, its_draws) - its_gradient
+            before = points, gradient, draws
+            return tuned
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return _alike(steps + (steps - 1) * self.neighbors, models, copies)
+
+
+@dataclass(frozen=True)
+class EnhancedMomentum:
+    """The mean gradient along the direction of the step before (Wang et al. 2021, arXiv:2103.10609).
+
+    Attributes:
+        samples: points, evenly spaced.
+        reach: of the farthest in either direction, for a gradient of mean magnitude 1, in the unit of [0, 1] pixels.
+    """
+
+    samples: int
+    reach: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:  # noqa: PLR2004 - a line has two ends
+            raise InputError(f"samples: {self.samples} is less than 2")
+        if self.reach <= 0:
+            raise InputError(f"radius: gives a reach of {self.reach}, which is not positive")
+
+    def begin(self) -> Estimate:
+        before: Tensor | None = None
+
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal before
+            if before is None:
+                gradient = oracle.gradient(points, draws)
+            else:
+                gradient = torch.zeros_like(points)
+                for number, factor in enumerate(torch.linspace(-self.reach, self.reach, self.samples).tolist()):
+                    gradient = gradient + oracle.gradient(points + factor * before, draws.at("sample", number))
+                gradient = gradient / self.samples
+            before = mean_normalized(gradient)
+            return gradient
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return _alike(1 + (steps - 1) * self.samples, models, copies)
+
+
+@dataclass(frozen=True)
+class GradientRelevance(_Neighbourhood):
+    """The gradient and the mean gradient of the neighbourhood, weighed by how alike they are
+    (Zhu et al. 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV)."""
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            gradient = oracle.gradient(points, draws)
+            around = self._mean_gradient(oracle, points, draws)
+            alike = one_by_one(F.cosine_similarity(gradient.flatten(1), around.flatten(1), dim=1, eps=0.0).nan_to_num())
+            return alike * gradient + (1 - alike) * around
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return _alike(steps * (1 + self.neighbors), models, copies)
+
+
+@dataclass(frozen=True)
+class GradientNormPenalty(_Neighbourhood):
+    """Around each neighbour, the gradient there mixed with the one a step downhill from it, which penalises steep
+    places (Ge et al. 2023, arXiv:2306.05225, algorithm 1).
+
+    Attributes:
+        balance: weight of the second, in [0, 1].
+        alpha: length of the step downhill.
+    """
+
+    balance: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.balance <= 1:
+            raise InputError(f"balance: {self.balance} is not in (0, 1]")
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+            total = torch.zeros_like(points)
+            for number in range(self.neighbors):
+                path = draws.at("neighbor", number)
+                near = self._around(points, path)
+                first = oracle.gradient(near, path)
+                second = oracle.gradient(near - self.alpha * mean_normalized(first), path.at("downhill"))
+                total = total + (1 - self.balance) * first + self.balance * second
+            return total / self.neighbors
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+        return _alike(2 * steps * self.neighbors, models, copies)

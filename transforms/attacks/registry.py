@@ -1,0 +1,66 @@
+"""Recipes: what an experiment may name as an attack, with the parameters that it may set.
+
+A recipe is a chain of functions: the first takes a ball, each of the others what the one before it returned, the last
+returns an attack. Their keyword parameters together are what an experiment may set, and say it all: YAML keys, types,
+defaults and the error messages follow from them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from typing import Any, Literal, cast, get_type_hints
+
+from transforms.attacks.balls import BALLS, Ball
+from transforms.attacks.protocol import Attack
+
+Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
+Goals = Literal["any", "untargeted", "targeted"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named attack.
+
+    Attributes:
+        source: the paper.
+        chain: the functions that make it.
+        kind: "gradient": follows gradients inside a fixed budget; "minimal-norm": looks for the smallest
+            perturbation, and fails where it is larger than eps; "score": sees logits only; "cascade": several
+            attacks, each on the images that still stand; "other": of another library or of the user's own.
+        norms: the norms that it can bound, names of `BALLS`.
+        goals: the goals that it can pursue.
+        models: the fewest surrogates that make sense.
+        defaults: of parameters, where they differ from those of the functions.
+    """
+
+    source: str
+    chain: Sequence[Callable[..., Any]]
+    kind: Kind = "gradient"
+    norms: tuple[str, ...] = tuple(BALLS)
+    goals: Goals = "any"
+    models: int = 1
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, tuple[Any, Any]]:
+        """Type and default of each parameter, by name."""
+        found: dict[str, tuple[Any, Any]] = {}
+        for function in self.chain:
+            hints = get_type_hints(function)
+            for name, parameter in _keywords(function).items():
+                default = self.defaults.get(name, parameter.default)
+                found.setdefault(name, (hints[name], default))
+        return found
+
+    def make(self, ball: Ball, **parameters: Any) -> Attack:
+        """Makes the attack; raises InputError for a parameter out of its range."""
+        given = {**self.defaults, **parameters}
+        made: Any = ball
+        for function in self.chain:
+            made = function(made, **{name: given[name] for name in _keywords(function) if name in given})
+        return cast(Attack, made)
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
+    named = signature(function).parameters
+    return {name: each for name, each in named.items() if each.kind is Parameter.KEYWORD_ONLY}

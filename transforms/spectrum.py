@@ -1,0 +1,33 @@
+"""Frequencies of pictures: which are low, and the cosine transform."""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def lowest_fourier(side: int, cutoff: float, device: torch.device) -> Tensor:
+    """Which coefficients of `torch.fft.rfft2` of a square picture are low: bool (side, side // 2 + 1).
+
+    Per axis, those up to `cutoff` times the Nyquist frequency: |fx|, |fy| <= cutoff / 2 cycles per pixel.
+    """
+    # In cycles per picture, which are whole numbers: 0.7 * 180 / 2 is 63, though binary says 62.999…
+    highest = int(cutoff * side / 2 + 1e-9)
+    index = torch.arange(side, device=device)
+    kept = torch.minimum(index, side - index) <= highest
+    return kept[:, None] & kept[: side // 2 + 1]
+
+
+def lowest_cosines(side: int, cutoff: float) -> Tensor:
+    """The lowest ceil(cutoff * side) rows of `cosines`."""
+    return cosines(side)[: math.ceil(cutoff * side - 1e-9)]
+
+
+@cache
+def cosines(side: int) -> Tensor:
+    """The orthonormal DCT-II matrix, float64 (side, side), one frequency per row."""
+    frequency = torch.arange(side, dtype=torch.float64)
+    matrix = torch.cos(math.pi / side * frequency[:, None] * (frequency + 0.5)) * math.sqrt(2 / side)
+    matrix[0] /= math.sqrt(2)
+    return matrix
