@@ -114,7 +114,7 @@ class AttackConfig(Strict):
 
     recipe: str
     surrogates: Names
-    fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] = "logits"
+    fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: Annotated[Defense, BeforeValidator(_one_defense)] | None = None
     precision: Annotated[Precision, _one_of("precision", get_args(Precision))] = "fp32"
@@ -162,9 +162,9 @@ class AttackConfig(Strict):
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
         if len(self.surrogates) < made.models:
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
-        if "fuse" in self.model_fields_set and len(self.surrogates) == 1:
+        if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
-        if "precision" in self.model_fields_set and made.kind == "score":
+        if self.precision != "fp32" and made.kind == "score":
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
 
@@ -175,7 +175,7 @@ class AttackConfig(Strict):
             recipe=self.recipe,
             parameters=tuple((key, _plain(value)) for key, value in self.parameters),
             surrogates=self.surrogates,
-            fuse=self.fuse,
+            fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense or NO_DEFENSE,
             precision=self.precision,

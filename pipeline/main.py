@@ -191,9 +191,13 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 def _shown(default: Any) -> str:
     """A parameter's default as a user would write it."""
-    if not isinstance(default, float) or default < 0 or not (255 * default).is_integer() or default.is_integer():
-        return str(default)
-    return f"{255 * default:.0f}/255"
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(_shown, default))}]"
+    if isinstance(default, bool) or default is None:
+        return {True: "true", False: "false", None: "null"}[default]
+    levels = 255 * default if isinstance(default, float) else 0.5
+    # 16/255, but 0.2 and not 51/255
+    return f"{levels:.0f}/255" if levels.is_integer() and len(repr(default)) > len("0.1234") else str(default)
 
 
 def _print_plan(prepared: "Prepared") -> None:

@@ -94,6 +94,29 @@ WRONG = {
     "norm": (attack(norm="linff"), ["attacks.pgd.norm", "did you mean 'linf'?"]),
     "objective": (attack(objective="cross-entropie"), ["attacks.pgd.objective", "did you mean 'cross-entropy'?"]),
     "fusion": (attack(fuse="logit"), ["attacks.pgd.fuse", "'logits'"]),
+    "fusion of one": (attack(fuse="losses"), ["attacks.pgd", "fuse", "losses", "no effect with one surrogate"]),
+    "part of a recipe": (attack(recipe="mi-dj-ti"), ["attacks.pgd", "'mi-dj-ti'", "'dj'", "did you mean 'di'?"]),
+    "key of a part": (
+        attack(recipe="mi-di", resize_rat=1.2),
+        ["attacks.pgd", "resize_rat", "did you mean 'resize_rate'?"],
+    ),
+    "recipe without that part": (attack(recipe="mi-di", kernel_size=5), ["attacks.pgd", "'kernel_size'"]),
+    "untargeted recipe": (
+        attack(recipe="adaea", surrogates=["lite0", "lite1"], target="megalith"),
+        ["attacks.pgd", "target", "adaea cannot be targeted"],
+    ),
+    "targeted recipe": (attack(recipe="logit"), ["attacks.pgd", "target", "logit needs one"]),
+    "recipe for several": (attack(recipe="svre"), ["attacks.pgd", "surrogates", "svre needs 2 or more, not 1"]),
+    "norm of a recipe": (attack(recipe="pi-fgsm", norm="l2", eps=3), ["attacks.pgd", "norm", "pi-fgsm bounds linf"]),
+    "restarts of nothing": (attack(recipe="bim", restarts=2), ["attacks.pgd", "restarts", "2", "same run"]),
+    "eot of nothing": (attack(eot=4), ["attacks.pgd", "eot", "4", "random"]),
+    "keep of a single step": (attack(steps=1, keep="best"), ["attacks.pgd", "keep", "best", "no effect"]),
+    "precision": (attack(precision="fp8"), ["attacks.pgd.precision", "'fp8'"]),
+    "known defense": (attack(defense="lowpas:cutoff=0.5"), ["attacks.pgd.defense", "did you mean 'lowpass'?"]),
+    "known defense out of range": (attack(defense="lowpass:cutoff=2"), ["attacks.pgd.defense", "2", "(0, 1]"]),
+    "known defense without value": (attack(defense="lowpass"), ["attacks.pgd.defense", "cutoff"]),
+    "known defense as a section": (attack(defense={"lowpass": 0.5}), ["attacks.pgd.defense", "lowpass:cutoff=0.5"]),
+    "resize rates": (attack(recipe="dem", resize_rates=[1.2, 0.9]), ["attacks.pgd", "resize_rates", "0.9"]),
     "eps as pixels": (attack(eps=4), ["attacks.pgd", "eps", "did you mean 4/255?"]),
     "eps zero": (attack(eps=0), ["attacks.pgd", "eps", "0", "1/255"]),
     "eps negative": (attack(eps="-4/255"), ["attacks.pgd", "eps", "-4/255"]),
@@ -339,7 +362,16 @@ def test_list_shows_every_name_in_full(thing: str, names: list[str]) -> None:
 def test_whatever_is_listed_can_be_used(tmp_path: Path) -> None:
     """Each listed recipe, with the parameters as listed, is accepted by an experiment."""
     assert {"fgsm", "bim", "pgd", "mi-fgsm"} <= set(RECIPES)
-    attacks = {name: {"recipe": name, "surrogates": ["lite0"], "eps": "4/255"} for name in RECIPES}
+    attacks = {
+        name: {
+            "recipe": name,
+            "surrogates": ["lite0", "lite1"][: recipe.models],
+            "norm": recipe.norms[0],
+            "eps": "4/255",
+            **({"target": "megalith"} if recipe.goals == "targeted" else {}),
+        }
+        for name, recipe in RECIPES.items()
+    }
     result = invoke("plan", written(tmp_path, tiny(attacks=attacks)), "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
 

@@ -17,6 +17,7 @@ def test_counted_by_hand() -> None:
     found = distances(clean, changed)
     assert found["linf"] == 4 / 255
     assert found["l2"] == pytest.approx(math.sqrt(9 + 16 + 16) / 255)
+    assert found["l1"] == pytest.approx((3 + 4 + 4) / 255)
     assert found["l0"] == 2
     assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(clean, changed, data_range=255))
     assert found["ssim"] < 1
@@ -24,7 +25,7 @@ def test_counted_by_hand() -> None:
 
 def test_equal_canvases() -> None:
     canvas = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
-    assert distances(canvas, canvas.copy()) == {"linf": 0, "l2": 0, "l0": 0, "psnr": math.inf, "ssim": 1}
+    assert distances(canvas, canvas.copy()) == {"linf": 0, "l2": 0, "l1": 0, "l0": 0, "psnr": math.inf, "ssim": 1}
 
 
 def test_black_and_white_do_not_wrap_around() -> None:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.experiment import Experiment, load_experiment
 from transforms.classes import class_name, class_wnid
-from transforms.defenses.grid import Defense
+from transforms.defenses.grid import NO_DEFENSE, Defense
 from transforms.errors import InputError
 
 PGD: dict[str, Any] = {"recipe": "pgd", "surrogates": ["a"], "eps": "4/255"}
@@ -36,14 +36,43 @@ def test_defaults(tmp_path: Path) -> None:
     assert experiment.views == ("center",)
     assert experiment.defenses == ()
     (spec,) = experiment.specs
-    assert (spec.fuse, spec.view, spec.objective, spec.norm, spec.target) == (
+    assert (spec.fuse, spec.view, spec.defense, spec.precision, spec.norm, spec.target) == (
         "logits",
         "center",
-        "cross-entropy",
+        NO_DEFENSE,
+        "fp32",
         "linf",
         None,
     )
-    assert dict(spec.parameters) == {"steps": 10, "alpha": None, "random_start": True, "restarts": 1}
+    assert dict(spec.parameters) == {
+        "steps": 10,
+        "alpha": None,
+        "random_start": True,
+        "restarts": 1,
+        "objective": "cross-entropy",
+        "keep": "last",
+        "eot": 1,
+    }
+
+
+def test_a_recipes_own_defaults(tmp_path: Path) -> None:
+    """The logit attack as published: 300 steps of 2/255, no normalisation, towards a logit."""
+    (spec,) = load(tmp_path, attacks={"logit": {**PGD, "recipe": "logit", "target": "megalith"}}).specs
+    own = dict(spec.parameters)
+    assert (own["steps"], own["alpha"], own["normalized"], own["objective"]) == (300, 2 / 255, False, "logit")
+    assert (own["diversity_probability"], own["kernel_size"]) == (0.7, 5)
+
+
+def test_any_base_with_any_parts(tmp_path: Path) -> None:
+    attack = {**PGD, "recipe": "vmi-di-ti-si", "scales": 3, "resize_rate": 1.2, "neighbors": 5, "kernel_size": 7}
+    (spec,) = load(tmp_path, attacks={"all": attack}).specs
+    assert spec.build().cost(1) == (10 * 3 + 9 * 5 * 3,) * 2
+
+
+def test_a_defense_that_the_attack_knows(tmp_path: Path) -> None:
+    (spec,) = load(tmp_path, attacks={"pgd": {**PGD, "defense": "lowpass:cutoff=1/2"}}).specs
+    assert spec.defense == Defense("lowpass", (("cutoff", 0.5),))
+    assert spec.defense.name == "lowpass:cutoff=0.5"
 
 
 def test_nothing_but_models_and_images_is_needed(tmp_path: Path) -> None:
@@ -79,15 +108,16 @@ def test_an_experiment_is_frozen(tmp_path: Path) -> None:
         ("0.03", Fraction(3, 100)),
         ("1/255", Fraction(1, 255)),
         (0.5, Fraction(1, 2)),
+        ("0.5/255", Fraction(1, 510)),
     ],
 )
 def test_fractions_are_exact(text: str | float, exact: Fraction, tmp_path: Path) -> None:
-    experiment = load(tmp_path, attacks={"pgd": {**PGD, "eps": text, "alpha": text}})
-    attack = experiment.attacks["pgd"]
-    assert attack.eps == exact and isinstance(attack.eps, Fraction)
+    experiment = load(tmp_path, attacks={"pgd": {**PGD, "alpha": text}})
     (spec,) = experiment.specs
-    assert spec.eps == exact.numerator / exact.denominator
-    assert dict(spec.parameters)["alpha"] == spec.eps
+    assert dict(spec.parameters)["alpha"] == exact.numerator / exact.denominator
+    if exact >= Fraction(1, 255):  # a budget smaller than a grey level is refused
+        eps = load(tmp_path, attacks={"pgd": {**PGD, "eps": text}}).attacks["pgd"].eps
+        assert eps == exact and isinstance(eps, Fraction)
 
 
 def test_the_same_budget_written_in_two_ways_is_the_same(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_default_that_is_written_out_changes_nothing(tiny_run: Finished, tmp_p
     """Nor does another spelling of the same number or class."""
     attacks = {
         "pgd": {**PGD, "eps": "8/510", "restarts": 1, "random_start": True, "norm": "linf", "alpha": None},
-        "mi": {**MI, "decay": 1, "target": "megalith", "fuse": "logits", "objective": "cross-entropy"},
+        "mi": {**MI, "decay": 1, "target": "megalith", "objective": "cross-entropy"},
     }
     changes = {"views": ["center"], "canvas": {"resize": 256}, "defenses": {"jpeg": {"quality": "75"}}}
     assert grown(tiny_run, tmp_path, attacks=attacks, **changes) == {}

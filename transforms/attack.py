@@ -195,7 +195,7 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
                 "image_id": batch.image_ids[item],
                 "recipe": spec.recipe,
                 "surrogates": list(spec.surrogates),
-                "fuse": spec.fuse,
+                "fuse": spec.fuse if len(spec.surrogates) > 1 else None,
                 "view": spec.view,
                 "through": spec.defense.name,
                 "objective": dict(spec.parameters).get("objective"),

@@ -7,6 +7,7 @@ the unit of [0, 1] pixels, and None stands for the base's own rule. Any base and
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from transforms.attacks.balls import Ball
@@ -275,7 +276,13 @@ def bsr(loop: AttackLoop, *, shuffles: int = 20, shuffle_blocks: int = 2, rotati
     return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation))
 
 
-def lf(loop: AttackLoop, *, basis: Basis = "dct", cutoff: float = 0.5, step_in: Literal["pixels", "coefficients"] = "pixels") -> AttackLoop:
+def lf(
+    loop: AttackLoop,
+    *,
+    basis: Basis = "dct",
+    cutoff: float = 0.5,
+    step_in: Literal["pixels", "coefficients"] = "pixels",
+) -> AttackLoop:
     """Low frequencies only: steps in pixels, projected to the band, or in the signs of the band's coefficients."""
     band = BANDS[basis](cutoff)
     return replace(loop, band=band, step=loop.step if step_in == "pixels" else in_coefficients(band, loop.alpha))
@@ -343,7 +350,7 @@ _PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
 def combined(base: str, *parts: str, source: str = "", **defaults: Any) -> Recipe:
     """A base with parts; the transformation named last is applied first: `di` of `vmi-di-si` sees each scale."""
     made = _BASES[base]
-    sources = dict.fromkeys([made.source, *(_PARTS[part][0] for part in parts)])
+    sources = dict.fromkeys([*(_PARTS[part][0] for part in parts), made.source])
     return replace(
         made,
         source=source or "; ".join(sources),
@@ -408,10 +415,12 @@ def recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     base, *parts = name.split("-")
-    if base in _BASES and parts:
+    if base in _BASES and parts and not get_close_matches(name, RECIPES, cutoff=0.8):
         for part in parts:
-            if part not in _PARTS or parts.count(part) > 1:
-                raise unknown(f"part of {name!r}:", part, set(_PARTS) - (set(parts) - {part}))
+            if part not in _PARTS:
+                raise unknown(f"part of recipe {name!r}:", part, _PARTS)
+            if parts.count(part) > 1:
+                raise InputError(f"recipe: {name!r} has {part!r} twice")
         return combined(base, *parts)
     raise unknown("recipe", name, RECIPES)
 
