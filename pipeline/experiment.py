@@ -164,6 +164,8 @@ class AttackConfig(Strict):
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse == "losses" and not made.losses:
+            raise InputError(f"fuse: losses cannot be followed by {self.recipe}, which sees logits; use logits")
         if self.precision != "fp32" and made.kind == "score":
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
@@ -294,9 +296,11 @@ def _apply(section: dict[str, Any], change: str) -> None:
 @cache
 def _parameter_model(name: str) -> type[Strict]:
     """What a recipe's own keys may be."""
-    fields: dict[str, Any] = {
-        key: (_written(key, hint), default) for key, (hint, default) in recipe(name).parameters.items()
-    }
+    parameters = recipe(name).parameters
+    for key in parameters:
+        if key in AttackConfig.model_fields:
+            raise InputError(f"recipe: {name} calls a parameter {key!r}, which is a key of every attack; rename it")
+    fields: dict[str, Any] = {key: (_written(key, hint), default) for key, (hint, default) in parameters.items()}
     return create_model(name, __base__=Strict, **fields)
 
 

@@ -105,14 +105,41 @@ class Run:
         """
         if denominator not in get_args(Denominator):
             raise unknown("denominator", denominator, get_args(Denominator))
-        counts = self.sql(_SUCCESS.format(condition=_CONDITIONS[denominator]))
-        rates = [Rate(int(row.successes), int(row.of)) for row in counts.itertuples()]
-        return counts.assign(
-            rate=[rate.successes / rate.of if rate.of else float("nan") for rate in rates],
-            low=[rate.low for rate in rates],
-            high=[rate.high for rate in rates],
-        )
+        return _with_rates(self.sql(_SUCCESS.format(condition=_CONDITIONS[denominator])))
 
+    def curve(self, attack: str, eps: Sequence[float]) -> pd.DataFrame:
+        """How often a minimal-norm attack succeeds on its surrogates within each budget, with Wilson's interval.
+
+        Of the images that the surrogates get right when they are clean. The norms are those found before rounding to
+        8 bits, so budgets beyond the attack's own may be asked for.
+
+        Args:
+            attack: as the experiment calls it.
+            eps: budgets, in the unit of [0, 1] pixels.
+
+        Returns:
+            One row per budget: eps, successes, of, rate, low, high.
+
+        Raises:
+            InputError: there are no rows of such an attack.
+        """
+        norms = self.read("attacks", ["minimal_norm"], (ds.field("attack") == attack) & _RIGHT_WHEN_CLEAN)
+        if norms["minimal_norm"].isna().all():
+            raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
+        counts = [(budget, int((norms["minimal_norm"] <= budget).sum()), len(norms)) for budget in eps]
+        return _with_rates(pd.DataFrame(counts, columns=["eps", "successes", "of"]))
+
+
+def _with_rates(counts: pd.DataFrame) -> pd.DataFrame:
+    rates = [Rate(int(row.successes), int(row.of)) for row in counts.itertuples()]
+    return counts.assign(
+        rate=[rate.successes / rate.of if rate.of else float("nan") for rate in rates],
+        low=[rate.low for rate in rates],
+        high=[rate.high for rate in rates],
+    )
+
+
+_RIGHT_WHEN_CLEAN = ds.field("clean_predicted") == ds.field("label")
 
 _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
 

@@ -14,6 +14,7 @@ _ACCURACY = """
 select attack, model, view, defense, sum(correct::int)::bigint as successes, count(*) as "of"
 from predictions group by all
 """
+_COST = "select attack, avg(forwards) as forwards, avg(backwards) as backwards from attacks group by attack"
 _FAILURES = "select stage, message, count(*) as images from failures group by all order by images desc, message"
 
 
@@ -26,11 +27,15 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
     transfer = success[success["defense"] == CLEAN]
     if len(transfer):
         title = "Attack success: of the images that a model gets right when they are clean, those the attack turns"
-        console.print(_pivot(title, transfer, "attack", "model"))
+        console.print(_pivot(title, transfer, "attack", "model", cost=run.sql(_COST)))
     if experiment.defenses:
+        # The longer of the two goes down the page.
+        down, across = "defense", "attack"
+        if len(experiment.attacks) > len(experiment.defenses):
+            down, across = across, down
         for model in _attacked(experiment):
             title = f"Defences: accuracy of {model} on clean and on attacked images behind each"
-            console.print(_pivot(title, accuracy[accuracy["model"] == model], "defense", "attack"))
+            console.print(_pivot(title, accuracy[accuracy["model"] == model], down, across))
     failures = run.sql(_FAILURES)
     if len(failures):
         console.print(text_table("Failures", failures.columns, failures.itertuples(index=False)))
@@ -56,12 +61,23 @@ def _attacked(experiment: Experiment) -> list[str]:
     return [name for name in experiment.targets if name in surrogates]
 
 
-def _pivot(title: str, rates: pd.DataFrame, down: str, across: str) -> Table:
-    """A table of rates with 95 % intervals; views, if there are several, get rows of their own."""
+def _pivot(title: str, rates: pd.DataFrame, down: str, across: str, cost: pd.DataFrame | None = None) -> Table:
+    """A table of rates with 95 % intervals; views, if there are several, get rows of their own.
+
+    `cost` has the mean forwards and backwards per image of each attack.
+    """
     index = [down, "view"] if across != "view" and rates["view"].nunique() > 1 else [down]
     cells = [str(Rate(row.successes, row.of)) for row in rates.itertuples()]
     pivoted = rates.assign(cell=cells).pivot_table(
         index=index, columns=across, values="cell", aggfunc="first", observed=True
     )
-    shown = pivoted.rename(columns={CLEAN: "clean"}).fillna("").reset_index()
+    shown = pivoted.fillna("").reset_index()
+    meaning = {"attack": "clean", "defense": "undefended"}
+    shown = shown.rename(columns={CLEAN: meaning.get(across, CLEAN)})
+    if down in meaning:
+        shown[down] = [meaning[down] if name == CLEAN else name for name in shown[down]]
+    if cost is not None:
+        passes = cost.set_index("attack")
+        for place, column in enumerate(("forwards", "backwards"), start=len(index)):
+            shown.insert(place, column, [f"{passes[column][attack]:.0f}" for attack in shown["attack"]])
     return text_table(title, shown.columns, shown.itertuples(index=False))

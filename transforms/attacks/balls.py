@@ -29,6 +29,9 @@ class Ball(Protocol):
     def size(self, perturbation: Tensor) -> Tensor:
         """The norm, (B,)."""
 
+    def spread(self, length: float, values: int) -> float:
+        """The change of each of so many values that together, all alike, have norm `length`."""
+
     def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         """A random perturbation, uniform in the ball, for canvases of any type, (B, 3, H, W)."""
 
@@ -64,6 +67,9 @@ class LinfBall:
     def size(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().amax(dim=(1, 2, 3))
 
+    def spread(self, length: float, values: int) -> float:
+        return length
+
     def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         unit = draws.uniform(canvases.shape[1:], "start").to(canvases.device)
         return (2 * unit - 1) * self.eps
@@ -91,6 +97,9 @@ class L2Ball:
     def size(self, perturbation: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3))
         return norms
+
+    def spread(self, length: float, values: int) -> float:
+        return length / math.sqrt(values)
 
     def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         shape = canvases.shape[1:]
@@ -133,6 +142,9 @@ class L1Ball:
 
     def size(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().sum(dim=(1, 2, 3))
+
+    def spread(self, length: float, values: int) -> float:
+        return length / values
 
     def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         shape = canvases.shape[1:]

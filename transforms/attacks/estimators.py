@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.attacks.balls import Ball
 from transforms.attacks.momentum import mean_normalized
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.protocol import one_by_one
@@ -61,10 +62,13 @@ class _Neighbourhood:
     """What estimators have in common that draw points around the canvas.
 
     Attributes:
+        ball: the budget; lengths are those of its norm.
         neighbors: how many points.
-        radius: half the side of the cube they are drawn from, in the unit of [0, 1] pixels.
+        radius: half the side of the cube they are drawn from: in L∞ in the unit of [0, 1] pixels, in other norms the
+            length of half its diagonal.
     """
 
+    ball: Ball
     neighbors: int
     radius: float
     random: ClassVar[bool] = True
@@ -77,7 +81,7 @@ class _Neighbourhood:
 
     def _around(self, points: Tensor, draws: Draws) -> Tensor:
         noise = draws.uniform(points.shape[1:], "neighbor").to(points)
-        return points + self.radius * (2 * noise - 1)
+        return points + self.ball.spread(self.radius, points[0].numel()) * (2 * noise - 1)
 
     def _mean_gradient(self, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
         total = torch.zeros_like(points)
@@ -116,10 +120,12 @@ class EnhancedMomentum:
     """The mean gradient along the direction of the step before (Wang et al. 2021, arXiv:2103.10609).
 
     Attributes:
+        ball: the budget; lengths are those of its norm.
         samples: points, evenly spaced.
-        reach: of the farthest in either direction, for a gradient of mean magnitude 1, in the unit of [0, 1] pixels.
+        reach: how far away the farthest are in either direction, for a gradient whose values are of one magnitude.
     """
 
+    ball: Ball
     samples: int
     reach: float
     random: ClassVar[bool] = False
@@ -139,7 +145,8 @@ class EnhancedMomentum:
                 gradient = oracle.gradient(points, draws)
             else:
                 gradient = torch.zeros_like(points)
-                for number, factor in enumerate(torch.linspace(-self.reach, self.reach, self.samples).tolist()):
+                reach = self.ball.spread(self.reach, points[0].numel())
+                for number, factor in enumerate(torch.linspace(-reach, reach, self.samples).tolist()):
                     gradient = gradient + oracle.gradient(points + factor * before, draws.at("sample", number))
                 gradient = gradient / self.samples
             before = mean_normalized(gradient)
@@ -176,7 +183,7 @@ class GradientNormPenalty(_Neighbourhood):
 
     Attributes:
         balance: weight of the second, in [0, 1].
-        alpha: length of the step downhill.
+        alpha: length of the step downhill, for a gradient whose values are of one magnitude.
     """
 
     balance: float
@@ -190,11 +197,12 @@ class GradientNormPenalty(_Neighbourhood):
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
             total = torch.zeros_like(points)
+            alpha = self.ball.spread(self.alpha, points[0].numel())
             for number in range(self.neighbors):
                 path = draws.at("neighbor", number)
                 near = self._around(points, path)
                 first = oracle.gradient(near, path)
-                second = oracle.gradient(near - self.alpha * mean_normalized(first), path.at("downhill"))
+                second = oracle.gradient(near - alpha * mean_normalized(first), path.at("downhill"))
                 total = total + (1 - self.balance) * first + self.balance * second
             return total / self.neighbors
 

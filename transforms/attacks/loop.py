@@ -43,7 +43,8 @@ class AttackLoop:
         eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
             Athalye et al. 2018, arXiv:1707.07397), >= 1.
         estimator: makes a step's gradient out of gradients at one or more points.
-        lookahead: how far ahead the gradient is taken, in units of the accumulated gradient.
+        lookahead: how far ahead along what is accumulated the gradient is taken, where that is of magnitude 1: a length
+            in the ball's norm.
         gradient_filter: applied to each gradient before momentum.
         momentum: makes a fresh memory of gradients for each restart.
         step: makes a fresh rule from accumulated gradients to a change of pixels for each restart; None for steepest
@@ -121,8 +122,9 @@ class AttackLoop:
         accumulated = torch.zeros_like(clean)
         estimate, momentum = self.estimator.begin(), self.momentum()
         step = steepest(self.ball, self.alpha) if self.step is None else self.step()
+        lookahead = self.ball.spread(self.lookahead, clean[0].numel())
         for number in range(self.steps):
-            ahead = adversarial + self.lookahead * accumulated
+            ahead = adversarial + lookahead * accumulated
             gradient = self.gradient_filter(estimate(oracle, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
             adversarial = clean + self._inside(adversarial + step(accumulated, adversarial) - clean, clean)

@@ -27,6 +27,8 @@ class Goal:
         return predicted != self.labels if self.targets is None else predicted == self.targets
 
 
+_LEAST_MARGIN = 0.01
+
 Objective = Callable[[Tensor, Goal], Tensor]
 """(logits (B, classes), goal) -> (B,), larger is better for the attacker."""
 
@@ -77,9 +79,10 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
 
 def calibrated_cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
     """Cross-entropy of logits divided by the margin between the two largest, a constant for the gradient
-    (Weng et al. 2023, arXiv:2303.03680)."""
+    (Weng et al. 2023, arXiv:2303.03680); a margin below 0.01 counts as that, because ties, common in reduced precision,
+    have none."""
     best = logits.detach().topk(2, dim=1).values
-    return cross_entropy(logits / (best[:, :1] - best[:, 1:]).clamp(min=torch.finfo(logits.dtype).tiny), goal)
+    return cross_entropy(logits / (best[:, :1] - best[:, 1:]).clamp(min=_LEAST_MARGIN), goal)
 
 
 ObjectiveName = Literal["cross-entropy", "logit", "logit-margin", "margin", "dlr"]

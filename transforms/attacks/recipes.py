@@ -10,8 +10,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from transforms.attacks.adapters import adapted, own_names
 from transforms.attacks.balls import Ball
 from transforms.attacks.bands import BANDS, Basis
+from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, square
 from transforms.attacks.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
 from transforms.attacks.estimators import (
     EnhancedMomentum,
@@ -71,7 +73,7 @@ def adam_pgd(
     if stabilizer <= 0:
         raise InputError(f"stabilizer: {stabilizer} is not positive")
     alpha = _alpha(alpha, 2.5 * ball.eps, steps)
-    return AttackLoop(ball, steps, alpha, momentum=adam(beta1, beta2, stabilizer), step=as_accumulated(alpha))
+    return AttackLoop(ball, steps, alpha, momentum=adam(beta1, beta2, stabilizer), step=as_accumulated(ball, alpha))
 
 
 def mi_fgsm(
@@ -119,7 +121,7 @@ def vmi_fgsm(
 ) -> AttackLoop:
     """MI-FGSM whose gradients are corrected by those around the point before, within beta * eps."""
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=VarianceTuning(neighbors, beta * ball.eps))
+    return replace(loop, estimator=VarianceTuning(ball, neighbors, beta * ball.eps))
 
 
 def vni_fgsm(
@@ -133,7 +135,7 @@ def vni_fgsm(
 ) -> AttackLoop:
     """NI-FGSM with the same correction."""
     loop = ni_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=VarianceTuning(neighbors, beta * ball.eps))
+    return replace(loop, estimator=VarianceTuning(ball, neighbors, beta * ball.eps))
 
 
 def emi_fgsm(
@@ -147,7 +149,7 @@ def emi_fgsm(
 ) -> AttackLoop:
     """MI-FGSM over the mean gradient of points along the last direction, up to `radius` times alpha either way."""
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=EnhancedMomentum(samples, radius * loop.alpha))
+    return replace(loop, estimator=EnhancedMomentum(ball, samples, radius * loop.alpha))
 
 
 def gra(
@@ -164,7 +166,7 @@ def gra(
     if not 0 < attenuation <= 1:
         raise InputError(f"attenuation: {attenuation} is not in (0, 1]")
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    estimator = GradientRelevance(neighbors, beta * ball.eps)
+    estimator = GradientRelevance(ball, neighbors, beta * ball.eps)
     return replace(loop, estimator=estimator, step=hesitant(ball, loop.alpha, attenuation))
 
 
@@ -180,7 +182,7 @@ def pgn(
 ) -> AttackLoop:
     """MI-FGSM over gradients that avoid steep places, around the point within beta * eps."""
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=GradientNormPenalty(neighbors, beta * ball.eps, balance, loop.alpha))
+    return replace(loop, estimator=GradientNormPenalty(ball, neighbors, beta * ball.eps, balance, loop.alpha))
 
 
 def svre(
@@ -285,7 +287,11 @@ def lf(
 ) -> AttackLoop:
     """Low frequencies only: steps in pixels, projected to the band, or in the signs of the band's coefficients."""
     band = BANDS[basis](cutoff)
-    return replace(loop, band=band, step=loop.step if step_in == "pixels" else in_coefficients(band, loop.alpha))
+    if step_in == "pixels":
+        return replace(loop, band=band)
+    if loop.step is not None:
+        raise InputError("step_in: coefficients would replace the steps that this recipe is about")
+    return replace(loop, band=band, step=in_coefficients(loop.ball, band, loop.alpha))
 
 
 def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
@@ -399,6 +405,13 @@ RECIPES: dict[str, Recipe] = {
         combined("mi", "di", "ti", source="Weng et al. 2023, arXiv:2303.03680", objective="logit-margin", **_TARGETED),
         goals="targeted",
     ),
+    **carlini_wagner.RECIPES,
+    **deepfool.RECIPES,
+    **ddn.RECIPES,
+    **fmn.RECIPES,
+    **apgd.RECIPES,
+    **square.RECIPES,
+    **autoattack.RECIPES,
 }
 
 
@@ -414,6 +427,8 @@ def recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
+    if "/" in name or name in own_names():
+        return adapted(name)
     base, *parts = name.split("-")
     if base in _BASES and parts and not get_close_matches(name, RECIPES, cutoff=0.8):
         for part in parts:
@@ -422,7 +437,7 @@ def recipe(name: str) -> Recipe:
             if parts.count(part) > 1:
                 raise InputError(f"recipe: {name!r} has {part!r} twice")
         return combined(base, *parts)
-    raise unknown("recipe", name, RECIPES)
+    raise unknown("recipe", name, [*RECIPES, *own_names()])
 
 
 def _alpha(alpha: float | None, reach: float, steps: int) -> float:

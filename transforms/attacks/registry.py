@@ -30,6 +30,7 @@ class Recipe:
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense.
+        losses: whether it can follow the average of several surrogates' losses; other libraries see logits only.
         defaults: of parameters, where they differ from those of the functions.
     """
 
@@ -39,6 +40,7 @@ class Recipe:
     norms: tuple[str, ...] = tuple(BALLS)
     goals: Goals = "any"
     models: int = 1
+    losses: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property

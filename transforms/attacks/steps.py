@@ -19,19 +19,20 @@ def steepest(ball: Ball, alpha: float) -> Step:
     return lambda accumulated, adversarial: alpha * ball.direction(accumulated, adversarial)
 
 
-def as_accumulated(alpha: float) -> Callable[[], Step]:
-    """Proportional to what is accumulated, without another normalisation."""
-    return lambda: lambda accumulated, adversarial: alpha * accumulated
+def as_accumulated(ball: Ball, alpha: float) -> Callable[[], Step]:
+    """Proportional to what is accumulated, without another normalisation: of length `alpha` where all is of magnitude
+    1."""
+    return lambda: lambda accumulated, adversarial: ball.spread(alpha, accumulated[0].numel()) * accumulated
 
 
-def in_coefficients(band: Band, alpha: float) -> Callable[[], Step]:
-    """The sign of each coefficient of the band, in pixels of root mean square `alpha`: a step of the same energy as
-    a sign step of `alpha` per pixel."""
+def in_coefficients(ball: Ball, band: Band, alpha: float) -> Callable[[], Step]:
+    """The sign of each coefficient of the band: a step of the same energy as one of length `alpha` that changes all
+    values alike, in L∞ a sign step."""
 
     def step(accumulated: Tensor, adversarial: Tensor) -> Tensor:
         signs = band.signs(accumulated)
         power = (signs**2).mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(signs.dtype).tiny)
-        return alpha * signs / power.sqrt()
+        return ball.spread(alpha, accumulated[0].numel()) * signs / power.sqrt()
 
     return lambda: step
 

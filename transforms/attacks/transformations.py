@@ -106,7 +106,7 @@ class Scales:
         _at_least("scales", self.copies, 2)  # with one it would have no effect
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        return points / 2**copy
+        return points / 2.0**copy
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class SpectrumSimulation:
             raise InputError(f"spectrum_spread: {self.spread} is not in [0, 1]")
         if self.noise < 0:
             raise InputError(f"spectrum_noise: {self.noise} is negative")
+        if self.noise == self.spread == 0:
+            raise InputError("spectrum_noise, spectrum_spread: 0 and 0 would leave every copy as it is")
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         shape = points.shape[1:]
@@ -238,6 +240,8 @@ class BlockShuffle:
         _at_least("shuffle_blocks", self.blocks, 1)
         if not 0 <= self.rotation <= 180:  # noqa: PLR2004 - half a turn
             raise InputError(f"rotation: {self.rotation} is not in [0, 180] degrees")
+        if self.blocks == 1 and self.rotation == 0:
+            raise InputError("shuffle_blocks, rotation: 1 and 0 would leave every copy as it is")
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         side, blocks = points.shape[-1], self.blocks

@@ -1,0 +1,207 @@
+"""What stands between an attack that others keep and the house: images one by one, keyed randomness, true counts.
+
+Libraries draw random numbers for a whole batch, stop when all of it is done, and choose images out of it. A row may
+depend on its own image only, and cost is told per image; so each image is attacked in a batch of its own. That is
+slower than a recipe of the house.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.drivers.minimal import SETTLING, Best, settle
+from transforms.attacks.drivers.shared import watching
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Batch, Found
+from transforms.attacks.surrogates import Surrogates, Tally
+from transforms.errors import InputError, StoppedError
+
+Find = Callable[[Surrogates, Batch, int], Tensor]
+"""(surrogates, batch of one, seed in 0 … 2**31 - 1) -> adversarial canvas, float (1, 3, S, S), not yet bounded."""
+
+# These are the machine's, nobody's wrong input: whoever called deals with them.
+_MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
+if hasattr(torch, "AcceleratorError"):  # torch 2.8
+    _MACHINE = (*_MACHINE, torch.AcceleratorError)
+_STEPS = ("steps", "num_steps", "n_iter", "max_iterations", "max_iter", "iter", "nb_iter", "num_iter_set", "n_queries")
+_REPEATS = ("restarts", "n_restarts", "eot_iter", "repeats")
+# The random generators of torch, NumPy and Python belong to the process.
+_GLOBAL_RANDOMNESS = RLock()
+
+
+class NoneFoundError(Exception):
+    """The attack gave up on this image."""
+
+
+class Network(nn.Module):
+    """Surrogates as the model of a library: float (N, 3, S, S) in [0, 1] -> fused logits (N, classes)."""
+
+    def __init__(self, surrogates: Surrogates, device: torch.device) -> None:
+        super().__init__()
+        self._surrogates = surrogates
+        # Libraries ask a model's parameters where it is.
+        self.place = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
+        self.eval()
+
+    def forward(self, canvases: Tensor) -> Tensor:
+        return self._surrogates.differentiable_logits(canvases)
+
+
+class SoleTally(Tally):
+    """Of an image that is attacked alone: whatever is in a batch is a variant of it."""
+
+    def count(self, images: int, *, forwards: int = 0, backwards: int = 0) -> None:
+        super().count(1, forwards=images * forwards, backwards=images * backwards)
+
+    def check(self, finite: Tensor) -> None:
+        super().check(finite.all().view(1))
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """An attack that others keep, on one image after the other, ending on the 8-bit grid inside the budget.
+
+    Attributes:
+        name: as an experiment writes it.
+        find: the attack.
+        minimal: whether it looks for the smallest perturbation.
+        steps: iterations, as far as its parameters say.
+        repeats: how often it does them.
+    """
+
+    name: str
+    ball: Ball
+    find: Find
+    minimal: bool = False
+    steps: int = 1
+    repeats: int = 1
+
+    def cost(self, models: int) -> tuple[int, int]:
+        """An estimate: one gradient per step. Only the passes that are counted while it runs are true."""
+        gradients = models * self.steps * self.repeats
+        return gradients + models * (1 + SETTLING if self.minimal else 0), gradients
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        """Attacks the images that are active."""
+        images, whole, device = len(batch.canvases), surrogates.tally, batch.canvases.device
+        canvases, norms = batch.canvases.clone(), torch.full((images,), torch.inf, device=device)
+        forwards, backwards = torch.zeros(images, dtype=torch.int64), torch.zeros(images, dtype=torch.int64)
+        finite = torch.ones(images, dtype=torch.bool, device=device)
+        active = range(images) if whole.active is None else whole.active.nonzero().flatten().tolist()
+        repeated = _repeats(batch)
+        try:
+            for image in active:
+                if repeated[image] and image - 1 in active:
+                    for results in (canvases, norms, forwards, backwards, finite):
+                        results[image] = results[image - 1]
+                    continue
+                surrogates.tally = own = SoleTally()
+                found = self._attack(surrogates, _alone(batch, image))
+                canvases[image] = found.canvases[0]
+                if found.norms is not None:
+                    norms[image] = found.norms[0]
+                forwards[image], backwards[image] = int(own.forwards), int(own.backwards)
+                finite[image] = own.finite is None or bool(own.finite)
+        finally:
+            surrogates.tally = whole
+        whole.forwards, whole.backwards = whole.forwards + forwards, whole.backwards + backwards
+        whole.check(finite)
+        return Found(canvases, norms if self.minimal else None)
+
+    def _attack(self, surrogates: Surrogates, one: Batch) -> Found:
+        adversarial = self._found(surrogates, one)
+        surrogates.tally.check(adversarial.isfinite().all().view(1))
+        # What is not finite could not be rounded; the image is told to have failed.
+        adversarial = torch.where(adversarial.isfinite(), adversarial, one.clean).clamp(0, 1)
+        if not self.minimal:
+            return Found(self.ball.to_grid(one.canvases, adversarial))
+        best = Best.none(one.clean)
+        perturbation = adversarial - one.clean
+        reached = one.goal.reached(surrogates.logits(adversarial))
+        best.offer(perturbation, self.ball.size(perturbation), reached)
+        with watching(surrogates) as watch:
+            return settle(surrogates, one, self.ball, best, watch, one.goal.reached)
+
+    def _found(self, surrogates: Surrogates, one: Batch) -> Tensor:
+        seed = int(_seeds(one))
+        try:
+            with refusing(self.name), keyed_randomness(seed, one.canvases.device):
+                adversarial = self.find(surrogates, one, seed)
+        except NoneFoundError:
+            return one.clean
+        if not isinstance(adversarial, Tensor) or adversarial.shape != one.canvases.shape:
+            got = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
+            raise InputError(f"attack {self.name}: returned {got}, not canvases {tuple(one.canvases.shape)}")
+        if not adversarial.is_floating_point():
+            raise InputError(f"attack {self.name}: returned {adversarial.dtype}, not floats in [0, 1]")
+        return adversarial.detach().to(one.canvases.device, torch.float32)
+
+
+@contextmanager
+def keyed_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the generators that belong to the process, and puts them back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with _GLOBAL_RANDOMNESS, torch.random.fork_rng(devices=devices):
+        python, numpy = random.getstate(), np.random.get_state()
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Says what goes wrong in somebody else's code in one line; failures of the machine pass through."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"attack {name}: needs: pip install {error.name}") from error
+    except Exception as error:
+        if isinstance(error, (InputError, NoneFoundError, *_MACHINE)):
+            raise
+        said = ": ".join([type(error).__name__, *" ".join(str(error).split()).splitlines()])
+        raise InputError(f"attack {name}: {said}") from error
+
+
+def iterations(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """Steps and repeats, as far as parameters say by their names."""
+    steps = [parameters[name] for name in _STEPS if name in parameters]
+    repeats = math.prod(parameters[name] for name in _REPEATS if name in parameters)
+    if "initial_const" in parameters:  # a search for the constant, as by Carlini & Wagner; elsewhere a line search
+        repeats *= parameters.get("binary_search_steps", 1)
+    return int(steps[0]) if steps else 1, int(repeats)
+
+
+def _seeds(batch: Batch) -> Tensor:
+    """For the generators that belong to the process: int64 (B, 1)."""
+    return batch.draws.integers(2**31, (1,), "global generators")
+
+
+def _repeats(batch: Batch) -> list[bool]:
+    """Whether an image is the one before it once more: short batches are filled up with such."""
+    seeds = _seeds(batch).flatten()
+    same = (seeds[1:] == seeds[:-1]).tolist()
+    pairs = zip(batch.canvases[1:], batch.canvases[:-1], strict=True)
+    return [False, *(keyed and torch.equal(*pair) for keyed, pair in zip(same, pairs, strict=True))]
+
+
+def _alone(batch: Batch, image: int) -> Batch:
+    def of(values: Tensor) -> Tensor:
+        return values[image : image + 1]
+
+    targets = None if batch.goal.targets is None else of(batch.goal.targets)
+    goal = Goal(of(batch.goal.labels), targets)
+    return Batch(of(batch.canvases), goal, batch.draws.of(image), batch.pool, batch.pool_labels)

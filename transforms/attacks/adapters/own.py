@@ -1,0 +1,109 @@
+"""Attacks of a user's own package, which names them in the entry-point group `megalith.attacks`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from transforms.attacks.adapters.bridge import OneByOne, iterations, refusing
+from transforms.attacks.adapters.parameters import maker
+from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.protocol import Attack, Batch, Found
+from transforms.attacks.registry import Recipe
+from transforms.attacks.surrogates import Surrogates
+from transforms.errors import InputError, unknown
+
+GROUP = "megalith.attacks"
+_GIVEN = 3
+_SHAPE = "(surrogates, batch, ball, *, parameter: type = default, ...)"
+
+
+def entry_points_by_name() -> dict[str, EntryPoint]:
+    """What the installed packages offer."""
+    found: dict[str, EntryPoint] = {}
+    for each in entry_points(group=GROUP):
+        other = found.setdefault(each.name, each)
+        if other.value != each.value:
+            raise InputError(f"attack {each.name!r} is offered twice, by {other.value} and by {each.value}")
+    return found
+
+
+def recipe(name: str) -> Recipe:
+    """By the name of its entry point, which is a function or a `Recipe`.
+
+    A function, (surrogates, batch, ball, *, parameters) -> float canvases (B, 3, S, S) in [0, 1], is called with one
+    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` is on its
+    own in these things. Both end on the 8-bit grid inside the budget, whatever they return.
+    """
+    offered = entry_points_by_name()
+    if name not in offered:
+        raise unknown("attack of an installed package", name, offered)
+    point = offered[name]
+    with refusing(f"{name} ({point.value})"):
+        loaded = point.load()
+    if isinstance(loaded, Recipe):
+        return _guarded(name, loaded)
+    if not callable(loaded):
+        raise InputError(f"attack {name}: {point.value} is neither a function nor a Recipe")
+    return _of_function(name, loaded)
+
+
+def _of_function(name: str, function: Callable[..., Tensor]) -> Recipe:
+    parameters = _parameters(name, function)
+
+    def make(ball: Ball, values: dict[str, Any]) -> Attack:
+        def find(surrogates: Surrogates, one: Batch, seed: int) -> Tensor:
+            return function(surrogates, one, ball, **values)
+
+        return OneByOne(name, ball, find, False, *iterations(values))
+
+    source = " ".join((function.__doc__ or "").split()) or f"{function.__module__}.{function.__qualname__}"
+    return Recipe(source, [maker(name, parameters, make)], kind="other")
+
+
+def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[Any, Any]]:
+    given = [each for each in signature(function).parameters.values() if each.kind is not Parameter.KEYWORD_ONLY]
+    named = [each for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    if len(given) != _GIVEN or any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in given):
+        raise InputError(f"attack {name}: {function.__qualname__}{signature(function)} is not of the form {_SHAPE}")
+    with refusing(name):
+        hints = get_type_hints(function)
+    for each in named:
+        if each.name not in hints or each.default is Parameter.empty:
+            raise InputError(f"attack {name}: parameter {each.name} needs a type and a default: {_SHAPE}")
+    return {each.name: (hints[each.name], each.default) for each in named}
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Somebody's attack, which cannot leave the budget."""
+
+    name: str
+    ball: Ball
+    attack: Attack
+
+    @property
+    def steps(self) -> int:
+        return self.attack.steps
+
+    def cost(self, models: int) -> tuple[int, int]:
+        return self.attack.cost(models)
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        found = self.attack(surrogates, batch)
+        if found.canvases.dtype != torch.uint8 or found.canvases.shape != batch.canvases.shape:
+            got = f"{found.canvases.dtype} {tuple(found.canvases.shape)}"
+            raise InputError(f"attack {self.name}: returned {got}, not uint8 {tuple(batch.canvases.shape)}")
+        # What is on the grid and in the budget already comes back as it is.
+        return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / LEVELS))
+
+
+def _guarded(name: str, theirs: Recipe) -> Recipe:
+    def make(ball: Ball, values: dict[str, Any]) -> Attack:
+        return _Guarded(name, ball, theirs.make(ball, **values))
+
+    return replace(theirs, chain=[maker(name, theirs.parameters, make)], defaults={})

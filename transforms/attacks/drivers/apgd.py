@@ -1,0 +1,169 @@
+"""Auto-PGD: projected gradient ascent that halves its own step where it stops gaining."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.drivers.shared import (
+    Standing,
+    Watch,
+    at_least,
+    best_others,
+    bounded_in,
+    positive,
+    to_grid_at_length,
+    watching,
+)
+from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
+from transforms.attacks.protocol import Batch, Found, one_by_one, where
+from transforms.attacks.randomness import Draws
+from transforms.attacks.registry import Recipe
+from transforms.attacks.surrogates import Surrogates
+from transforms.errors import InputError
+
+_INERTIA = 0.75
+"""Weight of the new step; the rest is the step before it."""
+
+
+@dataclass(frozen=True)
+class AutoPgd:
+    """APGD with one objective, or towards each of several wrong classes in turn. An image is done at its first success.
+
+    What fools the surrogates is rounded to 8 bits and shown to them again; it is a success if it still fools them.
+
+    Attributes:
+        ball: L∞ or L2.
+        steps: of each run.
+        objective: what is raised.
+        restarts: runs from a random point.
+        rho: part of the steps that must gain, lest the step be halved.
+        targets: runs per restart, each towards another of the likeliest wrong classes; 0: one run for the goal itself.
+    """
+
+    ball: Ball
+    steps: int
+    objective: Objective
+    restarts: int
+    rho: float
+    targets: int = 0
+
+    def __post_init__(self) -> None:
+        bounded_in(self.ball, ["linf", "l2"])
+        at_least(1, steps=self.steps, restarts=self.restarts)
+        at_least(0, targets=self.targets)
+        positive(rho=self.rho)
+
+    def cost(self, models: int) -> tuple[int, int]:
+        slopes = self.restarts * max(self.targets, 1) * (self.steps + 1)
+        return models * ((2 if self.targets else 1) + 2 * slopes), models * slopes
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        with watching(surrogates) as watch:
+            standing = Standing.begin(surrogates, batch)
+            if watch(standing.active):
+                goals = self._goals(surrogates, batch)
+                for restart in range(self.restarts):
+                    for number, goal in enumerate(goals):
+                        draws = batch.draws.at("restart", restart, "target", number)
+                        self._ascend(surrogates, batch, goal, draws, standing, watch)
+            return Found(standing.found(self.ball, batch.canvases))
+
+    def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
+        """What each run heads for."""
+        if not self.targets:
+            return [batch.goal]
+        if batch.goal.targets is not None:
+            raise InputError("target: apgd-t takes none; it heads for the likeliest wrong classes")
+        logits = surrogates.logits(batch.clean)
+        others = best_others(logits, batch.goal.labels, min(self.targets, logits.shape[1] - 1))
+        return [replace(batch.goal, targets=each) for each in others.unbind(dim=1)]
+
+    def _ascend(
+        self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing, watch: Watch
+    ) -> None:
+        """One run (Croce & Hein 2020, algorithm 1); the state of each image is its own."""
+        ball, clean = self.ball, batch.clean
+        point = clean + ball.project(ball.start(batch.canvases, draws), clean)
+        before, length = point, torch.full((len(point),), 2 * ball.eps, device=point.device)
+        # Of this run: where the objective was highest, and the highest that was shown to the surrogates rounded.
+        best, best_slope, best_value = point, torch.zeros_like(point), torch.full_like(length, -torch.inf)
+        tested, last_value, best_at_check = best_value, best_value, best_value
+        gains, halved = torch.zeros_like(length), torch.zeros_like(standing.active)
+        checks = _checkpoints(self.steps)
+        begun = 0
+        for step in range(self.steps + 1):
+            if not watch(standing.active):
+                return
+            slope = surrogates.slope(point, self.objective, goal)
+            value, gradient = slope.values, slope.gradient
+            standing.improve(point, value)
+            fools = batch.goal.reached(slope.logits) & (value > tested)
+            if bool((fools & standing.active).any()):
+                standing.test(surrogates, batch.goal, to_grid_at_length(ball, batch.canvases, point), fools, watch)
+                tested = torch.where(fools, value, tested)
+            better = value > best_value
+            best, best_slope = where(better, point, best), where(better, gradient, best_slope)
+            best_value = torch.where(better, value, best_value)
+            if step == 0:
+                best_at_check = best_value
+            else:
+                gains = gains + (value > last_value)
+            last_value = value
+            if step in checks:
+                stuck = ~halved & (best_value <= best_at_check)
+                halved = (gains <= self.rho * (step - begun)) | stuck
+                length = torch.where(halved, length / 2, length)
+                point, gradient = where(halved, best, point), where(halved, best_slope, gradient)
+                gains, best_at_check, begun = torch.zeros_like(gains), best_value, step
+            moved = self._step(point, before, gradient, length, clean, 1.0 if step == 0 else _INERTIA)
+            # Those that fell stay where they are, whatever their neighbours do.
+            before, point = point, where(standing.active, moved, point)
+
+    def _step(
+        self, point: Tensor, before: Tensor, gradient: Tensor, length: Tensor, clean: Tensor, weight: float
+    ) -> Tensor:
+        """A step of `length`, (B,), mixed with the step before it (equation 4 and the line above it)."""
+
+        def inside(adversarial: Tensor) -> Tensor:
+            return clean + self.ball.project(adversarial - clean, clean)
+
+        ahead = inside(point + one_by_one(length) * self.ball.direction(gradient, point))
+        return inside(point + weight * (ahead - point) + (1 - weight) * (point - before))
+
+
+def _checkpoints(steps: int) -> frozenset[int]:
+    """Steps at which the length may be halved: first after 22 % of them, then after ever fewer (§3.1), in whole
+    steps as in the authors' code."""
+    window, shorter, shortest = max(int(0.22 * steps), 1), max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
+    found, at = [], window
+    while at <= steps:
+        found.append(at)
+        window = max(window - shorter, shortest)
+        at += window
+    return frozenset(found)
+
+
+def apgd_ce(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75) -> AutoPgd:
+    """On cross-entropy."""
+    return AutoPgd(ball, steps, cross_entropy, restarts, rho)
+
+
+def apgd_dlr(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75) -> AutoPgd:
+    """On the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
+    return AutoPgd(ball, steps, dlr, restarts, rho)
+
+
+def apgd_t(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, target_classes: int = 9) -> AutoPgd:
+    """On the targeted difference of logits ratio, towards each of the likeliest wrong classes."""
+    at_least(1, target_classes=target_classes)
+    return AutoPgd(ball, steps, dlr, restarts, rho, target_classes)
+
+
+_SOURCE = "Croce & Hein 2020, arXiv:2003.01690"
+RECIPES = {
+    "apgd-ce": Recipe(_SOURCE, [apgd_ce], norms=("linf", "l2")),
+    "apgd-dlr": Recipe(_SOURCE, [apgd_dlr], norms=("linf", "l2")),
+    "apgd-t": Recipe(_SOURCE, [apgd_t], norms=("linf", "l2"), goals="untargeted"),
+}

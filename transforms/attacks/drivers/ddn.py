@@ -1,0 +1,74 @@
+"""DDN: the direction follows the gradient, the norm follows success and failure."""
+
+from dataclasses import dataclass
+
+import torch
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, settle, unit
+from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
+from transforms.attacks.objectives import cross_entropy
+from transforms.attacks.protocol import Batch, Found, one_by_one, where
+from transforms.attacks.registry import Recipe
+from transforms.attacks.surrogates import Surrogates
+
+_STEP = (1.0, 0.01)
+"""Length of the first and of the last step, in the unit of [0, 1] pixels."""
+
+
+@dataclass(frozen=True)
+class DecoupledDirectionNorm:
+    """Steps along the gradient, put on a sphere that shrinks after each success and grows after each failure.
+
+    Attributes:
+        ball: L2.
+        steps: iterations.
+        init_norm: radius of the first sphere.
+        gamma: part by which the radius changes.
+    """
+
+    ball: Ball
+    steps: int
+    init_norm: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        bounded_in(self.ball, ["l2"])
+        at_least(1, steps=self.steps)
+        positive(init_norm=self.init_norm)
+        below_one(gamma=self.gamma)
+
+    def cost(self, models: int) -> tuple[int, int]:
+        return models * (self.steps + SETTLING), models * self.steps
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        """Rony et al. 2019, algorithm 1, without its rounding at every step, which would hide small perturbations."""
+        clean, goal, best = batch.clean, batch.goal, Best.none(batch.clean)
+        perturbation, radius = torch.zeros_like(clean), torch.full_like(best.norms, self.init_norm)
+        farthest = self.ball.size(torch.maximum(clean, 1 - clean))
+        with watching(surrogates) as watch:
+            for step in range(self.steps):
+                if not watch(best.open):
+                    break
+                slope = surrogates.slope(clean + perturbation, cross_entropy, goal)
+                reached = goal.reached(slope.logits)
+                best.offer(perturbation, self.ball.size(perturbation), reached)
+                direction = unit(slope.gradient)
+                flat = self.ball.size(direction) == 0
+                if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
+                    noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
+                    direction = where(flat, unit(noise), direction)
+                moved = perturbation + annealed(*_STEP, step, self.steps) * direction
+                radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
+                on_sphere = moved * one_by_one(radius / self.ball.size(moved).clamp(min=1e-12))
+                perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
+            watch(best.open)
+            return settle(surrogates, batch, self.ball, best, watch, goal.reached)
+
+
+def ddn(ball: Ball, *, steps: int = 100, init_norm: float = 1.0, gamma: float = 0.05) -> DecoupledDirectionNorm:
+    """The paper's values."""
+    return DecoupledDirectionNorm(ball, steps, init_norm, gamma)
+
+
+RECIPES = {"ddn": Recipe("Rony et al. 2019, arXiv:1811.09600", [ddn], kind="minimal-norm", norms=("l2",))}

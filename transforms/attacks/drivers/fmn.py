@@ -1,0 +1,78 @@
+"""FMN: a projected gradient step on the margin, inside a ball that closes in on the boundary."""
+
+from dataclasses import dataclass
+
+import torch
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, settle, shrink, unit
+from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
+from transforms.attacks.objectives import margin
+from transforms.attacks.protocol import Batch, Found, where
+from transforms.attacks.registry import Recipe
+from transforms.attacks.surrogates import Surrogates
+
+_LAST_STEP = 0.01
+"""Length of the last step, as a part of the first."""
+_LAST_GAMMA = 0.001
+
+
+@dataclass(frozen=True)
+class FastMinimumNorm:
+    """Steps along the gradient of the margin, cut back to a radius that follows the distance to the boundary.
+
+    Attributes:
+        ball: L∞, L2 or L1.
+        steps: iterations.
+        alpha: L2 length of the first step, in the unit of [0, 1] pixels; later ones are shorter.
+        gamma: part by which the radius changes at first; later less.
+    """
+
+    ball: Ball
+    steps: int
+    alpha: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        bounded_in(self.ball, ["linf", "l2", "l1"])
+        at_least(1, steps=self.steps)
+        positive(alpha=self.alpha)
+        below_one(gamma=self.gamma)
+
+    def cost(self, models: int) -> tuple[int, int]:
+        return models * (self.steps + SETTLING), models * self.steps
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        """Pintor et al. 2021, algorithm 1, from the clean image."""
+        clean, goal, best = batch.clean, batch.goal, Best.none(batch.clean)
+        perturbation, reach = torch.zeros_like(clean), torch.zeros_like(best.norms)
+        radius = torch.full_like(best.norms, torch.inf)
+        farthest = self.ball.size(torch.maximum(clean, 1 - clean))
+        with watching(surrogates) as watch:
+            for step in range(self.steps):
+                if not watch(best.open):
+                    break
+                slope = surrogates.slope(clean + perturbation, margin, goal)
+                reached = goal.reached(slope.logits)
+                best.offer(perturbation, self.ball.size(perturbation), reached)
+                gamma = annealed(self.gamma, _LAST_GAMMA, step, self.steps)
+                # To the boundary of the model made linear, until there is a success. That is measured from where the
+                # perturbation would be without a box, and goes a little beyond: else it could stop short for good.
+                to_boundary = slope.values.abs() / dual_size(self.ball.norm, slope.gradient).clamp(min=1e-12)
+                further = (1 + gamma) * torch.where(best.norms.isfinite(), radius, reach + to_boundary)
+                closer = torch.minimum((1 - gamma) * radius, best.norms)
+                radius = torch.minimum(torch.where(reached, closer, further), farthest)
+                alpha = annealed(self.alpha, _LAST_STEP * self.alpha, step, self.steps)
+                moved = shrink(self.ball.norm, perturbation + alpha * unit(slope.gradient), radius)
+                reach = self.ball.size(moved)
+                perturbation = where(best.open, (clean + moved).clamp(0, 1) - clean, perturbation)
+            watch(best.open)
+            return settle(surrogates, batch, self.ball, best, watch, goal.reached)
+
+
+def fmn(ball: Ball, *, steps: int = 100, alpha: float = 1.0, gamma: float = 0.05) -> FastMinimumNorm:
+    """The paper's values."""
+    return FastMinimumNorm(ball, steps, alpha, gamma)
+
+
+RECIPES = {"fmn": Recipe("Pintor et al. 2021, arXiv:2102.12827", [fmn], kind="minimal-norm")}

@@ -1,0 +1,153 @@
+"""What drivers share: who is still attacked, which canvas is kept, and what a wrong parameter is told."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Batch, one_by_one, where
+from transforms.attacks.surrogates import Surrogates
+from transforms.errors import InputError
+
+Watch = Callable[[Tensor], bool]
+"""Told who is attacked from here on, bool (B,); says whether anybody is."""
+
+
+_LONGER = 32.0
+"""By how much a perturbation is made longer before it is rounded, at most."""
+_HALVINGS = 12
+
+
+@contextmanager
+def watching(surrogates: Surrogates) -> Iterator[Watch]:
+    """Counts the passes of those images only that are attacked; afterwards counts as before.
+
+    Within a cascade, images that fell to an earlier stage are not attacked whatever the driver says.
+    """
+    tally, before = surrogates.tally, surrogates.tally.active
+
+    def watch(active: Tensor) -> bool:
+        tally.active = active if before is None else active & before
+        return bool(tally.active.any())
+
+    try:
+        yield watch
+    finally:
+        tally.active = before
+
+
+def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+    """Logits (B, classes) of uint8 canvases, as they will be judged."""
+    return surrogates.logits(canvases.float() / LEVELS)
+
+
+def best_others(logits: Tensor, classes: Tensor, count: int) -> Tensor:
+    """The `count` likeliest classes, int64 (B, count), best first, other than `classes`, int64 (B,)."""
+    return logits.scatter(1, classes[:, None], -torch.inf).topk(count, dim=1).indices
+
+
+def to_grid_at_length(ball: Ball, canvases: Tensor, adversarial: Tensor) -> Tensor:
+    """Rounds to 8 bits, inside the budget, without making a perturbation shorter than it was: uint8 (B, 3, S, S).
+
+    In L2 a small budget is less than half a level for most values; rounding sets those to zero, and most of the budget
+    is lost. The perturbation is therefore first made longer, until what is left after rounding is as long as it was.
+    """
+    if ball.norm == "linf":
+        return ball.to_grid(canvases, adversarial)
+    clean = canvases.float()
+    change = LEVELS * adversarial - clean
+    limit = ball.size(change).clamp(max=LEVELS * ball.eps)
+
+    def rounded(scale: Tensor) -> Tensor:
+        return (clean + one_by_one(scale) * change).round().clamp(0, LEVELS)
+
+    # Each rounded value grows with the scale, and so does their norm.
+    low, step = torch.ones_like(limit), torch.full_like(limit, _LONGER / 2)
+    for _ in range(_HALVINGS):
+        fits = ball.size(rounded(low + step) - clean) <= limit
+        low, step = torch.where(fits, low + step, low), step / 2
+    longer = (low > 1) & (ball.size(change) > 0)
+    return ball.to_grid(canvases, where(longer, rounded(low) / LEVELS, adversarial))
+
+
+@dataclass
+class Standing:
+    """A fixed-budget attack in progress: which images stand, and what will be handed back.
+
+    Attributes:
+        active: bool (B,), no stored canvas was found yet that reaches the goal.
+        canvases: uint8 (B, 3, S, S), the one that does; else the clean one.
+        closest: float (B, 3, S, S), of those that stand, where the objective was highest.
+        values: float (B,), the objective there.
+    """
+
+    active: Tensor
+    canvases: Tensor
+    closest: Tensor
+    values: Tensor
+
+    @classmethod
+    def begin(cls, surrogates: Surrogates, batch: Batch) -> "Standing":
+        """Images that are taken for what they should be when clean have fallen. One forward pass."""
+        active = ~batch.goal.reached(surrogates.logits(batch.clean))
+        return cls(active, batch.canvases, batch.clean, torch.full(active.shape, -torch.inf, device=active.device))
+
+    def improve(self, adversarial: Tensor, values: Tensor) -> Tensor:
+        """Remembers a better objective of images that stand; says whose, bool (B,)."""
+        better = self.active & (values > self.values)
+        self.closest = where(better, adversarial, self.closest)
+        self.values = torch.where(better, values, self.values)
+        return better
+
+    def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor, watch: Watch) -> None:
+        """Shows stored canvases of some images that stand, bool (B,), to the surrogates. Those that fool them fall.
+
+        At most one forward pass, and none if there is nobody to test.
+        """
+        tested = who & self.active
+        if watch(tested):
+            fallen = tested & goal.reached(on_grid(surrogates, rounded))
+            self.canvases = where(fallen, rounded, self.canvases)
+            self.active = self.active & ~fallen
+
+    def found(self, ball: Ball, canvases: Tensor) -> Tensor:
+        """What is handed back: uint8 (B, 3, S, S)."""
+        return where(self.active, to_grid_at_length(ball, canvases, self.closest), self.canvases)
+
+
+def at_least(least: int, **parameters: int) -> None:
+    """Refuses parameters that are smaller."""
+    for name, value in parameters.items():
+        if value < least:
+            raise InputError(f"{name}: {value} is not at least {least}")
+
+
+def positive(**parameters: float) -> None:
+    """Refuses parameters that are 0, negative or not a number."""
+    for name, value in parameters.items():
+        if not value > 0:
+            raise InputError(f"{name}: {value} is not positive")
+
+
+def not_negative(**parameters: float) -> None:
+    """Refuses parameters that are negative or not a number."""
+    for name, value in parameters.items():
+        if not value >= 0:
+            raise InputError(f"{name}: {value} is negative")
+
+
+def below_one(**parameters: float) -> None:
+    """Refuses parameters outside (0, 1)."""
+    for name, value in parameters.items():
+        if not 0 < value < 1:
+            raise InputError(f"{name}: {value} is not between 0 and 1")
+
+
+def bounded_in(ball: Ball, norms: Sequence[str]) -> None:
+    """Refuses a ball of another norm."""
+    if ball.norm not in norms:
+        raise InputError(f"norm: {ball.norm} cannot be bounded by this attack; it bounds {' or '.join(norms)}")
