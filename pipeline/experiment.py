@@ -141,17 +141,6 @@ class AttackConfig(Strict):
         return {**shared, "parameters": model.model_validate(own)}
 
     @model_validator(mode="after")
-    def _budget(self) -> "AttackConfig":
-        if self.eps * LEVELS < 1:
-            raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
-        if self.norm == "linf" and self.eps >= 1:
-            raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
-        if self.eps >= _MOST[self.norm]:
-            raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
-        self.spec("").build()
-        return self
-
-    @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
         made = recipe(self.recipe)
         if self.norm not in made.norms:
@@ -168,6 +157,17 @@ class AttackConfig(Strict):
             raise InputError(f"fuse: losses cannot be followed by {self.recipe}, which sees logits; use logits")
         if self.precision != "fp32" and made.kind == "score":
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _budget(self) -> "AttackConfig":
+        if self.eps * LEVELS < 1:
+            raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
+        if self.norm == "linf" and self.eps >= 1:
+            raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
+        if self.eps >= _MOST[self.norm]:
+            raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
+        self.spec("").build()
         return self
 
     def spec(self, name: str) -> AttackSpec:

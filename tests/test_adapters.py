@@ -18,13 +18,17 @@ import pytest
 import torch
 import torchattacks
 from conftest import Samples
+from pipeline_helpers import rows, run, tiny, written
+from ruamel.yaml import YAML
 from torch import Tensor, nn
 
+from pipeline.experiment import load_experiment
 from transforms.attacks.adapters import adapted, from_adv_lib, own_names
 from transforms.attacks.balls import BALLS, LEVELS, Ball, L2Ball, LinfBall
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.protocol import Batch, Found
 from transforms.attacks.randomness import Draws
+from transforms.attacks.recipes import recipe
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
@@ -429,7 +433,7 @@ def test_cost_is_estimated_from_the_parameters() -> None:
         ("foolbox/LinfFastGradient", "unknown attack of foolbox .*; did you mean 'LinfFastGradientAttack'"),
         ("adv-lib/almma", "unknown attack of adv-lib 'almma'; did you mean 'alma'?"),
         ("adv-lib/perc_al", "attack adv-lib/perc_al: bounds no norm; an attack here bounds one of linf, l2, l1"),
-        ("no-such-attack", "unknown recipe 'no-such-attack'"),
+        ("no-such-attack", "unknown attack of an installed package 'no-such-attack'"),
     ],
 )
 def test_names_that_cannot_be_used(name: str, message: str) -> None:
@@ -438,9 +442,43 @@ def test_names_that_cannot_be_used(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_of_the_house_is_suggested() -> None:
+def test_recipes_of_the_house_and_of_the_user_are_suggested(package: "Package") -> None:
     with pytest.raises(InputError, match="did you mean 'mi-fgsm'"):
-        adapted("mi-fgms", ["fgsm", "mi-fgsm"])
+        recipe("mi-fgms")
+    package("my_attacks", _blocks("python")[0], scattered="my_attacks:scattered")
+    with pytest.raises(InputError, match="did you mean 'scattered'"):
+        recipe("scatered")
+
+
+def test_the_experiments_of_the_page(package: "Package", tmp_path: Path) -> None:
+    """An own attack goes through the whole pipeline; attacks of libraries are at least accepted."""
+    package("my_attacks", _blocks("python")[0], scattered="my_attacks:scattered")
+    own, libraries = (YAML(typ="safe", pure=True).load(text)["attacks"] for text in _blocks("yaml"))
+    assert len(load_experiment(str(written(tmp_path, tiny(attacks=libraries)))).specs) == 3
+    changed = tiny(attacks={"mine": {**own["mine"], "steps": 2}}, defenses={})
+    run(written(tmp_path, changed), tmp_path / "run")
+    made = rows(tmp_path / "run", "attacks")
+    assert [(row["recipe"], row["forwards"], row["backwards"], row["objective"]) for row in made] == [
+        ("scattered", 2, 2, None)
+    ] * 3
+    assert all(0 < row["linf"] <= 4 / 255 for row in made)
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ({"recipe": "foolbox/LinfPGD", "surrogates": ["lite0", "lite1"], "fuse": "losses"}, "sees logits; use logits"),
+        ({"recipe": "foolbox/L2PGD", "surrogates": ["lite0"]}, "norm: foolbox/L2PGD bounds l2, not linf"),
+        ({"recipe": "clashing", "surrogates": ["lite0"]}, "clashing calls a parameter 'norm', which is a key of every"),
+    ],
+)
+def test_what_an_experiment_refuses_of_other_peoples_attacks(
+    attack: dict[str, Any], said: str, package: "Package", tmp_path: Path
+) -> None:
+    clashing = "def attack(surrogates, batch, ball, *, norm: str = 'l2'):\n    return batch.clean\n"
+    package("clashing", clashing, clashing="clashing:attack")
+    with pytest.raises(InputError, match=said):
+        load_experiment(str(written(tmp_path, tiny(attacks={"theirs": {**attack, "eps": "4/255"}}))))
 
 
 @pytest.mark.parametrize(

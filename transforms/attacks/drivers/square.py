@@ -78,7 +78,7 @@ class Square:
             return
         rounded = to_grid_at_length(self.ball, batch.canvases, adversarial)
         if self.ball.norm == "linf":  # nothing was rounded: the surrogates saw just this
-            standing.canvases = where(fools, rounded, rounded)
+            standing.canvases = where(fools, rounded, standing.canvases)
             standing.active = standing.active & ~fools
         else:
             standing.test(surrogates, batch.goal, rounded, fools, watch)
