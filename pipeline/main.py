@@ -25,6 +25,7 @@ from transforms.errors import InputError, StoppedError
 if TYPE_CHECKING:
     from pipeline.proof import Proof
     from pipeline.run import Prepared
+    from transforms.attacks.registry import Recipe
 
 
 class Exit(IntEnum):
@@ -135,17 +136,42 @@ def list_(thing: Thing) -> None:
     with _one_line_errors():
         headings, rows = _LISTS[thing]
         _print_table(headings, rows())
+        if thing is Thing.ATTACKS:
+            _print_how_to_combine()
 
 
 def _attacks() -> Iterator[tuple[str, ...]]:
-    from transforms.attacks.balls import BALLS
+    from transforms.attacks.adapters import own_names
     from transforms.attacks.recipes import COMMON, RECIPES
 
     for name, recipe in RECIPES.items():
-        forwards, backwards = recipe.make(BALLS[recipe.norms[0]](_SHOWN_EPS)).cost(recipe.models)
-        own = {key: default for key, (_, default) in recipe.parameters.items() if key not in COMMON}
+        own = {key: default for key, (_, default) in recipe.parameters.items()}
+        if set(COMMON) <= set(own):
+            own = {key: default for key, default in own.items() if key not in COMMON or key in recipe.defaults}
         parameters = ", ".join(f"{key}={_shown(default)}" for key, default in own.items())
-        yield name, recipe.kind, " ".join(recipe.norms), f"{forwards:,}", f"{backwards:,}", parameters, recipe.source
+        yield name, recipe.kind, " ".join(recipe.norms), recipe.goals, *_cost(recipe), parameters, recipe.source
+    yield from ((name, "your own") for name in own_names())
+
+
+def _print_how_to_combine() -> None:
+    from transforms.attacks.recipes import BASES, COMMON, PARTS
+
+    print(f"Recipes of the loop, those before cw, also take: {', '.join(COMMON)}.")
+    print("A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:")
+    print(f"  bases {', '.join(BASES)}; parts {', '.join(PARTS)}")
+    print("Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/own-attack.md")
+
+
+def _cost(recipe: "Recipe") -> tuple[str, str]:
+    """Forward and backward passes per image."""
+    from transforms.attacks.balls import BALLS
+
+    try:
+        attack = recipe.make(BALLS[recipe.norms[0]](_SHOWN_EPS))
+    except InputError:  # a part of it is another library's, which is not installed
+        return "?", "?"
+    forwards, backwards = attack.cost(recipe.models)
+    return f"{forwards:,}", f"{backwards:,}"
 
 
 def _defenses() -> Iterator[tuple[str, ...]]:
@@ -171,7 +197,10 @@ _SHOWN_EPS = 16 / 255
 """Any budget: costs do not depend on it."""
 
 _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
-    Thing.ATTACKS: (["recipe", "kind", "norms", "forwards", "backwards", "parameters", "source"], _attacks),
+    Thing.ATTACKS: (
+        ["recipe", "kind", "norms", "goals", "forwards", "backwards", "parameters", "source"],
+        _attacks,
+    ),
     Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
     Thing.MODELS: (["model"], _models),
     Thing.VIEWS: (["view", "what"], _views),

@@ -300,6 +300,8 @@ def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
 
 # What every loop can do
 
+_POSITIVE: tuple[ObjectiveName, ...] = ("cross-entropy", "logit-margin")
+
 
 def common(
     loop: AttackLoop,
@@ -311,6 +313,8 @@ def common(
     eot: int = 1,
 ) -> AttackLoop:
     """What the loop climbs, what it keeps, and how often."""
+    if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
+        raise InputError(f"objective: {objective} may be negative, and adaea weighs models by ratios of losses")
     return replace(
         loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
     )
@@ -321,7 +325,7 @@ COMMON = inspect.getfullargspec(common).kwonlyargs
 
 _LINF = ("linf",)
 
-_BASES = {
+BASES = {
     "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", (fgsm,)),
     "bim": Recipe("Kurakin et al. 2017, arXiv:1607.02533", (bim,)),
     "pgd": Recipe("Madry et al. 2018, arXiv:1706.06083", (pgd,), defaults={"random_start": True}),
@@ -337,10 +341,9 @@ _BASES = {
     "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (svre,), models=2),
     "adaea": Recipe("Chen et al. 2023, arXiv:2308.02897", (adaea,), goals="untargeted", models=2),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
-    "region-fitting": Recipe("Zou et al. 2020, arXiv:2112.06011", (region_fitting,)),
 }
 _Part = Callable[..., AttackLoop]
-_PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
+PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
     "di": ("Xie et al. 2019, arXiv:1803.06978", (di,)),
     "ti": ("Dong et al. 2019, arXiv:1904.02884", (ti,)),
     "si": ("Lin et al. 2020, arXiv:1908.06281", (si,)),
@@ -353,14 +356,14 @@ _PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
 }
 
 
-def combined(base: str, *parts: str, source: str = "", **defaults: Any) -> Recipe:
+def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any) -> Recipe:
     """A base with parts; the transformation named last is applied first: `di` of `vmi-di-si` sees each scale."""
-    made = _BASES[base]
-    sources = dict.fromkeys([*(_PARTS[part][0] for part in parts), made.source])
+    made = BASES[base] if isinstance(base, str) else base
+    sources = dict.fromkeys([*(PARTS[part][0] for part in parts), made.source])
     return replace(
         made,
         source=source or "; ".join(sources),
-        chain=(*made.chain, *(function for part in reversed(parts) for function in _PARTS[part][1]), common),
+        chain=(*made.chain, *(function for part in reversed(parts) for function in PARTS[part][1]), common),
         defaults={**made.defaults, **defaults},
     )
 
@@ -388,7 +391,7 @@ RECIPES: dict[str, Recipe] = {
     "di-fgsm": combined("mi", "di"),
     "ti-fgsm": combined("mi", "ti"),
     "si-fgsm": combined("mi", "si"),
-    "dem": combined("region-fitting", "dem"),
+    "dem": combined(Recipe(PARTS["dem"][0], (region_fitting,)), "dem"),
     "admix": combined("mi", "admix"),
     "ssa": combined("mi", "ssa"),
     "sia": combined("mi", "sia"),
@@ -430,10 +433,10 @@ def recipe(name: str) -> Recipe:
     if "/" in name or name in own_names():
         return adapted(name)
     base, *parts = name.split("-")
-    if base in _BASES and parts and not get_close_matches(name, RECIPES, cutoff=0.8):
+    if base in BASES and parts and not get_close_matches(name, RECIPES, cutoff=0.8):
         for part in parts:
-            if part not in _PARTS:
-                raise unknown(f"part of recipe {name!r}:", part, _PARTS)
+            if part not in PARTS:
+                raise unknown(f"part of recipe {name!r}:", part, PARTS)
             if parts.count(part) > 1:
                 raise InputError(f"recipe: {name!r} has {part!r} twice")
         return combined(base, *parts)

@@ -1,0 +1,179 @@
+"""Drivers against other libraries, on real weights and real images, in few steps: the same model, pixels and budget."""
+
+from collections.abc import Callable
+
+import foolbox
+import pytest
+import torch
+import torchattacks
+from conftest import Samples
+from torch import Tensor, nn
+
+from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
+from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.drivers.autoattack import Cascade
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.randomness import Draws
+from transforms.attacks.surrogates import Surrogates
+from transforms.models.classifier import Classifier
+from transforms.models.views import center, look
+
+FIELD = 224 / 256
+PLACES = [1, 3, 4, 9, 10, 11]
+"""Samples that Lite0 takes for what they are, whose nearest boundaries are of all distances."""
+
+
+class Peer(nn.Module):
+    """Lite0 as other libraries want it: pixels in [0, 1] -> logits."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.eval()
+
+    def forward(self, canvases: Tensor) -> Tensor:
+        return look(self.classifier, center, canvases, FIELD)
+
+
+class Setting:
+    """The first few of the places, and what they are taken for."""
+
+    def __init__(self, classifier: Classifier, samples: Samples, count: int) -> None:
+        self.classifier, self.peer = classifier, Peer(classifier)
+        self.canvases, self.labels = samples.canvases[PLACES[:count]], samples.labels[PLACES[:count]]
+        self.clean = self.canvases / 255
+        assert not self.fooled(self.canvases).any()
+
+    def attack(self, attack: Attack) -> tuple[Tensor, Tensor | None]:
+        names = [str(place) for place in PLACES[: len(self.labels)]]
+        batch = Batch(self.canvases, Goal(self.labels), Draws(0, "a", names), self.canvases[:1], self.labels[:1])
+        return attack(Surrogates([self.classifier], center, FIELD), batch)
+
+    def fooled(self, canvases: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.peer(canvases.float() / 255).argmax(dim=1) != self.labels
+
+    def norms_of(self, attack: foolbox.attacks.base.MinimizationAttack, norm: str) -> Tensor:
+        """Norms that foolbox finds; infinite where it finds none."""
+        model = foolbox.PyTorchModel(self.peer, bounds=(0, 1), device=self.clean.device)
+        found = attack.run(model, self.clean, foolbox.criteria.Misclassification(self.labels))
+        reached = self.peer(found).argmax(dim=1) != self.labels
+        return torch.where(reached, BALLS[norm](1.0).size(found - self.clean), torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("norm", "ours", "theirs", "tolerance"),
+    [
+        pytest.param(
+            "l2",
+            lambda ball: carlini_wagner.cw(
+                ball, steps=8, binary_search_steps=2, learning_rate=2e-3, initial_const=0.1, abort_early=False
+            ),
+            foolbox.attacks.L2CarliniWagnerAttack(
+                steps=8, binary_search_steps=2, stepsize=2e-3, initial_const=0.1, abort_early=False
+            ),
+            (0.97, 1.03),
+            id="cw",
+        ),
+        pytest.param(
+            "l2",
+            lambda ball: deepfool.deepfool(ball, candidates=3),
+            foolbox.attacks.L2DeepFoolAttack(candidates=3),
+            (0.9, 1.05),
+            id="deepfool-l2",
+        ),
+        pytest.param(
+            "linf",
+            lambda ball: deepfool.deepfool(ball, candidates=3),
+            foolbox.attacks.LinfDeepFoolAttack(candidates=3),
+            (0.5, 1.05),  # each of theirs goes 1e-4 of the range further, a sixth of the way
+            id="deepfool-linf",
+        ),
+        pytest.param(
+            "l2",
+            lambda ball: ddn.ddn(ball, steps=10, init_norm=0.3),
+            foolbox.attacks.DDNAttack(steps=10, init_epsilon=0.3),
+            (0.97, 1.03),
+            id="ddn",
+        ),
+        pytest.param(
+            "linf",
+            lambda ball: fmn.fmn(ball, steps=12),
+            foolbox.attacks.LInfFMNAttack(steps=12),
+            (0.8, 1.05),
+            id="fmn-linf",
+        ),
+        pytest.param(
+            "l2",
+            lambda ball: fmn.fmn(ball, steps=12),
+            foolbox.attacks.L2FMNAttack(steps=12),
+            (0.0, 1.05),  # theirs does not cut back to its radius in L2
+            id="fmn-l2",
+        ),
+    ],
+)
+def test_norms_are_foolboxs_or_smaller(
+    lite0: Classifier,
+    samples: Samples,
+    norm: str,
+    ours: Callable[[Ball], Attack],
+    theirs: foolbox.attacks.base.MinimizationAttack,
+    tolerance: tuple[float, float],
+) -> None:
+    setting = Setting(lite0, samples, 3)
+    roomy = {"l2": L2Ball(2.0), "linf": LinfBall(4 / 255)}[norm]
+    canvases, norms = setting.attack(ours(roomy))
+    assert norms is not None and norms.isfinite().all()
+    assert setting.fooled(canvases).all()
+    ratio = float(norms.median() / setting.norms_of(theirs, norm).median())
+    assert tolerance[0] <= ratio <= tolerance[1], ratio
+
+
+@pytest.mark.parametrize(
+    ("ball", "ours", "theirs"),
+    [
+        pytest.param(
+            LinfBall(1 / 255),
+            apgd.apgd_ce(LinfBall(1 / 255), steps=3),
+            lambda peer: torchattacks.APGD(peer, norm="Linf", eps=1 / 255, steps=3),
+            id="apgd-ce-linf",
+        ),
+        pytest.param(
+            L2Ball(0.25),
+            apgd.apgd_ce(L2Ball(0.25), steps=5),
+            lambda peer: torchattacks.APGD(peer, norm="L2", eps=0.25, steps=5),
+            id="apgd-ce-l2",
+        ),
+        pytest.param(
+            L2Ball(0.25),
+            Cascade((apgd.apgd_ce(L2Ball(0.25), steps=4), apgd.apgd_t(L2Ball(0.25), steps=4, target_classes=2))),
+            lambda peer: torchattacks.MultiAttack(
+                [
+                    torchattacks.APGD(peer, norm="L2", eps=0.25, steps=4),
+                    torchattacks.APGDT(peer, norm="L2", eps=0.25, steps=4, n_classes=3),
+                ]
+            ),
+            id="cascade",
+        ),
+        pytest.param(
+            LinfBall(10 / 255),
+            square.square(LinfBall(10 / 255), queries=21, p_init=0.3),
+            lambda peer: torchattacks.Square(peer, norm="Linf", eps=10 / 255, n_queries=20, p_init=0.3, loss="margin"),
+            id="square-linf",
+        ),
+    ],
+)
+def test_robust_accuracy_is_no_higher_than_torchattacks(
+    lite0: Classifier,
+    samples: Samples,
+    ball: Ball,
+    ours: Attack,
+    theirs: Callable[[nn.Module], torchattacks.attack.Attack],
+) -> None:
+    """In as many steps, and where theirs is stored in 8 bits as ours is."""
+    setting = Setting(lite0, samples, 6)
+    canvases, _ = setting.attack(ours)
+    peers = ball.to_grid(setting.canvases, theirs(setting.peer)(setting.clean, setting.labels).detach())
+    fallen, peers_fallen = int(setting.fooled(canvases).sum()), int(setting.fooled(peers).sum())
+    assert fallen >= peers_fallen >= 1, (fallen, peers_fallen)
