@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, minimal, square
-from transforms.attacks.drivers.shared import to_grid_at_length, watching
+from transforms.attacks.drivers.shared import watching
 from transforms.attacks.objectives import Goal, cross_entropy, dlr, margin
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.randomness import Draws
@@ -406,7 +406,7 @@ def test_rounding_does_not_shorten_a_perturbation() -> None:
         length = float(change[0].flatten().norm(ORDERS[norm]))
         for part in (1.0, 0.5):  # inside the budget, and twice as long as it
             ball = BALLS[norm](part * length / 255)
-            found = changes(to_grid_at_length(ball, canvases, (100 + change) / 255), canvases)
+            found = changes(ball.to_grid(canvases, (100 + change) / 255), canvases)
             sizes = found.norm(ORDERS[norm], dim=1)
             power = ORDERS[norm]  # one more level somewhere, or a second one, adds 1 or 3 to the sum of the powers
             assert (sizes <= part * length).all() and (sizes**power > (part * length) ** power - 3).all()

@@ -16,6 +16,10 @@ from transforms.attacks.randomness import Draws
 LEVELS = 255
 _HALVINGS = 30
 """Enough to find a number between 0 and 1 to the precision of a float32."""
+_LONGEST = 32
+"""How many times longer a perturbation is made before it is rounded, at most."""
+_LENGTHS = 12
+"""Halvings, to find how many times."""
 
 
 class Ball(Protocol):
@@ -104,12 +108,12 @@ class L2Ball:
     def start(self, canvases: Tensor, draws: Draws) -> Tensor:
         shape = canvases.shape[1:]
         # Uniform in a ball: a uniform direction, and a radius whose d-th power is uniform.
-        direction = self._normalized(draws.normal(shape, "start"))
+        direction = self.normalized(draws.normal(shape, "start"))
         radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
         return (direction * radius * self.eps).to(canvases.device)
 
     def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
-        return self._normalized(gradient)
+        return self.normalized(gradient)
 
     def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
         """Inside the box, the nearest is `perturbation` shrunk; else it is the shrunk one cut off at the box (KKT)."""
@@ -120,11 +124,14 @@ class L2Ball:
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         return _round_inside(canvases, adversarial, self.eps, power=2)
 
-    def _normalized(self, perturbation: Tensor) -> Tensor:
+    @staticmethod
+    def normalized(perturbation: Tensor) -> Tensor:
+        """Divided by its norm, per image; 0 stays 0."""
         tiny = torch.finfo(perturbation.dtype).tiny
         # Gradients of a confident model are so small that their squares would vanish.
         scaled = perturbation / perturbation.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
-        return scaled / _wide(self.size(scaled)).clamp(min=tiny)
+        norms: Tensor = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)
+        return scaled / norms.clamp(min=tiny)
 
 
 @dataclass(frozen=True)
@@ -189,11 +196,11 @@ def _in_box(perturbation: Tensor, clean: Tensor) -> Tensor:
     return torch.clamp(perturbation, -clean, 1 - clean)
 
 
-def _largest(start: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
+def _largest(start: Tensor, fits: Callable[[Tensor], Tensor], halvings: int = _HALVINGS) -> Tensor:
     """The largest number up to 1, (B,), for which `fits` holds; it holds for `start` and stops holding only once."""
     low = torch.where(fits(torch.ones_like(start)), 1.0, start)
     high = torch.ones_like(start)
-    for _ in range(_HALVINGS if bool((low < 1).any()) else 0):
+    for _ in range(halvings if bool((low < 1).any()) else 0):
         middle = (low + high) / 2
         inside = fits(middle)
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
@@ -201,14 +208,27 @@ def _largest(start: Tensor, fits: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _round_inside(canvases: Tensor, adversarial: Tensor, eps: float, power: int) -> Tensor:
-    """Rounds to 8 bits so that the sum of |change| ** power stays within the budget."""
+    """Rounds to 8 bits so that the sum of |change| ** power stays within the budget.
+
+    Where a perturbation changes most values by less than half a level, rounding would leave nothing of it. It is made
+    longer first, so that what is left is about as long as it was: its largest values, in whole levels.
+    """
     clean = canvases.flatten(1).to(torch.int64)
     budget = math.floor((eps * LEVELS) ** power + 1e-6)
     exact = adversarial.flatten(1).double() * LEVELS - clean
     # Inside the ball in single precision may be a little outside.
     norms = torch.linalg.vector_norm(exact, ord=power, dim=1, keepdim=True)
     exact = exact * (eps * LEVELS / norms).clamp(max=1)
-    rounded = exact.round().long().clamp(-clean, LEVELS - clean)
+
+    limit = (exact.abs() ** power).sum(1)
+
+    def longer(share: Tensor) -> Tensor:
+        lengthened: Tensor = exact * (1 + (_LONGEST - 1) * share[:, None])
+        return lengthened.round().long().clamp(-clean, LEVELS - clean)
+
+    # Every rounded value grows with the length, and so does their norm.
+    fits = _largest(torch.zeros_like(limit), lambda share: (longer(share).abs() ** power).sum(1) <= limit, _LENGTHS)
+    rounded = longer(fits)
     towards_zero = exact.trunc().long()
     # Rounding away from zero can leave the ball; undo it where it overshot most, until the norm fits. All undone
     # is the truncated perturbation, which is always inside.

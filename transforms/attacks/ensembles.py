@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.attacks.balls import Ball
+from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.estimators import Estimate
-from transforms.attacks.momentum import momentum
+from transforms.attacks.momentum import mean_normalized, momentum
 from transforms.attacks.objectives import Goal
 from transforms.attacks.oracle import Oracle
-from transforms.attacks.protocol import one_by_one
 from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
 
@@ -47,6 +46,8 @@ class VarianceReduction:
     def __post_init__(self) -> None:
         if self.inner_steps is not None and self.inner_steps < 1:
             raise InputError(f"inner_steps: {self.inner_steps} is less than 1")
+        if self.alpha <= 0:
+            raise InputError(f"inner_alpha: {self.alpha} is not positive")
 
     def _inner(self, models: int) -> int:
         return 4 * models if self.inner_steps is None else self.inner_steps
@@ -88,6 +89,12 @@ class AdaptiveEnsemble:
     threshold: float
     random: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise InputError(f"ensemble_beta: {self.beta} is not positive")
+        if not -1 <= self.threshold <= 1:
+            raise InputError(f"threshold: {self.threshold} is not in [-1, 1]")
+
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
             goal, objective = oracle.batch.goal, oracle.objective
@@ -121,8 +128,9 @@ class AdaptiveEnsemble:
 
     def _agreement(self, gradients: Sequence[Tensor]) -> Tensor:
         """Mean cosine similarity over pairs of models, (B, 1, S, S)."""
+        normalized = [mean_normalized(each) for each in gradients]  # squares of tiny ones would vanish
         pairs = [
-            F.cosine_similarity(one, other, dim=1, eps=0.0).nan_to_num() for one, other in combinations(gradients, 2)
+            F.cosine_similarity(one, other, dim=1, eps=0.0).nan_to_num() for one, other in combinations(normalized, 2)
         ]
         return torch.stack(pairs).mean(dim=0).unsqueeze(1)
 
@@ -163,9 +171,7 @@ class CommonWeakness:
             moving = _moved(self.ball, points, -self.reverse * self.ball.direction(ensemble, points), clean)
             for number, member in enumerate(oracle.members):
                 gradient = member.gradient(moving, draws.at("member", number))
-                tiny = torch.finfo(gradient.dtype).tiny
-                unit = gradient / one_by_one(gradient.flatten(1).norm(dim=1)).clamp(min=tiny)
-                accumulated = self.decay * accumulated + unit
+                accumulated = self.decay * accumulated + L2Ball.normalized(gradient)
                 moving = _moved(self.ball, moving, self.inner * accumulated, clean)
             return moving - points
 

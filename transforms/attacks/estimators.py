@@ -167,7 +167,9 @@ class GradientRelevance(_Neighbourhood):
         def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
             gradient = oracle.gradient(points, draws)
             around = self._mean_gradient(oracle, points, draws)
-            alike = one_by_one(F.cosine_similarity(gradient.flatten(1), around.flatten(1), dim=1, eps=0.0).nan_to_num())
+            # Normalized, because the squares of a confident model's gradients would vanish.
+            flat = [mean_normalized(each).flatten(1) for each in (gradient, around)]
+            alike = one_by_one(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
             return alike * gradient + (1 - alike) * around
 
         return estimate

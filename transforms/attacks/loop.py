@@ -109,6 +109,8 @@ class AttackLoop:
         oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
         kept = _Kept(self, oracle)
         for restart in range(self.restarts):
+            if kept.finished:
+                break
             self._run(oracle, batch.draws.at("restart", restart), kept)
         surrogates.tally.active = None
         return Found(kept.canvases)

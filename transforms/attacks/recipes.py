@@ -433,7 +433,8 @@ def recipe(name: str) -> Recipe:
     if "/" in name or name in own_names():
         return adapted(name)
     base, *parts = name.split("-")
-    if base in BASES and parts and not get_close_matches(name, RECIPES, cutoff=0.8):
+    known = all(part in PARTS for part in parts)
+    if base in BASES and parts and (known or not get_close_matches(name, RECIPES, cutoff=0.8)):
         for part in parts:
             if part not in PARTS:
                 raise unknown(f"part of recipe {name!r}:", part, PARTS)

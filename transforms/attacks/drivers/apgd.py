@@ -13,7 +13,6 @@ from transforms.attacks.drivers.shared import (
     best_others,
     bounded_in,
     positive,
-    to_grid_at_length,
     watching,
 )
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
@@ -101,7 +100,7 @@ class AutoPgd:
             standing.improve(point, value)
             fools = batch.goal.reached(slope.logits) & (value > tested)
             if bool((fools & standing.active).any()):
-                standing.test(surrogates, batch.goal, to_grid_at_length(ball, batch.canvases, point), fools, watch)
+                standing.test(surrogates, batch.goal, ball.to_grid(batch.canvases, point), fools, watch)
                 tested = torch.where(fools, value, tested)
             better = value > best_value
             best, best_slope = where(better, point, best), where(better, gradient, best_slope)

@@ -67,7 +67,7 @@ class _FabTargeted:
         self._fab(_CLASSES)  # torchattacks missing, or a parameter out of range, is said now
 
     def cost(self, models: int) -> tuple[int, int]:
-        """As counted of torchattacks 3.5.1: two looks a step, and three besides, for each class; one gradient a step."""
+        """As counted of torchattacks 3.5.1: for each class two looks and one gradient a step, and three looks more."""
         classes = _CLASSES - 1
         return models * (classes * (2 * self.steps + 3) + 4 + SETTLING), models * classes * self.steps
 

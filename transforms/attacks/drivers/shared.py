@@ -9,17 +9,12 @@ from torch import Tensor
 
 from transforms.attacks.balls import LEVELS, Ball
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Batch, one_by_one, where
+from transforms.attacks.protocol import Batch, where
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
 
 Watch = Callable[[Tensor], bool]
 """Told who is attacked from here on, bool (B,); says whether anybody is."""
-
-
-_LONGER = 32.0
-"""By how much a perturbation is made longer before it is rounded, at most."""
-_HALVINGS = 12
 
 
 @contextmanager
@@ -48,30 +43,6 @@ def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:
 def best_others(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     """The `count` likeliest classes, int64 (B, count), best first, other than `classes`, int64 (B,)."""
     return logits.scatter(1, classes[:, None], -torch.inf).topk(count, dim=1).indices
-
-
-def to_grid_at_length(ball: Ball, canvases: Tensor, adversarial: Tensor) -> Tensor:
-    """Rounds to 8 bits, inside the budget, without making a perturbation shorter than it was: uint8 (B, 3, S, S).
-
-    In L2 a small budget is less than half a level for most values; rounding sets those to zero, and most of the budget
-    is lost. The perturbation is therefore first made longer, until what is left after rounding is as long as it was.
-    """
-    if ball.norm == "linf":
-        return ball.to_grid(canvases, adversarial)
-    clean = canvases.float()
-    change = LEVELS * adversarial - clean
-    limit = ball.size(change).clamp(max=LEVELS * ball.eps)
-
-    def rounded(scale: Tensor) -> Tensor:
-        return (clean + one_by_one(scale) * change).round().clamp(0, LEVELS)
-
-    # Each rounded value grows with the scale, and so does their norm.
-    low, step = torch.ones_like(limit), torch.full_like(limit, _LONGER / 2)
-    for _ in range(_HALVINGS):
-        fits = ball.size(rounded(low + step) - clean) <= limit
-        low, step = torch.where(fits, low + step, low), step / 2
-    longer = (low > 1) & (ball.size(change) > 0)
-    return ball.to_grid(canvases, where(longer, rounded(low) / LEVELS, adversarial))
 
 
 @dataclass
@@ -116,7 +87,7 @@ class Standing:
 
     def found(self, ball: Ball, canvases: Tensor) -> Tensor:
         """What is handed back: uint8 (B, 3, S, S)."""
-        return where(self.active, to_grid_at_length(ball, canvases, self.closest), self.canvases)
+        return where(self.active, ball.to_grid(canvases, self.closest), self.canvases)
 
 
 def at_least(least: int, **parameters: int) -> None:

@@ -14,7 +14,6 @@ from transforms.attacks.drivers.shared import (
     at_least,
     below_one,
     bounded_in,
-    to_grid_at_length,
     watching,
 )
 from transforms.attacks.objectives import cross_entropy, margin
@@ -76,7 +75,7 @@ class Square:
     ) -> None:
         if not bool(fools.any()):
             return
-        rounded = to_grid_at_length(self.ball, batch.canvases, adversarial)
+        rounded = self.ball.to_grid(batch.canvases, adversarial)
         if self.ball.norm == "linf":  # nothing was rounded: the surrogates saw just this
             standing.canvases = where(fools, rounded, standing.canvases)
             standing.active = standing.active & ~fools
