@@ -1,251 +1,252 @@
-"""The attack loop: linear models whose best perturbation is known, NumPy loops, other libraries on real weights."""
+"""The attack loop: linear models whose best perturbation is known, and what holds for every recipe of the loop."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import foolbox
 import numpy as np
 import pytest
 import torch
-import torchattacks
+from attack_helpers import (
+    EPS,
+    PATHS,
+    QUICK,
+    SHAPE,
+    Counted,
+    Sums,
+    Table,
+    Watched,
+    as_is,
+    batch_of,
+    bent,
+    differences,
+    for_recipe,
+    found_by,
+    furthest,
+    iterate,
+    make,
+    quick,
+    recording,
+    slope_weights,
+    some_canvases,
+    spent,
+    surrogates,
+)
 from conftest import Samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transforms.attacks.balls import L2Ball, LinfBall
+from transforms.attack import AttackSpec, attack_batch
+from transforms.attacks.balls import BALLS, Ball, LinfBall
 from transforms.attacks.loop import AttackLoop
-from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.objectives import cross_entropy
+from transforms.attacks.protocol import Attack
 from transforms.attacks.randomness import Draws
-from transforms.attacks.recipes import RECIPES, Attack, bim, fgsm, mi_fgsm, pgd
+from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Surrogates
+from transforms.canvases import CanvasBatch
+from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
-from transforms.models.classifier import Classifier, Preprocessing
-from transforms.models.views import center
-
-SIDE = 6
-SIZE = 3 * SIDE**2
+from transforms.models.classifier import Classifier
+from transforms.models.views import VIEWS, ten_crop
 
 
-def as_is(network: nn.Module, side: int = SIDE) -> Classifier:
-    """A network that is shown pixels in [0, 1] as they are."""
-    return Classifier(network, Preprocessing(side, 1.0, "bilinear", mean=(0, 0, 0), std=(1, 1, 1)))
+def is_loop(name: str) -> bool:
+    return isinstance(make(name, recipe(name).norms[0]), AttackLoop)
 
 
-class Linear(nn.Module):
-    def __init__(self, weight: np.ndarray, bias: float = 0.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(weight.astype(np.float32)))
-        self.bias = bias
-
-    def forward(self, windows: Tensor) -> Tensor:
-        return windows.flatten(1) @ self.weight.T + self.bias
-
-
-class Bent(nn.Module):
-    """A small network with curvature, so that the gradient turns on the way."""
-
-    def __init__(self, seed: int, classes: int = 4) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.first = nn.Parameter(torch.randn(16, SIZE, generator=generator) / 4)
-        self.last = nn.Parameter(torch.randn(classes, 16, generator=generator))
-
-    def forward(self, windows: Tensor) -> Tensor:
-        return torch.sin(windows.flatten(1) @ self.first.T) @ self.last.T
+LOOPS = [name for name in [*RECIPES, *PATHS] if is_loop(name)]
+IN_NORMS = [(name, norm) for name in LOOPS for norm in recipe(name).norms]
+RANDOM = [name for name in LOOPS if make(name)._random]  # type: ignore[attr-defined]
+loops = pytest.mark.parametrize("name", LOOPS)
+LONG = [name for name in LOOPS if name != "fgsm"]
+"""Of more than one step."""
+in_norms = pytest.mark.parametrize(("name", "norm"), IN_NORMS)
 
 
-def surrogates(*networks: nn.Module, side: int = SIDE, fuse: str = "logits") -> Surrogates:
-    return Surrogates([as_is(each, side) for each in networks], center, 1.0, fuse)
+def targets_for(name: str, count: int) -> list[int] | None:
+    return [(each + 1) % 4 for each in range(count)] if recipe(name).goals == "targeted" else None
 
 
-def weights(classes: int, seed: int = 0) -> np.ndarray:
-    """Small enough for softmax not to saturate, and nowhere equal between classes."""
-    return np.random.default_rng(seed).normal(size=(classes, SIZE)) / SIZE
+def labels_for(count: int) -> list[int]:
+    return [each % 4 for each in range(count)]
 
 
-def some_canvases(count: int, seed: int = 0) -> Tensor:
-    """A third of the values at the ends of the range, where the box cuts in."""
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, 256, (count, 3, SIDE, SIDE))
-    ends = rng.choice([0, 1, 254, 255], values.shape)
-    return torch.from_numpy(np.where(rng.random(values.shape) < 1 / 3, ends, values).astype(np.uint8))
+# Linear models -------------------------------------------------------------------------------------------------------
 
-
-def draws_for(count: int) -> Draws:
-    return Draws(0, "attack", [f"image {number}" for number in range(count)])
-
-
-LOOPS: dict[str, Callable[[LinfBall | L2Ball], Attack]] = {
-    "fgsm": lambda ball: fgsm(ball, cross_entropy),
-    "bim": lambda ball: bim(ball, cross_entropy, steps=7),
-    "pgd": lambda ball: pgd(ball, cross_entropy, steps=7),
-    "pgd from the image": lambda ball: pgd(ball, cross_entropy, steps=7, random_start=False),
-    "pgd restarted": lambda ball: pgd(ball, cross_entropy, steps=7, restarts=3),
-    "mi-fgsm": lambda ball: mi_fgsm(ball, cross_entropy, steps=7),
-    "mi-fgsm, decay 0.5": lambda ball: mi_fgsm(ball, cross_entropy, steps=7, decay=0.5),
-    "mi-fgsm from anywhere": lambda ball: mi_fgsm(ball, cross_entropy, steps=7, alpha=ball.eps, random_start=True),
+LINEAR: dict[str, dict[str, object]] = {
+    "fgsm": {},
+    "bim": {"steps": 7},
+    "pgd": {"steps": 7},
+    "pgd from the image": {"steps": 7, "random_start": False},
+    "pgd restarted": {"steps": 7, "restarts": 3},
+    "pgd, the best": {"steps": 7, "keep": "best"},
+    "mi-fgsm": {"steps": 7},
+    "mi-fgsm, decay 0.5": {"steps": 7, "decay": 0.5},
+    "mi-fgsm from anywhere": {"steps": 7, "random_start": True, "alpha": 60 / 255},
+    "ni-fgsm": {"steps": 7},
+    "vmi-fgsm": {"steps": 4, "neighbors": 2},
+    "vni-fgsm": {"steps": 4, "neighbors": 2},
+    "emi-fgsm": {"steps": 4, "samples": 3},
+    "pgn": {"steps": 4, "neighbors": 2},
+    "gra": {"steps": 7, "neighbors": 2},
+    "si-fgsm": {"steps": 7},
+    "svre": {"steps": 4},
+    "bim-ssa": {"steps": 4, "spectra": 2},
 }
-loops = pytest.mark.parametrize("make", LOOPS.values(), ids=LOOPS)
 goals = pytest.mark.parametrize(
-    ("goal", "towards"),
-    [
-        (Goal(torch.tensor([0, 1, 0, 1])), [1, 0, 1, 0]),
-        (Goal(torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 0, 1])), [1, 0, 0, 1]),
-    ],
-    ids=["untargeted", "targeted"],
+    ("targets", "towards"), [(None, [1, 0, 1, 0]), ([1, 0, 0, 1], [1, 0, 0, 1])], ids=["untargeted", "targeted"]
 )
 
 
-@loops
+def on_a_linear_model(case: str, ball: Ball, canvases: Tensor, targets: list[int] | None) -> tuple[Tensor, np.ndarray]:
+    """What the case's recipe finds between two classes, and the difference of their weights, in favour of class 1."""
+    name, weight = case.split(",", maxsplit=1)[0].split(" ", maxsplit=1)[0], slope_weights(2)
+    models = [Sums(weight)] * recipe(name).models
+    attack = recipe(name).make(ball, **LINEAR[case])
+    found = found_by(attack, surrogates(*models), batch_of(canvases, [0, 1, 0, 1], targets))
+    return found, weight[1] - weight[0]
+
+
+@pytest.mark.parametrize("case", list(LINEAR))
 @goals
 @pytest.mark.parametrize("k", [1, 4, 60])
-def test_linf_optimum_of_a_linear_model(
-    make: Callable[[LinfBall], Attack], goal: Goal, towards: list[int], k: int
-) -> None:
+def test_linf_optimum_of_a_linear_model(case: str, targets: list[int] | None, towards: list[int], k: int) -> None:
     """Of two classes, every value goes k levels towards the weight of the wanted one, or as far as there is room."""
-    canvases, weight = some_canvases(4), weights(2)
-    found = make(LinfBall(k / 255))(surrogates(Linear(weight)), canvases, goal, draws_for(4))
-    uphill = np.stack([np.sign(weight[wanted] - weight[1 - wanted]) for wanted in towards]).reshape(canvases.shape)
-    assert np.array_equal(found.numpy(), np.clip(canvases.numpy().astype(int) + k * uphill, 0, 255))
+    canvases = some_canvases(4)
+    found, difference = on_a_linear_model(case, LinfBall(k / 255), canvases, targets)
+    uphill = np.stack([np.sign(difference) * (1 if wanted else -1) for wanted in towards])
+    clean = canvases.flatten(1).numpy().astype(int)
+    assert np.array_equal(differences(found, canvases), np.clip(clean + k * uphill, 0, 255).astype(int) - clean)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd from the image", "mi-fgsm"])
+@pytest.mark.parametrize("case", ["fgsm", "bim", "pgd from the image", "mi-fgsm", "ni-fgsm", "emi-fgsm"])
 @goals
-def test_l2_optimum_of_a_linear_model(name: str, goal: Goal, towards: list[int]) -> None:
+def test_l2_optimum_of_a_linear_model(case: str, targets: list[int] | None, towards: list[int]) -> None:
     """Away from the box, it is the whole budget along the difference of the two classes' weights."""
-    canvases = torch.randint(100, 156, (4, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).byte()
-    weight, eps = weights(2), 1.0
-    found = LOOPS[name](L2Ball(eps))(surrogates(Linear(weight)), canvases, goal, draws_for(4))
-    uphill = np.stack([weight[wanted] - weight[1 - wanted] for wanted in towards])
+    canvases = torch.randint(100, 156, (4, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
+    eps = 2.0
+    found, difference = on_a_linear_model(case, BALLS["l2"](eps), canvases, targets)
+    uphill = np.stack([difference * (1 if wanted else -1) for wanted in towards])
     optimum = eps * 255 * uphill / np.linalg.norm(uphill, axis=1, keepdims=True)
-    changed = (found.int() - canvases.int()).flatten(1).numpy()
+    changed = differences(found, canvases)
     assert abs(changed - optimum).max() < 1.001
     assert abs(changed - optimum).mean() < 0.3  # a quarter, were everything rounded
     assert ((changed**2).sum(1) <= (eps * 255) ** 2).all()
 
 
-def test_l2_pgd_from_anywhere_comes_close_to_the_optimum() -> None:
-    canvases = torch.full((4, 3, SIDE, SIDE), 128, dtype=torch.uint8)
-    weight, goal = weights(2), Goal(torch.zeros(4, dtype=torch.int64))
-    found = pgd(L2Ball(1.0), cross_entropy, steps=40)(surrogates(Linear(weight)), canvases, goal, draws_for(4))
-    gained = (found.int() - canvases.int()).flatten(1).numpy() @ (weight[1] - weight[0])
-    assert (gained > 0.97 * 255 * np.linalg.norm(weight[1] - weight[0])).all()
-
-
-@pytest.mark.parametrize("ball", [LinfBall(10.3 / 255), L2Ball(0.7)])
-@loops
-def test_never_outside_the_budget(ball: LinfBall | L2Ball, make: Callable[[LinfBall | L2Ball], Attack]) -> None:
-    canvases = some_canvases(4)
-    found = make(ball)(surrogates(Bent(0)), canvases, Goal(torch.tensor([0, 1, 2, 3])), draws_for(4))
-    changed = (found.int() - canvases.int()).flatten(1).double()
-    order = math.inf if isinstance(ball, LinfBall) else 2
-    assert (changed.norm(order, dim=1) <= ball.eps * 255).all()
-    assert (changed.norm(order, dim=1) > 0.8 * ball.eps * 255).all()
-
-
-class Watched(nn.Module):
-    """Remembers what it was shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = Bent(0)
-        self.shown: list[Tensor] = []
-
-    def forward(self, windows: Tensor) -> Tensor:
-        self.shown.append(windows.detach().clone())
-        logits: Tensor = self.network(windows)
-        return logits
-
-
-@pytest.mark.parametrize("ball", [LinfBall(10 / 255), L2Ball(0.7)])
-@loops
-def test_models_see_pictures_only(ball: LinfBall | L2Ball, make: Callable[[LinfBall | L2Ball], Attack]) -> None:
-    """Values in [0, 1] within the budget, at every step and at a random start, too."""
-    network, canvases = Watched(), some_canvases(4)
-    make(ball)(surrogates(network), canvases, Goal(torch.tensor([0, 1, 2, 3])), draws_for(4))
-    shown = torch.stack(network.shown)
-    assert shown.min() == 0 and shown.max() == 1
-    order = math.inf if isinstance(ball, LinfBall) else 2
-    assert (shown - canvases / 255).flatten(2).norm(order, dim=2).max() <= ball.eps * (1 + 1e-5)
+@pytest.mark.parametrize("norm", list(BALLS))
+@pytest.mark.parametrize("start", [False, True], ids=["from the image", "from anywhere"])
+def test_pgd_converges_to_the_optimum_in_ball_and_box(norm: str, start: bool) -> None:
+    """A third of the values at the ends of the range. In L1 the optimum fills up the steepest values first; steps of
+    alpha, shared by four values, come as close as that; from anywhere they are spent on keeping those at the end of
+    their range, which each projection pulls back, and the rest of the start goes only slowly."""
+    canvases, weight = some_canvases(4), slope_weights(2)
+    uphill = weight[1] - weight[0]
+    ball, seen = recording(BALLS[norm](EPS[norm]))
+    attack = recipe("pgd").make(ball, steps=400, alpha=EPS[norm] / 40, random_start=start)
+    found = found_by(attack, surrogates(Sums(weight)), batch_of(canvases, [0, 0, 0, 0]))
+    for item in range(4):
+        clean = canvases[item].double().numpy().ravel() / 255
+        best = furthest(norm, uphill, EPS[norm], (-clean, 1 - clean))
+        gained = uphill @ (seen[-1][item].double().numpy().ravel() - clean)
+        assert gained <= uphill @ best * (1 + 1e-5)
+        least = 0.9999 if norm != "l1" else 0.6 if start else 0.999
+        assert gained >= uphill @ best * least
+        stored = uphill @ differences(found, canvases)[item] / 255
+        assert stored >= uphill @ best * (least - 0.005)
 
 
 def test_alpha_is_the_length_of_a_step() -> None:
-    """Three steps of two levels, far from the edge of the budget."""
-    canvases, weight = torch.full((1, 3, SIDE, SIDE), 128, dtype=torch.uint8), weights(2)
-    goal, uphill = Goal(torch.tensor([0])), np.sign(weight[1] - weight[0]).reshape(1, 3, SIDE, SIDE)
-    for recipe in (bim, mi_fgsm):
-        attack = recipe(LinfBall(50 / 255), cross_entropy, steps=3, alpha=2 / 255)
-        found = attack(surrogates(Linear(weight)), canvases, goal, draws_for(1))
-        assert np.array_equal(found.numpy(), 128 + 6 * uphill)
-    far = AttackLoop(L2Ball(3.0), steps=3, alpha=0.5)(surrogates(Linear(weight)), canvases, goal, draws_for(1))
-    assert (far.double() - 128).norm() / 255 == pytest.approx(1.5, rel=0.01)
+    """Three steps of two levels, far from the edge of the budget; in L2 and L1 a third of a length."""
+    canvases, weight = torch.full((1, *SHAPE), 128, dtype=torch.uint8), slope_weights(2)
+    uphill = np.sign(weight[1] - weight[0])
+    for name in ("bim", "mi-fgsm"):
+        attack = make(name, eps=50 / 255, steps=3, alpha=2 / 255)
+        found = found_by(attack, surrogates(Sums(weight)), batch_of(canvases, [0]))
+        assert np.array_equal(differences(found, canvases)[0], 6 * uphill)
+        for norm in ("l2", "l1"):
+            ball = BALLS[norm](3.0)
+            far = iterate(name, ball, surrogates(Sums(weight)), batch_of(canvases, [0]), steps=3, alpha=0.5)
+            assert ball.size(far - 128 / 255).item() == pytest.approx(1.5, rel=1e-4)
 
 
 def test_default_steps_reach_the_edge() -> None:
     ball = LinfBall(8 / 255)
-    assert bim(ball, cross_entropy, steps=10).alpha == pytest.approx(0.8 / 255)
-    assert mi_fgsm(ball, cross_entropy, steps=10).alpha == pytest.approx(0.8 / 255)
-    assert pgd(ball, cross_entropy, steps=10).alpha == pytest.approx(2 / 255)
-    assert fgsm(ball, cross_entropy).alpha == 8 / 255 and fgsm(ball, cross_entropy).steps == 1
+    for name, levels in {"bim": 0.8, "mi-fgsm": 0.8, "pgd": 2, "adam-pgd": 2, "cwa": 1.6, "dem": 8}.items():
+        attack = recipe(name).make(ball, steps=10)
+        assert isinstance(attack, AttackLoop) and attack.alpha == pytest.approx(levels / 255)
+    fgsm = recipe("fgsm").make(ball)
+    assert isinstance(fgsm, AttackLoop) and fgsm.alpha == 8 / 255 and fgsm.steps == 1
 
 
-# Momentum ------------------------------------------------------------------------------------------------------------
+# Budgets: every recipe, every norm -----------------------------------------------------------------------------------
 
 
-def test_without_decay_momentum_is_bim() -> None:
-    canvases, goal, ball = some_canvases(4), Goal(torch.tensor([0, 1, 2, 3])), LinfBall(16 / 255)
-    found = {
-        decay: mi_fgsm(ball, cross_entropy, decay=decay)(surrogates(Bent(0)), canvases, goal, draws_for(4))
-        for decay in (0.0, 1.0)
-    }
-    plain = bim(ball, cross_entropy)(surrogates(Bent(0)), canvases, goal, draws_for(4))
-    assert torch.equal(found[0.0], plain)
-    assert not torch.equal(found[1.0], plain)
+@in_norms
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**16), share=st.floats(0.05, 2.0), steps=st.integers(2, 3))
+def test_never_outside_the_budget(name: str, norm: str, seed: int, share: float, steps: int) -> None:
+    """In whole levels, without tolerance; uint8 keeps the range."""
+    canvases, eps = some_canvases(3, seed), EPS[norm] * share
+    chosen = {"steps": steps} if "steps" in recipe(name).parameters else {}
+    attack = quick(name, norm, eps, **chosen)
+    batch = batch_of(canvases, labels_for(3), targets_for(name, 3), seed=seed)
+    before = canvases.clone()
+    found = found_by(attack, surrogates(*for_recipe(name)), batch)
+    assert torch.equal(canvases, before)  # not written to
+    changes = differences(found, canvases)
+    if norm == "linf":
+        assert (abs(changes) <= math.floor(eps * 255 + 1e-9)).all()
+    else:
+        power = 2 if norm == "l2" else 1
+        assert ((abs(changes) ** power).sum(axis=1) <= (eps * 255) ** power).all()
 
 
-@pytest.mark.parametrize("decay", [0.5, 1.0, 1.7])
-@pytest.mark.parametrize("targets", [None, [3, 3, 0, 1]])
-def test_mi_fgsm_is_a_numpy_loop(decay: float, targets: list[int] | None) -> None:
-    """The same network, gradient by hand, in double precision: Dong et al. 2018, equations 6 and 7."""
-    network, canvases, labels = Bent(1), some_canvases(4, seed=1), [0, 1, 2, 3]
-    first, last = (each.detach().double().numpy() for each in (network.first, network.last))
-    eps, steps = 12 / 255, 8
-    expected = []
-    for item, canvas in enumerate(canvases.flatten(1).double().numpy() / 255):
-        adversarial, accumulated = canvas, np.zeros(SIZE)
-        for _ in range(steps):
-            hidden = first @ adversarial
-            logits = last @ np.sin(hidden)
-            softmax = np.exp(logits) / np.exp(logits).sum()
-            wanted = labels[item] if targets is None else targets[item]
-            outer = (softmax - np.eye(4)[wanted]) * (1 if targets is None else -1)
-            gradient = ((outer @ last) * np.cos(hidden)) @ first
-            accumulated = decay * accumulated + gradient / abs(gradient).mean()
-            adversarial = adversarial + eps / steps * np.sign(accumulated)
-            adversarial = np.clip(np.clip(adversarial, canvas - eps, canvas + eps), 0, 1)
-        expected.append(np.rint(adversarial * 255))
-    goal = Goal(torch.tensor(labels), None if targets is None else torch.tensor(targets))
-    attack = mi_fgsm(LinfBall(eps), cross_entropy, steps=steps, decay=decay)
-    found = attack(surrogates(network), canvases, goal, draws_for(4)).flatten(1).numpy()
-    # A value may end at exactly half a level, where single precision decides, but not one in a hundred does.
-    assert abs(found - np.stack(expected)).max() <= 1
-    assert (found != np.stack(expected)).mean() < 0.01
+@in_norms
+def test_the_budget_is_used(name: str, norm: str) -> None:
+    """At least a good part of it, with the defaults; whoever is far below forgot to walk."""
+    chosen = {"steps": 10} if "steps" in recipe(name).parameters else {}
+    few = {key: value for key, value in QUICK.items() if key in recipe(name).parameters and key != "steps"}
+    if "alpha" in recipe(name).parameters and recipe(name).goals == "targeted":
+        few["alpha"] = EPS[norm] / 5
+    canvases = some_canvases(3)
+    attack = make(name, norm, **{**few, **chosen})
+    found = found_by(attack, surrogates(*for_recipe(name)), batch_of(canvases, labels_for(3), targets_for(name, 3)))
+    part = spent(norm, differences(found, canvases)) / 255 / EPS[norm]
+    # In L1 a step moves a hundredth of the values, at most to the ends of their range; in a band, a half of L2 remains.
+    least = {"fgsm": 0.05}.get(name, 0.2) if norm == "l1" else 0.3 if "lf" in name else 0.7
+    assert (part > least).all()
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-16])
-def test_tiny_gradients_weigh_as_much_in_momentum(scale: float) -> None:
-    """Gradients are normalized, so an objective scaled down (to gradients of 1e-33) changes nothing."""
-
-    def scaled(logits: Tensor, goal: Goal) -> Tensor:
-        return cross_entropy(logits, goal) * scale * scale
-
-    canvases, goal, ball = some_canvases(4), Goal(torch.tensor([0, 1, 2, 3])), LinfBall(16 / 255)
-    plain = mi_fgsm(ball, cross_entropy)(surrogates(Bent(0)), canvases, goal, draws_for(4))
-    found = mi_fgsm(ball, scaled)(surrogates(Bent(0)), canvases, goal, draws_for(4))
-    assert (found != plain).float().mean() < 0.01
+PLAIN = ("fgsm", "bim", "pgd", "adam-pgd", "mi-fgsm", "pi-fgsm", "ti-fgsm", "lf-fgsm", "svre", "adaea", "cwa")
+"""Models are shown the canvas itself: nothing looks ahead or around, and nothing changes the picture."""
 
 
-# Restarts ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "norm"), [each for each in IN_NORMS if each[0] in PLAIN])
+def test_models_see_pictures_inside_the_budget(name: str, norm: str) -> None:
+    """At every step, at a random start, too."""
+    watched, canvases = Watched(bent()), some_canvases(4)
+    attack = quick(name, norm, random_start=True)
+    found_by(attack, surrogates(*[watched] * recipe(name).models), batch_of(canvases, labels_for(4)))
+    shown = torch.stack(watched.shown)
+    assert shown.min() >= 0 and shown.max() <= 1
+    assert BALLS[norm](1).size((shown - canvases / 255).flatten(0, 1)).max() <= EPS[norm] * (1 + 1e-5)
+
+
+def test_the_float_iterate_is_inside_ball_and_box() -> None:
+    for name, norm in IN_NORMS:
+        ball, seen = recording(BALLS[norm](EPS[norm]))
+        parameters = {key: value for key, value in QUICK.items() if key in recipe(name).parameters}
+        batch = batch_of(some_canvases(2), [0, 1], targets_for(name, 2))
+        recipe(name).make(ball, **parameters)(surrogates(*for_recipe(name)), batch)
+        for each in seen:
+            assert each.min() >= 0 and each.max() <= 1
+            assert (ball.size(each - batch.clean) <= EPS[norm] * (1 + 1e-5)).all(), (name, norm)
+
+
+# Keeping -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -254,20 +255,119 @@ class Scripted(LinfBall):
 
     script: tuple[int, ...] = ()
 
-    def start(self, canvases: Tensor, draws: Draws, restart: int) -> Tensor:
+    def start(self, canvases: Tensor, draws: Draws) -> Tensor:
+        restart = next(number for number in range(99) if draws._path == ("restart", number))
         return torch.full(canvases.shape, self.script[restart] / 255) - canvases / 255
 
 
-class Table(nn.Module):
-    """Logits looked up by the grey level of the first value; without slope, so that an attack stays at its start."""
+PROBABILITIES = {
+    10: [0.35, 0.325, 0.325],
+    30: [0.6, 0.2, 0.2],
+    20: [0.45, 0.54, 0.01],
+    40: [0.1, 0.8, 0.1],
+    50: [0.1, 0.1, 0.8],
+}
+"""Of label 0: 10 and 30 are failures, 20 and 40 = 50 successes."""
+
+
+@pytest.mark.parametrize(
+    ("script", "kept"),
+    [
+        ((10, 20), 20),  # a success before a failure, though its cross-entropy is lower …
+        ((20, 10), 20),  # … in either order
+        ((10, 30), 10),  # of two failures the higher cross-entropy …
+        ((30, 10), 10),
+        ((20, 40), 40),  # … and of two successes
+        ((40, 20), 40),
+        ((50, 40), 50),  # of equals the first
+        ((40, 50), 40),
+        ((30, 10, 20, 40, 50), 40),
+        ((20, 30, 10), 20),  # a success is not forgotten
+    ],
+)
+def test_which_restart_is_kept(script: tuple[int, ...], kept: int) -> None:
+    table = Table({level: np.log(each).tolist() for level, each in PROBABILITIES.items()})
+    attack = AttackLoop(Scripted(1.0, script), 1, 0.1, random_start=True, restarts=len(script))
+    canvases = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
+    assert (found_by(attack, surrogates(table, side=1), batch_of(canvases, [0, 0])) == kept).all()
+
+
+@pytest.mark.parametrize(("fuse", "kept"), [("logits", 10), ("losses", 20)])
+def test_restarts_are_judged_by_what_they_climb(fuse: str, kept: int) -> None:
+    """Class 1 leads by 1 and 1, or by 10 and -9: a mean lead of 1 or 0.5, but a mean loss of 1.3 or 5."""
+    one = Table({10: [0.0, 1.0], 20: [0.0, 10.0]})
+    other = Table({10: [0.0, 1.0], 20: [9.0, 0.0]})
+    for script in ((10, 20), (20, 10)):
+        attack = AttackLoop(Scripted(1.0, script), 1, 0.1, random_start=True, restarts=2)
+        canvases = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+        assert (found_by(attack, surrogates(one, other, side=1, fuse=fuse), batch_of(canvases, [0])) == kept).all()
+
+
+class Path(nn.Module):
+    """Brighter by 5 levels per step of an attack (its slope is one), with logits looked up on the way."""
 
     def __init__(self, logits: dict[int, list[float]]) -> None:
         super().__init__()
-        self.logits = logits
+        self.table = Table(logits)
 
     def forward(self, windows: Tensor) -> Tensor:
-        found = [self.logits[round(level * 255)] for level in windows[:, 0, 0, 0].tolist()]
-        return torch.tensor(found) + 0 * windows.sum()
+        logits = self.table(windows.detach())
+        slope = windows.mean(dim=(1, 2, 3))
+        return logits + torch.stack([-1e-6 * slope, 0 * slope, 0 * slope], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("keep", "path", "kept"),
+    [
+        ("last", (10, 40, 20, 30), 4),
+        ("best", (10, 40, 20, 30), 2),  # the surest of two successes
+        ("best", (10, 20, 40, 30), 3),
+        ("best", (20, 10, 30, 10), 1),  # a lone success, though 10 costs as much as it
+        ("best", (30, 10, 30, 30), 2),  # of failures the nearest
+        ("best", (30, 40, 50, 40), 2),  # of equals the first
+        ("first", (10, 20, 40, 30), 2),
+        ("first", (40, 20, 30, 10), 1),
+        ("first", (30, 10, 30, 30), 4),  # no success: the last
+    ],
+)
+def test_which_step_is_kept(keep: str, path: tuple[int, ...], kept: int) -> None:
+    """Canvases at 100, 105, 110 … levels, with the probabilities of the path; no two steps look the same."""
+    logits = {100: np.log(PROBABILITIES[30]).tolist()}
+    for number, each in enumerate(path, start=1):
+        logits[100 + 5 * number] = np.log(PROBABILITIES[each]).tolist()
+    attack = make("bim", eps=50 / 255, steps=4, alpha=5 / 255, keep=keep)
+    canvases = torch.full((2, 3, 1, 1), 100, dtype=torch.uint8)
+    found = found_by(attack, surrogates(Path(logits), side=1), batch_of(canvases, [0, 0]))
+    assert (found == 100 + 5 * kept).all()
+
+
+@pytest.mark.parametrize("keep", ["best", "first"])
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_kept_was_on_the_way(name: str, keep: str) -> None:
+    """Of all canvases on the way, rounded: the first success, or the one with the highest objective of those that
+    succeed, or of all; told by looking at each."""
+    watched: list[Tensor] = []
+
+    class Watching(LinfBall):
+        def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
+            watched.append(super().to_grid(canvases, adversarial))
+            return watched[-1]
+
+    parameters = {key: value for key, value in QUICK.items() if key in recipe(name).parameters}
+    batch = batch_of(some_canvases(4, seed=5), labels_for(4), targets_for(name, 4))
+    models = surrogates(*for_recipe(name))
+    attack = recipe(name).make(Watching(EPS["linf"]), **{**parameters, "steps": 6}, keep=keep)
+    assert isinstance(attack, AttackLoop)
+    found = found_by(attack, models, batch)
+    for item in range(4):
+        best: tuple[tuple[bool, float], Tensor] | None = None
+        for each in watched:
+            reached, value = models.judge(each / 255, attack.objective, batch.goal)
+            score = (bool(reached[item]), 0.0 if keep == "first" else float(value[item]))
+            last_of_failures = keep == "first" and not score[0] and best is not None and not best[0][0]
+            if best is None or score > best[0] or last_of_failures:
+                best = score, each[item]
+        assert best is not None and torch.equal(found[item], best[1])
 
 
 class Bumps(nn.Module):
@@ -287,14 +387,17 @@ class Bumps(nn.Module):
 def test_restarts_leave_the_trap(height: float) -> None:
     """Wherever one of the starts leads uphill to the higher bump, restarts find it, whether or not it is a success."""
     count, ball = 40, LinfBall(0.2)
-    canvases, goal = torch.full((count, 3, 1, 1), 128, dtype=torch.uint8), Goal(torch.zeros(count, dtype=torch.int64))
+    canvases = torch.full((count, 3, 1, 1), 128, dtype=torch.uint8)
+    batch = batch_of(canvases, [0] * count)
 
-    def attack(restarts: int, draws: Draws) -> Tensor:
+    def attack(restarts: int) -> Tensor:
         made = AttackLoop(ball, 60, 0.01, random_start=True, restarts=restarts)
-        return made(surrogates(Bumps(height), side=1), canvases, goal, draws)[:, 0, 0, 0] / 255
+        return found_by(made, surrogates(Bumps(height), side=1), batch)[:, 0, 0, 0] / 255
 
-    once, often = attack(1, draws_for(count)), attack(4, draws_for(count))
-    starts = torch.stack([0.502 + ball.start(canvases, draws_for(count), restart)[:, 0, 0, 0] for restart in range(4)])
+    once, often = attack(1), attack(4)
+    starts = torch.stack(
+        [0.502 + ball.start(canvases, batch.draws.at("restart", each))[:, 0, 0, 0] for each in range(4)]
+    )
     # Left of the valley between the bumps, ascent ends at the trap.
     curve = Bumps(height)(torch.linspace(0.35, 0.65, 301).view(-1, 1, 1, 1).expand(-1, 3, -1, -1))[:, 1]
     valley = 0.35 + 0.001 * int(curve.argmin())
@@ -306,373 +409,274 @@ def test_restarts_leave_the_trap(height: float) -> None:
     assert (once[fails_first] - 0.35).abs().max() < 0.02 and (often[fails_first] - 0.65).abs().max() < 0.02
 
 
+# What it costs -------------------------------------------------------------------------------------------------------
+
+
+SHOWN_AT_RANDOM = [name for name in LOOPS if any(each.random for each in make(name).transformations)]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
-    ("script", "kept"),
+    ("name", "more"),
     [
-        ((10, 20), 20),  # a success before a failure, though its cross-entropy is lower …
-        ((20, 10), 20),  # … in either order
-        ((10, 30), 10),  # of two failures the higher cross-entropy …
-        ((30, 10), 10),
-        ((20, 40), 40),  # … and of two successes
-        ((40, 20), 40),
-        ((50, 40), 50),  # of equals the first
-        ((40, 50), 40),
-        ((30, 10, 20, 40, 50), 40),
-        ((20, 30, 10), 20),  # a success is not forgotten
+        *[(name, {}) for name in LOOPS],
+        *[(name, {"keep": "best"}) for name in LONG],
+        *[(name, {"eot": 2}) for name in SHOWN_AT_RANDOM],
+        *[(name, {"restarts": 2, "random_start": True}) for name in LOOPS],
     ],
 )
-def test_which_restart_is_kept(script: tuple[int, ...], kept: int) -> None:
-    """Label 0, probabilities: 10 and 30 are failures, 20 and 40 = 50 successes."""
-    probabilities = {
-        10: [0.35, 0.325, 0.325],
-        30: [0.6, 0.2, 0.2],
-        20: [0.45, 0.54, 0.01],
-        40: [0.1, 0.8, 0.1],
-        50: [0.1, 0.1, 0.8],
-    }
-    table = Table({level: np.log(each).tolist() for level, each in probabilities.items()})
-    attack = AttackLoop(Scripted(1.0, script), 1, 0.1, random_start=True, restarts=len(script))
-    canvases = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
-    found = attack(surrogates(table, side=1), canvases, Goal(torch.tensor([0, 0])), draws_for(2))
-    assert (found == kept).all()
+def test_cost_is_what_is_really_paid(name: str, more: dict[str, object]) -> None:
+    """Counted in the networks, in the tally, and as stated: also with a further model."""
+    for models in {recipe(name).models, recipe(name).models + 1}:
+        networks = [Counted(bent(seed)) for seed in range(models)]
+        attacked = surrogates(*networks)
+        attack = quick(name, **more)
+        attack(attacked, batch_of(some_canvases(3), labels_for(3), targets_for(name, 3)))
+        forwards, backwards = attack.cost(models)
+        assert sum(each.forwards for each in networks) == 3 * forwards
+        assert attacked.tally.forwards.tolist() == [forwards] * 3
+        assert sum(each.backwards for each in networks) == 3 * backwards
+        assert attacked.tally.backwards.tolist() == [backwards] * 3
 
 
-@pytest.mark.parametrize(("fuse", "kept"), [("logits", 10), ("losses", 20)])
-def test_restarts_are_judged_by_what_they_climb(fuse: str, kept: int) -> None:
-    """Class 1 leads by 1 and 1, or by 10 and -9: a mean lead of 1 or 0.5, but a mean loss of 1.3 or 5."""
-    one = Table({10: [0.0, 1.0], 20: [0.0, 10.0]})
-    other = Table({10: [0.0, 1.0], 20: [9.0, 0.0]})
-    for script in ((10, 20), (20, 10)):
-        attack = AttackLoop(Scripted(1.0, script), 1, 0.1, random_start=True, restarts=2)
-        canvases = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
-        found = attack(surrogates(one, other, side=1, fuse=fuse), canvases, Goal(torch.tensor([0])), draws_for(1))
-        assert (found == kept).all()
+@pytest.mark.parametrize("fuse", FUSIONS)
+@pytest.mark.parametrize("name", ["fgsm", "mi-fgsm", "vmi-di-ti-si", "dem", "svre"])
+def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
+    networks = [Counted(bent(seed)) for seed in range(2)]
+    attacked = surrogates(*networks, view=ten_crop, fuse=fuse)
+    attack = quick(name)
+    attack(attacked, batch_of(some_canvases(2), [0, 1]))
+    paid = tuple(sum(getattr(each, kind) for each in networks) for kind in ("forwards", "backwards"))
+    assert paid == tuple(2 * 10 * each for each in attack.cost(2))
+    assert attacked.tally.forwards.tolist() == [10 * attack.cost(2)[0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gradients"),
+    [
+        ("fgsm", {}, 1),
+        ("bim", {}, 10),
+        ("mi-fgsm", {}, 10),
+        ("emi-fgsm", {}, 1 + 9 * 11),
+        ("vmi-fgsm", {}, 10 + 9 * 20),
+        ("gra", {}, 210),
+        ("pgn", {}, 400),
+        ("di-fgsm", {}, 10),
+        ("ti-fgsm", {}, 10),
+        ("si-fgsm", {}, 50),
+        ("dem", {}, 50),
+        ("admix", {}, 150),
+        ("ssa", {}, 200),
+        ("sia", {}, 200),
+        ("bsr", {}, 200),
+        ("logit", {}, 300),
+        ("mi-di-ti", {"eot": 3}, 30),
+        ("pgd", {"restarts": 5}, 50),
+    ],
+)
+def test_cost_at_the_fields_settings(name: str, parameters: dict[str, object], gradients: int) -> None:
+    """Gradients per image as counted from TransferAttack's loops; where all points of a step are one, or an estimate
+    after the last step would go unused, one is enough."""
+    assert make(name, **parameters).cost(1)[1] == gradients
+
+
+@pytest.mark.parametrize("name", ["bim", "mi-di-ti", "vmi-fgsm", "svre"])
+def test_an_image_that_is_done_pays_no_more(name: str) -> None:
+    """`first`: at most what is stated, and what each image would pay alone: it does not wait for others."""
+    canvases = some_canvases(6, seed=5)
+    attacked = surrogates(*for_recipe(name))
+    labels = attacked.logits(canvases / 255).argmax(dim=1).tolist()
+    attack = quick(name, keep="first", steps=8, eps=10 / 255)
+    attacked = surrogates(*for_recipe(name))
+    found = found_by(attack, attacked, batch_of(canvases, labels))
+    most = attack.cost(recipe(name).models)
+    assert (attacked.tally.forwards <= most[0]).all() and len(set(attacked.tally.forwards.tolist())) > 1
+    for item in range(6):
+        alone = surrogates(*for_recipe(name))
+        kept = found_by(attack, alone, batch_of(canvases[[item]], [labels[item]], first=item))
+        assert torch.equal(kept[0], found[item])
+        assert alone.tally.forwards.tolist() == [attacked.tally.forwards[item]]
+        assert alone.tally.backwards.tolist() == [attacked.tally.backwards[item]]
+
+
+# One image, whatever its batch ---------------------------------------------------------------------------------------
+
+
+def spec_for(name: str, norm: str = "linf", eps: float | None = None, **parameters: object) -> AttackSpec:
+    few = {key: value for key, value in QUICK.items() if key in recipe(name).parameters}
+    return AttackSpec(
+        name="attack",
+        recipe=name,
+        parameters=tuple({**few, **parameters}.items()),
+        surrogates=("one",) * recipe(name).models,
+        fuse="logits",
+        view="center",
+        defense=NO_DEFENSE,
+        precision="fp32",
+        norm=norm,
+        eps=EPS[norm] if eps is None else eps,
+        target=3 if recipe(name).goals == "targeted" else None,
+    )
+
+
+def in_batch(canvases: Tensor, labels: list[int], names: list[int]) -> CanvasBatch:
+    return CanvasBatch(tuple(f"image {each}" for each in names), tuple(labels), canvases.numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *[(name, {}) for name in LOOPS],
+        *[(name, {"keep": "first"}) for name in LONG],
+        *[(name, {"restarts": 2, "random_start": True}) for name in LOOPS],
+    ],
+)
+def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, object]) -> None:
+    """Bit for bit on a network of plain sums: of 1, 3 or 8 at a time, with all that is reported."""
+    canvases, labels = some_canvases(8, seed=2), labels_for(8)
+    classifiers = [as_is(each) for each in for_recipe(name)]
+    whole = in_batch(canvases, labels, list(range(8)))
+    found = [attack_batch(spec_for(name, **more), classifiers, 1.0, whole, seed=7, size=size) for size in (1, 3, 8)]
+    for other in found[1:]:
+        for one, another in zip(vars(found[0]).values(), vars(other).values(), strict=True):
+            assert torch.equal(one.nan_to_num(), another.nan_to_num())
+    assert (found[0].canvases != canvases).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_an_image_does_not_feel_its_neighbours(name: str, norm: str) -> None:
+    """In whatever order, beside whomever, the last of a batch filled up: the same; but another seed, or another name
+    of the attack or image, and the draws differ. What may be mixed in is part of the experiment and stays the same."""
+    canvases, labels = some_canvases(8, seed=2), labels_for(8)
+    if norm not in recipe(name).norms:
+        pytest.skip("not in this norm")
+
+    def attacked(items: list[int], first: int = 0, seed: int = 0) -> Tensor:
+        batch = batch_of(canvases[items], [labels[item] for item in items], targets_for(name, len(items)), seed=seed)
+        if batch.goal.targets is not None:
+            batch = replace(batch, goal=replace(batch.goal, targets=torch.full((len(items),), 3)))
+        draws = Draws(seed, "attack", [f"image {first + item}" for item in items])
+        return found_by(quick(name, norm), surrogates(*for_recipe(name)), replace(batch, draws=draws))
+
+    together = attacked(list(range(8)))
+    for items in ([5], [2, 7, 0], [7, 6, 5, 4, 3, 2, 1, 0], [3, 3, 1]):
+        assert torch.equal(attacked(items), together[items])
+    assert (attacked(list(range(8)), seed=1) != together).any()
+    if "svre" not in name:  # whose order of models is drawn for the attack as a whole
+        assert (attacked(list(range(8)), first=100) != together).any()
+
+
+LITE0: dict[str, dict[str, object]] = {
+    "pgd": {},
+    "vmi-fgsm": {"neighbors": 1},
+    "pgn": {"neighbors": 1},
+    "mi-di-ti": {},
+    "mi-admix": {"mixed_images": 1},
+    "ssa": {"spectra": 1},
+    "sia": {"structures": 1},
+    "bsr": {"shuffles": 1},
+    "dem": {},
+}
+
+
+@pytest.mark.parametrize("name", list(LITE0))
+def test_an_image_does_not_feel_its_neighbours_on_real_weights(name: str, lite0: Classifier, samples: Samples) -> None:
+    """Convolution kernels follow the shape of a batch alone: in micro-batches of one size an image's rows are the same
+    to the last bit, whoever else is there and wherever it is. The chunk, from which pictures are mixed, is the same."""
+    spec = spec_for(name, eps=8 / 255, **{"steps": 2, **LITE0[name]})
+    field, size = 224 / 256, 3
+
+    def attacked(order: list[int]) -> dict[int, list[Tensor]]:
+        labels = samples.labels[order].tolist()
+        found = attack_batch(spec, [lite0], field, in_batch(samples.canvases[order], labels, order), 0, size)
+        return {item: [each[place] for each in vars(found).values()] for place, item in enumerate(order)}
+
+    orders = [[0, 1, 2], [2, 0, 1]] if "admix" in name else [[0, 1, 2], [2, 5, 0], [1]]
+    first, *others = (attacked(order) for order in orders)
+    if "admix" in name:  # the pool's order is part of its key
+        batch = batch_of(samples.canvases[:3], samples.labels[:3].tolist())
+        pool = replace(batch, pool=samples.canvases[:3], pool_labels=samples.labels[:3])
+        models = Surrogates([lite0], VIEWS["center"], field)
+        found = {}
+        for order in orders:
+            draws = Draws(0, "attack", [f"image {each}" for each in order])
+            goal = replace(pool.goal, labels=samples.labels[order])
+            turned = replace(pool, canvases=samples.canvases[order], goal=goal, draws=draws.at("stage", 0))
+            for place, item in enumerate(order):
+                canvases = spec.build()(models, turned).canvases
+                assert torch.equal(found.setdefault(item, canvases[place]), canvases[place])
+        return
+    for other in others:
+        for item in other.keys() & first.keys():
+            for one, another in zip(first[item], other[item], strict=True):
+                assert torch.equal(one.nan_to_num(), another.nan_to_num())
 
 
 def test_restarts_of_one_image_do_not_touch_another() -> None:
-    canvases, goal = some_canvases(3), Goal(torch.tensor([0, 1, 2]))
-    attack = pgd(LinfBall(16 / 255), cross_entropy, steps=3, restarts=4)
-    together = attack(surrogates(Bent(0)), canvases, goal, draws_for(3))
+    canvases = some_canvases(3)
+    attack = make("pgd", eps=16 / 255, steps=3, restarts=4)
+    together = found_by(attack, surrogates(bent()), batch_of(canvases, [0, 1, 2]))
     for item in range(3):
-        alone = attack(
-            surrogates(Bent(0)), canvases[[item]], Goal(goal.labels[[item]]), Draws(0, "attack", [f"image {item}"])
-        )
+        alone = found_by(attack, surrogates(bent()), batch_of(canvases[[item]], [item], first=item))
         assert torch.equal(together[[item]], alone)
 
 
-# What it costs, what can go wrong ------------------------------------------------------------------------------------
+def test_steps_draw_differently() -> None:
+    """On a model without slope an attack stays where chance put it: every restart, step and neighbour elsewhere."""
+    watched = Watched(bent())
+    batch = batch_of(torch.full((1, *SHAPE), 128, dtype=torch.uint8), [0])
+    found_by(quick("vmi-fgsm", random_start=True, restarts=2, steps=3), surrogates(watched), batch)
+    shown = torch.cat(watched.shown)
+    for one in range(len(shown)):
+        for another in range(one):
+            assert not torch.equal(shown[one], shown[another]) or {one, another} <= {len(shown) - 1}
 
 
-class Counted(nn.Module):
-    """Counts the images that really went through it, forwards and backwards."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.forwards = self.backwards = 0
-
-    def forward(self, windows: Tensor) -> Tensor:
-        self.forwards += len(windows)
-        logits: Tensor = self.network(windows)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
-
-
-def two_halves(canvases: Tensor, _window: int) -> tuple[Tensor, ...]:
-    """A view of two windows: the canvas, and the canvas upside down."""
-    return canvases, canvases.flip(2)
+# Refusals ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("recipe", "parameters"),
+    ("make_it", "named"),
     [
-        ("fgsm", {}),
-        ("bim", {"steps": 3}),
-        ("pgd", {"steps": 3}),
-        ("pgd", {"steps": 3, "restarts": 2}),
-        ("pgd", {"steps": 2, "restarts": 5}),
-        ("mi-fgsm", {"steps": 4}),
-        ("mi-fgsm", {"steps": 4, "restarts": 3, "random_start": True}),
+        (lambda: AttackLoop(LinfBall(0.1), steps=0, alpha=0.1), "steps"),
+        (lambda: make("bim", steps=0), "steps"),
+        (lambda: make("pgd", steps=-1), "steps"),
+        (lambda: make("pgd", restarts=0), "restarts"),
+        (lambda: make("pgd", restarts=2, random_start=False), "restarts"),
+        (lambda: make("mi-fgsm", restarts=2), "restarts"),
+        (lambda: make("ti-fgsm", restarts=2), "restarts"),
+        (lambda: make("si-fgsm", restarts=2), "restarts"),
+        (lambda: make("emi-fgsm", restarts=2), "restarts"),
+        (lambda: make("bim", alpha=0), "alpha"),
+        (lambda: make("pgd", alpha=-1 / 255), "alpha"),
+        (lambda: make("mi-fgsm", eot=2), "eot"),
+        (lambda: make("pgd", eot=2), "eot"),
+        (lambda: make("si-fgsm", eot=2), "eot"),
+        (lambda: make("vmi-fgsm", eot=2), "eot"),
+        (lambda: make("di-fgsm", eot=0), "eot"),
+        (lambda: make("fgsm", keep="best"), "keep"),
+        (lambda: make("bim", steps=1, keep="first"), "keep"),
     ],
 )
-@pytest.mark.parametrize("fuse", FUSIONS)
-def test_cost_is_what_is_really_paid(recipe: str, parameters: dict[str, int], fuse: str) -> None:
-    networks = [Counted(Bent(seed)) for seed in range(2)]
-    attacked = Surrogates([as_is(each) for each in networks], two_halves, 1.0, fuse)
-    attack = RECIPES[recipe].make(LinfBall(4 / 255), cross_entropy, **parameters)
-    attack(attacked, some_canvases(3), Goal(torch.tensor([0, 1, 2])), draws_for(3))
-    paid = tuple(sum(getattr(each, kind) for each in networks) for kind in ("forwards", "backwards"))
-    windows, models, images = 2, 2, 3
-    assert paid == tuple(each * windows * models * images for each in attack.cost)
-    assert (attacked.forwards * images, attacked.backwards * images) == paid
-
-
-def test_every_recipe_is_priced_above() -> None:
-    assert set(RECIPES) == {"fgsm", "bim", "pgd", "mi-fgsm"}
-
-
-class Breaking(nn.Module):
-    """Not finite for an image with a white corner."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.network = Bent(0)
-        self.factor = factor
-
-    def forward(self, windows: Tensor) -> Tensor:
-        broken = windows[:, :1, 0, 0] > 0.9
-        logits: Tensor = self.network(windows)
-        return logits * torch.where(broken, self.factor, 1.0)
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-@pytest.mark.parametrize("make", [LOOPS["fgsm"], LOOPS["bim"], LOOPS["mi-fgsm"]])
-@pytest.mark.parametrize("ball", [LinfBall(4 / 255), L2Ball(0.5)])
-def test_a_broken_image_is_flagged_and_stops_no_other(
-    factor: float, make: Callable[[LinfBall | L2Ball], Attack], ball: LinfBall | L2Ball
-) -> None:
-    canvases, goal = some_canvases(4), Goal(torch.tensor([0, 1, 2, 3]))
-    canvases[:, 0, 0, 0] = torch.tensor([128, 255, 0, 128])
-    attacked = surrogates(Breaking(factor))
-    assert attacked.finite is None
-    found = make(ball)(attacked, canvases, goal, draws_for(4))
-    assert attacked.finite is not None and attacked.finite.tolist() == [True, False, True, True]
-    healthy = make(ball)(surrogates(Bent(0)), canvases, goal, draws_for(4))
-    assert torch.equal(found[[0, 2, 3]], healthy[[0, 2, 3]])
-    assert not torch.equal(found[0], canvases[0])
-
-
-class Root(nn.Module):
-    """Its slope is infinite at each black value, and there alone."""
-
-    def forward(self, windows: Tensor) -> Tensor:
-        values = windows.flatten(1).sqrt()
-        return torch.stack([values[:, : SIZE // 2].sum(1), values[:, SIZE // 2 :].sum(1)], dim=1) / SIZE
-
-
-def test_one_broken_value_breaks_its_image() -> None:
-    canvases = torch.full((2, 3, SIDE, SIDE), 128, dtype=torch.uint8)
-    canvases[1, 2, 3, 4] = 0
-    attacked = surrogates(Root())
-    found = LOOPS["fgsm"](LinfBall(4 / 255))(attacked, canvases, Goal(torch.tensor([0, 0])), draws_for(2))
-    assert attacked.finite is not None and attacked.finite.tolist() == [True, False]
-    assert torch.equal(found[1], canvases[1]) and (found[0] != canvases[0]).all()
-
-
-def test_a_gradient_that_breaks_once_stays_flagged() -> None:
-    attacked, goal = surrogates(Breaking(math.nan)), Goal(torch.tensor([0, 1]))
-    canvases = torch.full((2, 3, SIDE, SIDE), 0.5)
-    attacked.gradient(canvases, cross_entropy, goal)
-    assert attacked.finite is not None and attacked.finite.tolist() == [True, True]
-    canvases[1] = 1
-    gradient = attacked.gradient(canvases, cross_entropy, goal)
-    assert attacked.finite.tolist() == [True, False]
-    assert gradient.isfinite().all() and gradient[0].abs().max() > 0 and gradient[1].abs().max() == 0
-    canvases[1] = 0.5
-    attacked.gradient(canvases, cross_entropy, goal)
-    assert attacked.finite.tolist() == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (lambda ball: AttackLoop(ball, steps=0, alpha=0.1), "steps"),
-        (lambda ball: bim(ball, cross_entropy, steps=0), "steps"),
-        (lambda ball: pgd(ball, cross_entropy, steps=-1), "steps"),
-        (lambda ball: pgd(ball, cross_entropy, restarts=0), "restarts"),
-        (lambda ball: pgd(ball, cross_entropy, restarts=2, random_start=False), "restarts"),
-        (lambda ball: mi_fgsm(ball, cross_entropy, restarts=2), "restarts"),
-        (lambda ball: mi_fgsm(ball, cross_entropy, decay=-0.1), "decay"),
-        (lambda ball: bim(ball, cross_entropy, alpha=0), "alpha"),
-        (lambda ball: pgd(ball, cross_entropy, alpha=-1 / 255), "alpha"),
-    ],
-)
-def test_senseless_parameters_are_refused_in_one_line(make: Callable[[LinfBall], Attack], named: str) -> None:
+def test_senseless_parameters_are_refused_in_one_line(make_it: Callable[[], Attack], named: str) -> None:
     with pytest.raises(InputError, match=rf"^{named}: .+\Z"):
-        make(LinfBall(4 / 255))
+        make_it()
 
 
-# Surrogates ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["di-fgsm", "vmi-fgsm", "svre", "ssa", "gra", "pgn"])
+def test_what_draws_may_be_restarted(name: str) -> None:
+    """Of two runs the better: the objective is at least that of the first alone, and somewhere it is higher."""
+    batch = batch_of(some_canvases(8), labels_for(8))
+    models = surrogates(*for_recipe(name))
+    once, twice = (found_by(quick(name, restarts=each), models, batch) for each in (1, 2))
+    (_, first), (_, best) = (models.judge(each / 255, cross_entropy, batch.goal) for each in (once, twice))
+    assert (best >= first).all() and (best > first).any()
 
 
-def by_hand(fuse: str, logits: list[np.ndarray], wanted: int) -> float:
-    """Cross-entropy of two models' fused logits for one image."""
-
-    def softmax(values: np.ndarray) -> np.ndarray:
-        return np.exp(values) / np.exp(values).sum()
-
-    if fuse == "logits":
-        return float(-np.log(softmax((logits[0] + logits[1]) / 2)[wanted]))
-    if fuse == "probabilities":
-        return float(-np.log((softmax(logits[0]) + softmax(logits[1]))[wanted] / 2))
-    return float(-(np.log(softmax(logits[0])[wanted]) + np.log(softmax(logits[1])[wanted])) / 2)
-
-
-@pytest.mark.parametrize("fuse", FUSIONS)
-@pytest.mark.parametrize("targets", [None, [2, 3, 1]])
-def test_fusion_by_hand(fuse: str, targets: list[int] | None) -> None:
-    """The objective, and as its slope the gradient: finite differences in double precision."""
-    weight = [30 * weights(4, seed) for seed in range(2)]
-    networks = [Linear(each).double() for each in weight]
-    attacked = Surrogates([as_is(each).double() for each in networks], center, 1.0, fuse)
-    pixels = np.random.default_rng(0).random((3, SIZE))
-    labels = [0, 1, 3]
-    goal = Goal(torch.tensor(labels), None if targets is None else torch.tensor(targets))
-
-    def objective(item: int, values: np.ndarray) -> float:
-        wanted = labels[item] if targets is None else targets[item]
-        return by_hand(fuse, [each @ values for each in weight32], wanted) * (1 if targets is None else -1)
-
-    weight32 = [each.astype(np.float32).astype(np.float64) for each in weight]
-    canvases = torch.from_numpy(pixels).view(3, 3, SIDE, SIDE)
-    _, value = attacked.judge(canvases, cross_entropy, goal)
-    assert np.allclose(value.numpy(), [objective(item, pixels[item]) for item in range(3)], rtol=1e-9)
-    gradient = attacked.gradient(canvases, cross_entropy, goal).flatten(1).numpy()
-    step = 1e-5 * np.eye(SIZE)
-    for item in range(3):
-        slope = [(objective(item, pixels[item] + s) - objective(item, pixels[item] - s)) / 2e-5 for s in step]
-        assert np.allclose(gradient[item], slope, rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize(("fuse", "expected"), [("logits", [1.0, 1.5, -1.0]), ("losses", [1.0, 1.5, -1.0])])
-def test_fused_logits_are_the_mean(fuse: str, expected: list[float]) -> None:
-    tables = Table({0: [1.0, 2.0, 0.0]}), Table({0: [1.0, 1.0, -2.0]})
-    logits = surrogates(*tables, side=1, fuse=fuse).logits(torch.zeros(1, 3, 1, 1))
-    assert torch.allclose(logits, torch.tensor([expected]))
-
-
-def test_fused_probabilities_are_the_mean() -> None:
-    shares = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]
-    tables = [Table({0: np.log(each).tolist()}) for each in shares]
-    fused = surrogates(*tables, side=1, fuse="probabilities").logits(torch.zeros(1, 3, 1, 1)).softmax(dim=1)
-    assert torch.allclose(fused, torch.tensor([[0.4, 0.5, 0.1]]))
-
-
-@pytest.mark.parametrize("fuse", FUSIONS)
-def test_a_class_that_all_models_exclude_has_a_gradient(fuse: str) -> None:
-    """Probabilities below 1e-45 are zero in single precision; their logarithms are not."""
-    weight = np.stack([np.full(SIZE, 1.0), np.full(SIZE, -1.0)]) * 1.2
-    attacked = surrogates(Linear(weight), Linear(weight), fuse=fuse)
-    goal = Goal(torch.tensor([0]), torch.tensor([1]))
-    canvases = torch.ones(1, 3, SIDE, SIDE)
-    gradient = attacked.gradient(canvases, cross_entropy, goal)
-    assert attacked.finite is not None and attacked.finite.all()
-    # -log p is the difference of the logits.
-    assert torch.allclose(gradient, torch.tensor(-2.4))
-    assert attacked.judge(canvases, cross_entropy, goal)[1].item() == pytest.approx(-2.4 * SIZE, rel=1e-5)
-
-
-def test_goal() -> None:
-    logits = torch.tensor([[3.0, 1, 2], [3.0, 1, 2], [0.0, 1, 0]])
-    assert Goal(torch.tensor([0, 1, 1])).reached(logits).tolist() == [False, True, False]
-    targets = torch.tensor([0, 2, 0])
-    assert Goal(torch.tensor([1, 1, 1]), targets).reached(logits).tolist() == [True, False, False]
-
-
-def test_canvases_are_not_written_to() -> None:
+def test_restarting_after_success_stops() -> None:
+    """With `first`, restarts after all images are done cost nothing and change nothing."""
+    network = Counted(bent())
     canvases = some_canvases(2)
-    before = canvases.clone()
-    pgd(LinfBall(16 / 255), cross_entropy)(surrogates(Bent(0)), canvases, Goal(torch.tensor([0, 1])), draws_for(2))
-    assert torch.equal(canvases, before)
-
-
-# Other libraries on real weights -------------------------------------------------------------------------------------
-
-COUNT, STEPS = 8, 3
-EPS, ALPHA = 4 / 255, 2 / 255
-
-
-def attacked_by_us(attack: Attack, lite0: Classifier, samples: Samples, goal: Goal) -> Tensor:
-    return attack(Surrogates([lite0], center, 224 / 256), samples.canvases[:COUNT], goal, draws_for(COUNT))
-
-
-def on_the_grid(adversarial: Tensor) -> Tensor:
-    return (adversarial * 255).round().to(torch.uint8)
-
-
-@pytest.mark.parametrize(
-    ("attack", "theirs"),
-    [
-        (fgsm(LinfBall(EPS), cross_entropy), lambda model: torchattacks.FGSM(model, EPS)),
-        (
-            bim(LinfBall(EPS), cross_entropy, steps=STEPS, alpha=ALPHA),
-            lambda model: torchattacks.PGD(model, EPS, ALPHA, STEPS, random_start=False),
-        ),
-        (
-            mi_fgsm(LinfBall(EPS), cross_entropy, steps=STEPS, alpha=ALPHA, decay=0.9),
-            lambda model: torchattacks.MIFGSM(model, EPS, ALPHA, STEPS, decay=0.9),
-        ),
-    ],
-    ids=["fgsm", "bim", "mi-fgsm"],
-)
-@pytest.mark.parametrize("targeted", [False, True])
-def test_agrees_with_torchattacks(
-    attack: Attack,
-    theirs: Callable[[nn.Module], torchattacks.attack.Attack],
-    targeted: bool,
-    lite0: Classifier,
-    samples: Samples,
-) -> None:
-    """Pixel for pixel: they climb the mean over the batch, an eighth of our sum, which is exact in binary."""
-    labels = samples.labels[:COUNT]
-    targets = (labels + 500) % 1000 if targeted else None
-    other = theirs(lite0)
-    if targets is not None:
-        other.set_mode_targeted_by_label(quiet=True)
-    expected = on_the_grid(other(samples.canvases[:COUNT].float() / 255, labels if targets is None else targets))
-    found = attacked_by_us(attack, lite0, samples, Goal(labels, targets))
-    assert torch.equal(found, expected)
-    assert (found != samples.canvases[:COUNT]).float().mean() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("attack", "theirs"),
-    [
-        (fgsm(LinfBall(EPS), cross_entropy), foolbox.attacks.LinfFastGradientAttack()),
-        (
-            bim(LinfBall(EPS), cross_entropy, steps=STEPS, alpha=ALPHA),
-            foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=ALPHA, steps=STEPS, random_start=False),
-        ),
-    ],
-    ids=["fgsm", "bim"],
-)
-def test_agrees_with_foolbox(attack: Attack, theirs: foolbox.Attack, lite0: Classifier, samples: Samples) -> None:
-    """Pixel for pixel."""
-    labels = samples.labels[:COUNT]
-    model = foolbox.PyTorchModel(lite0, bounds=(0, 1), device="cpu")
-    _, expected, _ = theirs(model, samples.canvases[:COUNT].float() / 255, labels, epsilons=EPS)
-    assert torch.equal(attacked_by_us(attack, lite0, samples, Goal(labels)), on_the_grid(expected))
-
-
-@pytest.mark.parametrize(
-    ("attack", "theirs"),
-    [
-        (fgsm(L2Ball(0.7), cross_entropy), foolbox.attacks.L2FastGradientAttack()),
-        (
-            bim(L2Ball(0.7), cross_entropy, steps=10, alpha=0.3),
-            foolbox.attacks.L2BasicIterativeAttack(abs_stepsize=0.3, steps=10, random_start=False),
-        ),
-    ],
-    ids=["fgsm", "bim"],
-)
-def test_agrees_with_foolbox_in_l2(attack: AttackLoop, theirs: foolbox.Attack) -> None:
-    """On a smooth network: where a gradient jumps (ReLU), the last bit of a step soon decides about whole levels."""
-    network, canvases, labels = as_is(Bent(2)), some_canvases(20), torch.arange(20) % 4
-    canvases[:10] = 64 + canvases[:10] // 2  # half of them away from the box
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    _, adversarial, _ = theirs(model, canvases.float() / 255, labels, epsilons=attack.ball.eps)
-    found = attack(Surrogates([network], center, 1.0), canvases, Goal(labels), draws_for(20))
-    clean = canvases.flatten(1).int()
-    ours, expected = (each.flatten(1).int() - clean for each in (found, on_the_grid(adversarial)))
-    # Rounding leaves the ball by a little, and only we go back: by a level, where they rounded away from the image.
-    budget = (attack.ball.eps * 255) ** 2
-    fits = (expected**2).sum(1) <= budget
-    assert torch.equal(ours[fits], expected[fits])
-    assert ((ours**2).sum(1) <= budget).all()
-    assert (ours - expected).abs().max() == 1
-    assert (ours.abs() <= expected.abs()).all()
-    assert fits.any() and not fits.all()
+    labels = [(each + 1) % 4 for each in surrogates(bent()).logits(canvases / 255).argmax(dim=1).tolist()]
+    found_by(quick("pgd", keep="first", restarts=50), surrogates(network), batch_of(canvases, labels))
+    assert network.forwards <= 2 * 2 and network.backwards <= 2

@@ -92,7 +92,7 @@ def looked_at(lite0: Classifier, samples: Samples, order: list[int], size: int) 
         items = [order[place] for place in places]
         canvases = samples.canvases[items].float() / 255
         surrogates = Surrogates([lite0], center, 224 / 256)
-        gradient = surrogates.gradient(canvases, cross_entropy, Goal(samples.labels[items]))
+        gradient = surrogates.slope(canvases, cross_entropy, Goal(samples.labels[items])).gradient
         with torch.inference_mode():
             return surrogates.logits(canvases).clone(), gradient
 
