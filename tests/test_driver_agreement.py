@@ -1,6 +1,7 @@
 """Drivers against other libraries, on real weights and real images, in few steps: the same model, pixels and budget."""
 
 from collections.abc import Callable
+from typing import Any
 
 import foolbox
 import pytest
@@ -15,7 +16,7 @@ from transforms.attacks.drivers.autoattack import Cascade
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.randomness import Draws
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.models.classifier import Classifier
 from transforms.models.views import center, look
 
@@ -177,3 +178,29 @@ def test_robust_accuracy_is_no_higher_than_torchattacks(
     peers = ball.to_grid(setting.canvases, theirs(setting.peer)(setting.clean, setting.labels).detach())
     fallen, peers_fallen = int(setting.fooled(canvases).sum()), int(setting.fooled(peers).sum())
     assert fallen >= peers_fallen >= 1, (fallen, peers_fallen)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.15])
+def test_before_rounding_apgd_fools_as_often_as_torchattacks(eps: float, lite0: Classifier, samples: Samples) -> None:
+    """So small an L2 budget is a fraction of a level for most values: what is stored fools less often than what was
+    found, here as with any other attack that is stored. What was found is compared here."""
+
+    class Watched(Surrogates):
+        fooled: Tensor | bool = False
+
+        def slope(self, *arguments: Any, **options: Any) -> Slope:
+            slope = super().slope(*arguments, **options)
+            self.fooled = (slope.logits.argmax(dim=1) != setting.labels) | self.fooled
+            return slope
+
+    setting = Setting(lite0, samples, 6)
+    surrogates = Watched([lite0], center, FIELD)
+    names = [str(place) for place in PLACES]
+    batch = Batch(setting.canvases, Goal(setting.labels), Draws(0, "a", names), setting.canvases, setting.labels)
+    apgd.apgd_ce(L2Ball(eps), steps=5)(surrogates, batch)
+    theirs = torchattacks.APGD(setting.peer, norm="L2", eps=eps, steps=5)(setting.clean, setting.labels)
+    with torch.no_grad():
+        peers = setting.peer(theirs).argmax(dim=1) != setting.labels
+    assert isinstance(surrogates.fooled, Tensor)
+    assert int(surrogates.fooled.sum()) >= int(peers.sum()) >= 1
+    assert not peers.all()

@@ -368,13 +368,23 @@ def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any)
     )
 
 
-_TARGETED = {
-    "normalized": False,
-    "steps": 300,
-    "alpha": 2 / 255,
-    "diversity_probability": 0.7,
-    "kernel_size": 5,
-}
+def _long_and_targeted(source: str, objective: ObjectiveName) -> Recipe:
+    """Hundreds of steps with diverse inputs and a small translation kernel, gradients added as they are."""
+    made = combined(
+        "mi",
+        "di",
+        "ti",
+        source=source,
+        normalized=False,
+        steps=300,
+        alpha=2 / 255,
+        diversity_probability=0.7,
+        kernel_size=5,
+        objective=objective,
+    )
+    return replace(made, norms=_LINF, goals="targeted")
+
+
 RECIPES: dict[str, Recipe] = {
     "fgsm": combined("fgsm"),
     "bim": combined("bim"),
@@ -400,14 +410,8 @@ RECIPES: dict[str, Recipe] = {
     "svre": combined("svre"),
     "adaea": combined("adaea"),
     "cwa": combined("cwa"),
-    "logit": replace(
-        combined("mi", "di", "ti", source="Zhao et al. 2021, arXiv:2012.11207", objective="logit", **_TARGETED),
-        goals="targeted",
-    ),
-    "logit-margin": replace(
-        combined("mi", "di", "ti", source="Weng et al. 2023, arXiv:2303.03680", objective="logit-margin", **_TARGETED),
-        goals="targeted",
-    ),
+    "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit"),
+    "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin"),
     **carlini_wagner.RECIPES,
     **deepfool.RECIPES,
     **ddn.RECIPES,
@@ -433,15 +437,17 @@ def recipe(name: str) -> Recipe:
     if "/" in name or name in own_names():
         return adapted(name)
     base, *parts = name.split("-")
-    known = all(part in PARTS for part in parts)
-    if base in BASES and parts and (known or not get_close_matches(name, RECIPES, cutoff=0.8)):
-        for part in parts:
-            if part not in PARTS:
-                raise unknown(f"part of recipe {name!r}:", part, PARTS)
-            if parts.count(part) > 1:
-                raise InputError(f"recipe: {name!r} has {part!r} twice")
-        return combined(base, *parts)
-    raise unknown("recipe", name, [*RECIPES, *own_names()])
+    mistyped = not set(parts) <= set(PARTS)
+    if base not in BASES or not parts or (mistyped and get_close_matches(name, RECIPES, cutoff=0.8)):
+        raise unknown("recipe", name, [*RECIPES, *own_names()])
+    for part in parts:
+        if part not in PARTS:
+            raise unknown(f"part of recipe {name!r}:", part, PARTS)
+    functions = [function for part in parts for function in PARTS[part][1]]
+    for function in functions:
+        if functions.count(function) > 1:
+            raise InputError(f"recipe: {name!r} has {function.__name__!r} twice")
+    return combined(base, *parts)
 
 
 def _alpha(alpha: float | None, reach: float, steps: int) -> float:
