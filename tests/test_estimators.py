@@ -415,7 +415,7 @@ CASES: dict[str, Case] = {
         {**DI, **THREE, "scales": 2},
         looks=((scaled, 2), (diverse, 1)),
     ),
-    "ni-si": Case(ni, looks=((scaled, 5),)),
+    "si-ni-fgsm": Case(ni, looks=((scaled, 5),)),
 }
 IN_L2 = (
     "bim",

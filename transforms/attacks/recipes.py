@@ -401,6 +401,7 @@ RECIPES: dict[str, Recipe] = {
     "di-fgsm": combined("mi", "di"),
     "ti-fgsm": combined("mi", "ti"),
     "si-fgsm": combined("mi", "si"),
+    "si-ni-fgsm": combined("ni", "si"),
     "dem": combined(Recipe(PARTS["dem"][0], (region_fitting,)), "dem"),
     "admix": combined("mi", "admix"),
     "ssa": combined("mi", "ssa"),
