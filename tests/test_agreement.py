@@ -104,16 +104,14 @@ class TheirNoise:
 def test_variance_tuning_agrees_with_torchattacks(
     name: str, lite0: Classifier, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With our noise in their hands. Their VNI takes neighbours of the canvas; ours, of the look-ahead point, whose
-    gradient the variance is compared with (Wang & He 2021, equation 6: V(x) is about one point x); so VNI agrees in its
-    first two steps, of which the first looks nowhere ahead, and no further."""
-    steps = STEPS if name == "vmi-fgsm" else 2
+    """With our noise in their hands. A difference of two nearly equal gradients is close to zero at a few pixels, where
+    rounding decides its sign; the next steps carry that on."""
     labels = samples.labels[:COUNT]
-    found = ours(name, lite0, samples, Goal(labels), steps=steps, alpha=ALPHA, neighbors=2)
+    found = ours(name, lite0, samples, Goal(labels), steps=STEPS, alpha=ALPHA, neighbors=2)
     TheirNoise(monkeypatch, neighbors=2)
     theirs = {"vmi-fgsm": torchattacks.VMIFGSM, "vni-fgsm": torchattacks.VNIFGSM}[name]
-    expected = theirs(lite0, EPS, ALPHA, steps, N=2)(samples.canvases[:COUNT].float() / 255, labels)
-    assert ((found - expected).abs() > 1e-6).float().mean() < 0.002
+    expected = theirs(lite0, EPS, ALPHA, STEPS, N=2)(samples.canvases[:COUNT].float() / 255, labels)
+    assert ((found - expected).abs() > 1e-6).float().mean() < 0.005
 
 
 def test_patchwise_agrees_with_torchattacks(lite0: Classifier, samples: Samples) -> None:

@@ -173,17 +173,18 @@ def pi(image: Naive) -> np.ndarray:
 
 
 def variance_tuned(image: Naive, *, nesterov: bool, neighbors: int = 3, beta: float = 1.5) -> np.ndarray:
-    """Wang & He 2021, algorithm 1, with v computed at the end of each step as written there."""
+    """Wang & He 2021, algorithm 1, with v computed at the end of each step as written there. The neighbours are those
+    of the canvas, also where the gradient is taken ahead, as in the authors' code."""
     points, accumulated, variance = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
     for step in range(STEPS):
         at = points + image.small(image.alpha) * accumulated if nesterov else points
         gradient = image.gradient(at, image.at(step))
         accumulated = accumulated + unit(gradient + variance)
-        points = image.step(points, accumulated)
+        here, points = points, image.step(points, accumulated)
         around = []
         for number in range(neighbors):
             noise, path = image.noise(image.at(step), number)
-            around.append(image.gradient(at + image.small(beta * image.eps) * noise, path))
+            around.append(image.gradient(here + image.small(beta * image.eps) * noise, path))
         variance = np.mean(around, axis=0) - gradient
     return points
 

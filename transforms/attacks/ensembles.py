@@ -53,7 +53,7 @@ class VarianceReduction:
         return 4 * models if self.inner_steps is None else self.inner_steps
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             members, clean = oracle.members, oracle.batch.clean
             ensemble = oracle.gradient(points, draws)
             outer = [each.gradient(points, draws.at("outer", number)) for number, each in enumerate(members)]
@@ -96,7 +96,7 @@ class AdaptiveEnsemble:
             raise InputError(f"threshold: {self.threshold} is not in [-1, 1]")
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             goal, objective = oracle.batch.goal, oracle.objective
             gradients = [each.gradient(points, draws) for each in oracle.members]
             weights = self._weights(oracle, points, gradients)
@@ -164,7 +164,7 @@ class CommonWeakness:
     def begin(self) -> Estimate:
         accumulated: Tensor | float = 0.0
 
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal accumulated
             clean = oracle.batch.clean
             ensemble = oracle.gradient(points, draws)

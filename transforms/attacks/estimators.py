@@ -15,8 +15,11 @@ from transforms.attacks.protocol import one_by_one
 from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
 
-Estimate = Callable[[Oracle, Tensor, Draws], Tensor]
-"""(oracle, float points (B, 3, S, S), the step's draws) -> gradient (B, 3, S, S)."""
+Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
+"""(oracle, adversarial canvases, points, the step's draws) -> gradient, all (B, 3, S, S) in the unit of [0, 1] pixels.
+
+The points are where the step's gradient is wanted: the canvases, or ahead of them.
+"""
 
 
 class Estimator(Protocol):
@@ -51,7 +54,7 @@ class AtThePoint:
     random: ClassVar[bool] = False
 
     def begin(self) -> Estimate:
-        return lambda oracle, points, draws: oracle.gradient(points, draws)
+        return lambda oracle, _, points, draws: oracle.gradient(points, draws)
 
     def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
         return _alike(steps, models, copies)
@@ -93,20 +96,20 @@ class _Neighbourhood:
 
 @dataclass(frozen=True)
 class VarianceTuning(_Neighbourhood):
-    """The gradient, plus how the mean gradient of the neighbourhood differed from it one step before
+    """The gradient, plus how the mean gradient around the canvas differed from it one step before
     (Wang & He 2021, arXiv:2103.15571, algorithm 1)."""
 
     def begin(self) -> Estimate:
         before: tuple[Tensor, Tensor, Draws] | None = None
 
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal before
             gradient = oracle.gradient(points, draws)
             tuned = gradient
             if before is not None:  # not at the end of the step before, where the last would be for nothing
-                its_points, its_gradient, its_draws = before
-                tuned = gradient + self._mean_gradient(oracle, its_points, its_draws) - its_gradient
-            before = points, gradient, draws
+                its_canvases, its_gradient, its_draws = before
+                tuned = gradient + self._mean_gradient(oracle, its_canvases, its_draws) - its_gradient
+            before = canvases, gradient, draws
             return tuned
 
         return estimate
@@ -139,7 +142,7 @@ class EnhancedMomentum:
     def begin(self) -> Estimate:
         before: Tensor | None = None
 
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal before
             if before is None:
                 gradient = oracle.gradient(points, draws)
@@ -164,7 +167,7 @@ class GradientRelevance(_Neighbourhood):
     (Zhu et al. 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV)."""
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             gradient = oracle.gradient(points, draws)
             around = self._mean_gradient(oracle, points, draws)
             # Normalized, because the squares of a confident model's gradients would vanish.
@@ -197,7 +200,7 @@ class GradientNormPenalty(_Neighbourhood):
             raise InputError(f"balance: {self.balance} is not in (0, 1]")
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             total = torch.zeros_like(points)
             alpha = self.ball.spread(self.alpha, points[0].numel())
             for number in range(self.neighbors):

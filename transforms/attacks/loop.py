@@ -127,7 +127,7 @@ class AttackLoop:
         lookahead = self.ball.spread(self.lookahead, clean[0].numel())
         for number in range(self.steps):
             ahead = adversarial + lookahead * accumulated
-            gradient = self.gradient_filter(estimate(oracle, ahead, draws.at("step", number)))
+            gradient = self.gradient_filter(estimate(oracle, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
             adversarial = clean + self._inside(adversarial + step(accumulated, adversarial) - clean, clean)
             if number == self.steps - 1 or self.keep != "last":
