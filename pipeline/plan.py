@@ -3,9 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 from pipeline.experiment import Experiment
+from transforms.attack import AttackSpec
 from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.models.views import VIEWS, windows
@@ -80,13 +82,18 @@ def _attacked_again(units: Sequence[Unit], absent: Collection[Unit], present: Co
     }
 
 
+@cache
+def _cost(spec: AttackSpec) -> tuple[int, int]:
+    return spec.build().cost(len(spec.surrogates))
+
+
 def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
     """All units of one chunk, in the order in which they are done."""
     index = chunk.index
     images = sum(not ref.problem for ref in chunk.refs)
     yield Unit("load", index, CLEAN, load_parts(index))
     for spec in experiment.specs:
-        forwards, backwards = spec.build().cost(len(spec.surrogates))
+        forwards, backwards = _cost(spec)
         passes = images * windows(VIEWS[spec.view])
         parts = attack_parts(index, spec.name)
         if not experiment.keep_canvases:

@@ -167,15 +167,13 @@ class _Work:
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     """Some images' results replaced by those of a later stage, with the passes of both."""
-    replaced = {
-        name: getattr(attacked, name).index_put((torch.tensor(items),), getattr(again, name)) for name in _NAMES
-    }
-    for name in ("forwards", "backwards"):
-        replaced[name][items] += getattr(attacked, name)[items]
+    replaced = {each.name: getattr(attacked, each.name).clone() for each in fields(Attacked)}
+    for name, values in replaced.items():
+        before = values[items]
+        values[items] = getattr(again, name)
+        if name in {"forwards", "backwards"}:
+            values[items] += before
     return Attacked(**replaced)
-
-
-_NAMES = tuple(each.name for each in fields(Attacked))
 
 
 def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
