@@ -153,8 +153,9 @@ class AttackConfig(Strict):
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
-        if self.fuse == "losses" and not made.losses:
-            raise InputError(f"fuse: losses cannot be followed by {self.recipe}, which sees logits; use logits")
+        if self.fuse is not None and self.fuse not in made.fusions:
+            way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
+            raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
         if self.precision != "fp32" and made.kind == "score":
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
@@ -318,7 +319,7 @@ def _written(key: str, hint: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):  # a specification is hashable
         return tuple(_plain(each) for each in value)
     return float(value) if isinstance(value, Fraction) else value
 

@@ -47,14 +47,18 @@ PATHS = ("mi-di-ti", "vmi-di-ti-si", "mi-admix-ti", "pgd-ssa", "ni-dem", "bim-lf
 class Sums(nn.Module):
     """One layer, or two with a sine between: plain sums, which unlike matrix kernels round the same in any batch."""
 
-    def __init__(self, first: np.ndarray, last: np.ndarray | None = None) -> None:
+    def __init__(self, first: np.ndarray, last: np.ndarray | None = None, bias: np.ndarray | None = None) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.from_numpy(first).float())
         self.last = None if last is None else nn.Parameter(torch.from_numpy(last).float())
+        self.bias: Tensor
+        self.register_buffer("bias", torch.zeros(1) if bias is None else torch.from_numpy(bias).float())
 
     def forward(self, windows: Tensor) -> Tensor:
         logits = (windows.flatten(1)[:, None] * self.first).sum(dim=2)
-        return logits if self.last is None else (torch.sin(logits)[:, None] * self.last).sum(dim=2)
+        if self.last is not None:
+            logits = (torch.sin(logits)[:, None] * self.last).sum(dim=2)
+        return logits + self.bias
 
 
 def slope_weights(classes: int, seed: int = 0) -> np.ndarray:
@@ -62,10 +66,10 @@ def slope_weights(classes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(classes, SIZE)) / SIZE
 
 
-def bent(seed: int = 0, classes: int = 4, size: int = SIZE) -> Sums:
-    """A network with curvature, so that the gradient turns on the way."""
+def bent(seed: int = 0, classes: int = 4, side: int = SIDE) -> Sums:
+    """A network with curvature, so that the gradient turns on the way; by as much whatever the side."""
     rng = np.random.default_rng(seed)
-    return Sums(rng.normal(size=(16, size)) / 6, rng.normal(size=(classes, 16)))
+    return Sums(rng.normal(size=(16, 3 * side**2)) / (side / 2), rng.normal(size=(classes, 16)))
 
 
 @dataclass(frozen=True)
@@ -162,12 +166,12 @@ def for_recipe(name: str) -> list[Sums]:
     return [bent(seed) for seed in range(recipe(name).models)]
 
 
-def some_canvases(count: int, seed: int = 0, side: int = SIDE) -> Tensor:
+def some_canvases(count: int, seed: int = 0, side: int = SIDE, ends: Sequence[int] = (0, 1, 254, 255)) -> Tensor:
     """A third of the values at the ends of the range, where the box cuts in."""
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 256, (count, 3, side, side))
-    ends = rng.choice([0, 1, 254, 255], values.shape)
-    return torch.from_numpy(np.where(rng.random(values.shape) < 1 / 3, ends, values).astype(np.uint8))
+    at_ends = rng.choice(ends, values.shape)
+    return torch.from_numpy(np.where(rng.random(values.shape) < 1 / 3, at_ends, values).astype(np.uint8))
 
 
 POOL, POOL_LABELS = some_canvases(5, seed=99), torch.tensor([0, 1, 2, 3, 1])
@@ -178,10 +182,15 @@ def draws_for(count: int, first: int = 0) -> Draws:
 
 
 def batch_of(
-    canvases: Tensor, labels: Sequence[int], targets: Sequence[int] | None = None, *, first: int = 0, seed: int = 0
+    canvases: Tensor,
+    labels: Sequence[int] | Tensor,
+    targets: Sequence[int] | Tensor | None = None,
+    *,
+    first: int = 0,
+    seed: int = 0,
 ) -> Batch:
     """A batch whose images are called by number, from `first`."""
-    goal = Goal(torch.tensor(labels), None if targets is None else torch.tensor(targets))
+    goal = Goal(torch.as_tensor(labels), None if targets is None else torch.as_tensor(targets))
     pool = (POOL, POOL_LABELS) if canvases.shape[1:] == SHAPE else (canvases, goal.labels)
     names = [f"image {first + number}" for number in range(len(canvases))]
     return Batch(canvases, goal, Draws(seed, "attack", names), *pool)

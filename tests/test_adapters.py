@@ -467,7 +467,10 @@ def test_the_experiments_of_the_page(package: "Package", tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("attack", "said"),
     [
-        ({"recipe": "foolbox/LinfPGD", "surrogates": ["lite0", "lite1"], "fuse": "losses"}, "sees logits; use logits"),
+        (
+            {"recipe": "foolbox/LinfPGD", "surrogates": ["lite0", "lite1"], "fuse": "losses"},
+            "foolbox/LinfPGD fuses by logits or probabilities, not by losses",
+        ),
         ({"recipe": "foolbox/L2PGD", "surrogates": ["lite0"]}, "norm: foolbox/L2PGD bounds l2, not linf"),
         ({"recipe": "clashing", "surrogates": ["lite0"]}, "clashing calls a parameter 'norm', which is a key of every"),
     ],

@@ -119,7 +119,7 @@ def test_patchwise_agrees_with_torchattacks(lite0: Classifier, samples: Samples)
     the change: one rounding. A sum of what eight neighbours were cut off may be zero but for rounding, and signs it."""
     labels = samples.labels[:COUNT]
     reach = EPS / STEPS * 10
-    found = ours("pi-fgsm", lite0, samples, Goal(labels), steps=STEPS, project_factor=reach)
+    found = ours("pi-fgsm", lite0, samples, Goal(labels), steps=STEPS)
     theirs = torchattacks.PIFGSM(lite0, max_epsilon=EPS, num_iter_set=STEPS, amplification=10.0)
     expected = theirs(samples.canvases[:COUNT].float() / 255, labels)
     assert ((found - expected).abs() > 1e-6).float().mean() < 0.02

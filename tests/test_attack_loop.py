@@ -292,6 +292,19 @@ def test_which_restart_is_kept(script: tuple[int, ...], kept: int) -> None:
     assert (found_by(attack, surrogates(table, side=1), batch_of(canvases, [0, 0])) == kept).all()
 
 
+@pytest.mark.parametrize(
+    ("script", "kept"),
+    [((10, 30), 10), ((30, 10), 10), ((20, 40), 20), ((40, 20), 40), ((30, 10, 20, 40), 20)],
+)
+def test_the_first_success_of_all_restarts_is_kept_or_else_the_nearest_failure(
+    script: tuple[int, ...], kept: int
+) -> None:
+    table = Table({level: np.log(each).tolist() for level, each in PROBABILITIES.items()})
+    attack = AttackLoop(Scripted(1.0, script), 2, 0.1, random_start=True, restarts=len(script), keep="first")
+    canvases = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
+    assert (found_by(attack, surrogates(table, side=1), batch_of(canvases, [0, 0])) == kept).all()
+
+
 @pytest.mark.parametrize(("fuse", "kept"), [("logits", 10), ("losses", 20)])
 def test_restarts_are_judged_by_what_they_climb(fuse: str, kept: int) -> None:
     """Class 1 leads by 1 and 1, or by 10 and -9: a mean lead of 1 or 0.5, but a mean loss of 1.3 or 5."""

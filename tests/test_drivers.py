@@ -2,13 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import pairwise
+from typing import Any
 
+import attack_helpers
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchattacks
+from attack_helpers import Counted, Sums, as_is, batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,12 +22,11 @@ from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, minimal, square
 from transforms.attacks.drivers.shared import watching
 from transforms.attacks.objectives import Goal, cross_entropy, dlr, margin
-from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.protocol import Attack, Batch, Found
 from transforms.attacks.randomness import Draws
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
-from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.views import center
 
 SIDE = 6
@@ -33,44 +37,9 @@ SHORT = {"steps": 8, "queries": 40, "binary_search_steps": 3}
 """Parameters that make a quick attack of any recipe."""
 
 
-class Sums(nn.Module):
-    """A network of plain sums: unlike matrix kernels, they round the same whatever the size of the batch."""
-
-    def __init__(self, first: np.ndarray, last: np.ndarray | None = None, bias: np.ndarray | None = None) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.from_numpy(first).float())
-        self.last = None if last is None else nn.Parameter(torch.from_numpy(last).float())
-        self.bias = torch.zeros(1) if bias is None else torch.from_numpy(bias).float()
-
-    def forward(self, windows: Tensor) -> Tensor:
-        first = (windows.flatten(1)[:, None] * self.first).sum(dim=2)
-        if self.last is None:
-            return first + self.bias
-        return (torch.sin(first)[:, None] * self.last).sum(dim=2) + self.bias
-
-
-def bent(seed: int = 0, classes: int = 6) -> Sums:
-    """A small network with curvature."""
-    rng = np.random.default_rng(seed)
-    return Sums(rng.normal(size=(16, SIZE)) / 3, rng.normal(size=(classes, 16)))
-
-
-def surrogates(*networks: nn.Module, side: int = SIDE) -> Surrogates:
-    seen = Preprocessing(side, 1.0, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
-    return Surrogates([Classifier(each, seen) for each in networks], center, 1.0)
-
-
-def batch_of(canvases: Tensor, labels: Tensor, targets: Tensor | None = None, first: int = 0) -> Batch:
-    names = [f"image {first + number}" for number in range(len(canvases))]
-    return Batch(canvases, Goal(labels, targets), Draws(0, "attack", names), canvases[:1], labels[:1])
-
-
-def some_canvases(count: int, seed: int = 0, ends: tuple[int, ...] = (0, 1, 254, 255)) -> Tensor:
-    """A third of the values at the ends of the range, where the box cuts in."""
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, 256, (count, 3, SIDE, SIDE))
-    at_ends = rng.choice(ends, values.shape)
-    return torch.from_numpy(np.where(rng.random(values.shape) < 1 / 3, at_ends, values).astype(np.uint8))
+surrogates = partial(attack_helpers.surrogates, side=SIDE)
+bent = partial(attack_helpers.bent, classes=6, side=SIDE)
+some_canvases = partial(attack_helpers.some_canvases, side=SIDE)
 
 
 def taken_for(network: nn.Module, canvases: Tensor) -> Tensor:
@@ -287,6 +256,79 @@ def test_carlini_wagner_stops_early_image_by_image() -> None:
         passes[abort_early] = attacked.tally.backwards
     assert (passes[False] == 200 * SHORT["binary_search_steps"]).all()
     assert (passes[True] < passes[False]).all() and len(set(passes[True].tolist())) > 1
+
+
+class Matrices(nn.Module):
+    """The same as a network of sums, in matrix kernels, which autocast makes round."""
+
+    def __init__(self, network: Sums) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: Tensor) -> Tensor:
+        logits = F.linear(windows.flatten(1), self.network.first)
+        if self.network.last is not None:
+            logits = F.linear(torch.sin(logits), self.network.last)
+        return logits + self.network.bias
+
+
+reduced = pytest.mark.parametrize("precision", ["bf16", "fp16"])
+
+
+@minimal_norm
+@reduced
+def test_gradients_in_reduced_precision_do_not_say_what_is_adversarial(
+    name: str, norm: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The perturbation whose norm is recorded fools the network in fp32: here, another one, of sums. Its norm is about
+    what it is with gradients in fp32."""
+    module, kept = {"cw": carlini_wagner, "ddn": ddn, "fmn": fmn, "deepfool": deepfool}[name], []
+    settle = module.settle
+
+    def kept_and_settled(attacked: Surrogates, batch: Batch, ball: Ball, best: minimal.Best, *more: Any) -> Found:
+        kept.append((batch.clean + best.perturbation, best.norms))
+        return settle(attacked, batch, ball, best, *more)
+
+    monkeypatch.setattr(module, "settle", kept_and_settled)
+    canvases, network = some_canvases(8, 11), bent(11)
+    labels = taken_for(network, canvases)
+    attack = make(name, BALLS[norm](0.5), **{**LONG[name], "steps": 60})
+    for each in (precision, "fp32"):
+        attack(surrogates(Matrices(network), precision=each), batch_of(canvases, labels))
+    (adversarial, norms), (_, exact) = kept
+    assert norms.isfinite().all()
+    assert (surrogates(network).logits(adversarial).argmax(dim=1) != labels).all()
+    assert norms.median() / exact.median() == pytest.approx(1, rel=0.05)
+
+
+@minimal_norm
+def test_no_nearer_than_the_boundary_in_reduced_precision(name: str, norm: str) -> None:
+    """What is recorded is never less than the distance of a linear model's nearest boundary."""
+    linear = Linear.make(5, boxed=False)
+    attacked = surrogates(Matrices(linear.network), precision="bf16")
+    found = make(name, BALLS[norm](1.0), **{**LONG[name], "steps": 100})(
+        attacked, batch_of(linear.canvases, linear.labels)
+    )
+    assert found.norms is not None and found.norms.isfinite().all()
+    assert (found.norms.numpy() > linear.distances(norm) * (1 - 1e-3)).all()
+
+
+@minimal_norm
+@reduced
+def test_only_reduced_precision_costs_a_second_look(name: str, norm: str, precision: str) -> None:
+    canvases = some_canvases(3, 7)
+    labels, network = taken_for(bent(7), canvases), Counted(Matrices(bent(7)))
+    for each, looks in (("fp32", 1), (precision, 2)):
+        network.forwards = 0
+        attacked = surrogates(network, precision=each)
+        attack = make(name, BALLS[norm](0.2), **({"abort_early": False} if name == "cw" else {}))
+        attack(attacked, batch_of(canvases, labels))
+        stepped = attack.cost(1)[0] - minimal.SETTLING
+        most = stepped if name == "deepfool" else looks * stepped
+        assert (torch.as_tensor(attacked.tally.forwards) <= most + minimal.SETTLING).all()
+        if name != "deepfool":  # which asks for logits apart from slopes anyway, and stops at its first success
+            assert (torch.as_tensor(attacked.tally.forwards) >= most - (name == "cw")).all()
+        assert network.forwards >= int(torch.as_tensor(attacked.tally.forwards).max())
 
 
 # Auto-PGD ------------------------------------------------------------------------------------------------------------
@@ -569,8 +611,7 @@ def test_apgd_t_tries_the_nine_best_other_classes_in_order() -> None:
 
     bias = np.array([9.0, -1, -4, -3, -2, -5, -6, -7, -8, -9, -10, -11])
     network = Sums(np.random.default_rng(0).normal(size=(12, SIZE)) / 1e4, bias=bias)
-    seen = Preprocessing(SIDE, 1.0, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
-    attacked = Watched([Classifier(network, seen)], center, 1.0)
+    attacked = Watched([as_is(network, SIDE)], center, 1.0)
     make("apgd-t", LinfBall(1 / 255), steps=2)(attacked, batch_of(some_canvases(1), torch.tensor([0])))
     assert towards == [[each] for each in (1, 4, 3, 2, 5, 6, 7, 8, 9) for _ in range(3)]
 

@@ -10,10 +10,10 @@ import torch
 from attack_helpers import as_is, bent, some_canvases
 from PIL import Image
 from pipeline_helpers import Row, rows, run, tiny, written
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.results import Run, open_run
-from transforms.attack import Attacked, AttackSpec, attack_batch
+from transforms.attack import Attacked, AttackSpec, attack_batch, attack_rows
 from transforms.canvases import CanvasBatch
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
@@ -62,8 +62,8 @@ def test_every_kind_keeps_its_budget_and_counts_its_passes(attack: str, kinds: P
         assert norms[row["norm"]] <= row["eps"] * 255 * (1 + 1e-9)
         assert row["linf"] == norms["linf"] / 255
         assert row["l1"] == pytest.approx(norms["l1"] / 255)
-        if ATTACKS[attack]["recipe"] != "square":
-            assert row["forwards"] > 0 and row["backwards"] > 0
+        assert row["forwards"] > 0
+        assert (row["backwards"] > 0) == (ATTACKS[attack]["recipe"] != "square")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,32 @@ def test_a_cascades_rows_do_not_depend_on_companions() -> None:
     again = attacked("autoattack", some, steps=3, queries=20)
     for name in ("canvases", "forwards", "backwards", "adversarial"):
         assert torch.equal(getattr(again, name), getattr(whole, name)[some]), name
+
+
+# --- answers that are not numbers
+
+
+class Mute(nn.Module):
+    """Answers no number for dark canvases."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        brightness = windows.mean(dim=(1, 2, 3))
+        logits = torch.stack([brightness, 1 - brightness], dim=1)
+        return torch.where(brightness[:, None] < 0.3, torch.nan, logits)
+
+
+@pytest.mark.parametrize(("recipe", "parameters"), [("square", {"queries": 2}), ("fgsm", {})])
+def test_an_image_without_an_answer_fails(recipe: str, parameters: dict[str, int]) -> None:
+    pixels = torch.full((2, 3, 12, 12), 180, dtype=torch.uint8)
+    pixels[1] = 20
+    batch = CanvasBatch(("bright", "dark"), (0, 0), pixels.numpy())
+    spec = AttackSpec(
+        "a", recipe, tuple(parameters.items()), ("toy",), "logits", "center", NO_DEFENSE, "fp32", "linf", 0.1, None
+    )
+    found = attack_batch(spec, [as_is(Mute())], 1.0, batch, seed=0, size=2)
+    assert found.finite.tolist() == [True, False]
+    (row,) = attack_rows(spec, 0, batch, found)
+    assert row["image_id"] == "bright"
 
 
 # --- success curves

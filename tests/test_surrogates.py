@@ -384,7 +384,7 @@ def test_models_see_exactly_the_defended_8_bit_canvas(defense: Defense) -> None:
     canvases = some_canvases(3).float() / 255 + torch.linspace(-0.0019, 0.0019, SIZE).view(SHAPE)
     attacked.slope(canvases.clamp(0, 1), cross_entropy, Goal(torch.tensor([0, 1, 2])))
     rounded = torch.from_numpy(np.rint(canvases.clamp(0, 1).numpy() * np.float32(255)).astype(np.uint8))
-    assert torch.allclose(watched.shown[0], defense(rounded) / 255, atol=1e-6)
+    assert torch.equal(watched.shown[0], defense(rounded) / 255)
     assert torch.equal((watched.shown[0] * 255).round().to(torch.uint8), defense(rounded))
 
 
@@ -393,7 +393,7 @@ def test_a_defence_is_seen_beyond_the_range_of_pixels(defense: Defense) -> None:
     """Look-ahead points leave [0, 1]; a defence is shown the nearest picture."""
     far = torch.linspace(-0.5, 1.5, SIZE).view(1, *SHAPE)
     seen = differentiable(defense)(far)
-    assert torch.allclose(seen, defense((far.clamp(0, 1) * 255).round().to(torch.uint8)) / 255, atol=1e-6)
+    assert torch.equal(seen, defense((far.clamp(0, 1) * 255).round().to(torch.uint8)) / 255)
 
 
 def adjoint(defense: Defense, pulled: np.ndarray) -> np.ndarray:
@@ -447,3 +447,15 @@ def test_an_attack_through_a_defence_survives_it(defense: Defense, lite0: Classi
 def survives_clean(lite0: Classifier, samples: Samples, item: int, defense: Defense) -> bool:
     seen = Surrogates([lite0], center, 224 / 256).logits(defense(samples.canvases[[item]]) / 255)
     return bool(seen.argmax(dim=1) == samples.labels[item])
+
+
+def test_weighed_models_are_added_up() -> None:
+    """Logits and gradients of a sum of networks whose weights differ from image to image, against autograd."""
+    networks, points = [bent(0), bent(1)], some_canvases(3).float() / 255
+    weights, goal = torch.tensor([[0.2, 0.5, 1.0], [0.8, 0.5, 0.0]]), Goal(torch.tensor([0, 1, 2]))
+    found = surrogates(*networks, fuse="losses").weighed(weights).slope(points, cross_entropy, goal)
+    leaf = points.clone().requires_grad_()
+    summed = weights[0, :, None] * networks[0](leaf) + weights[1, :, None] * networks[1](leaf)
+    (expected,) = torch.autograd.grad(cross_entropy(summed, goal).sum(), leaf)
+    assert torch.allclose(found.logits, summed, atol=1e-6)
+    assert torch.allclose(found.gradient, expected, rtol=1e-4, atol=1e-7)

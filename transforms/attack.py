@@ -70,7 +70,7 @@ class Attacked:
         canvases: uint8 (N, 3, S, S).
         norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
             was none; NaN for attacks of a fixed budget.
-        finite: bool (N,); where False the model's gradient was not finite and the canvas means nothing.
+        finite: bool (N,); where False a gradient or an answer was not finite, and the canvas means nothing.
         forwards, backwards: int (N,), passes of one network over one window that the attack took.
         clean, adversarial: float (N, classes), the fused surrogates' probabilities for the stored canvases.
     """
@@ -142,14 +142,16 @@ class _Work:
         task = Batch(canvases, Goal(labels[items], targets), draws.at("stage", stage), self._pool, labels)
         found = attack(surrogates, task)
         passes = torch.zeros(len(items), dtype=torch.int64)
+        finite = torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
+        clean, adversarial = self._probabilities(canvases), self._probabilities(found.canvases)
         return (
             found.canvases.cpu(),
             torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
-            torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu(),
+            finite & ~(clean + adversarial).isnan().any(dim=1),
             passes + tally.forwards,
             passes + tally.backwards,
-            self._probabilities(canvases),
-            self._probabilities(found.canvases),
+            clean,
+            adversarial,
         )
 
     def _surrogates(self, *, attacking: bool) -> Surrogates:
@@ -271,7 +273,8 @@ class AttackImages(beam.DoFn):
             rows = attack_rows(spec, self._seed, batch, attacked)
             canvases = list(attacked.canvases[attacked.finite].numpy())
             broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]
-            failures = [failure_row(each, "FloatingPointError", "a gradient is not finite") for each in broken]
+            reason = "a gradient or an answer of the surrogates is not finite"
+            failures = [failure_row(each, "FloatingPointError", reason) for each in broken]
         failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
         self._store.publish(failures_at, rows_table("failures", failures))
         self._store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))

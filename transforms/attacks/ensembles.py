@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from typing import ClassVar
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.estimators import Estimate
 from transforms.attacks.momentum import mean_normalized, momentum
-from transforms.attacks.objectives import Goal
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
@@ -97,17 +95,10 @@ class AdaptiveEnsemble:
 
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
-            goal, objective = oracle.batch.goal, oracle.objective
             gradients = [each.gradient(points, draws) for each in oracle.members]
-            weights = self._weights(oracle, points, gradients)
-            logits = torch.stack([each.logits(points) for each in oracle.surrogates.members]).requires_grad_()
-            fused = (weights[..., None] * logits).sum(dim=0)
-            # The chain rule, model by model: so one model's graph at a time is in memory.
-            (wanted,) = torch.autograd.grad(objective(fused, goal).sum(), logits)
-            total = torch.zeros_like(points)
-            for each, slopes in zip(oracle.members, wanted, strict=True):
-                total = total + replace(each, objective=partial(_weighed, slopes)).gradient(points, draws)
-            return total * (self._agreement(gradients) >= self.threshold)
+            weighed = oracle.surrogates.weighed(self._weights(oracle, points, gradients))
+            gradient = replace(oracle, surrogates=weighed).gradient(points, draws)
+            return gradient * (self._agreement(gradients) >= self.threshold)
 
         return estimate
 
@@ -136,7 +127,7 @@ class AdaptiveEnsemble:
 
     def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
         gradients = 2 * steps * copies * models
-        return gradients + steps * (models**2 + models), gradients
+        return gradients + steps * models**2, gradients
 
 
 @dataclass(frozen=True)
@@ -179,7 +170,3 @@ class CommonWeakness:
 
     def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
         return 2 * steps * models * copies, 2 * steps * models * copies
-
-
-def _weighed(weights: Tensor, logits: Tensor, goal: Goal) -> Tensor:
-    return (logits * weights).sum(dim=1)

@@ -112,8 +112,7 @@ class AttackLoop:
             if kept.finished:
                 break
             self._run(oracle, batch.draws.at("restart", restart), kept)
-        surrogates.tally.active = None
-        return Found(kept.canvases)
+        return Found(kept.finish())
 
     def _run(self, oracle: Oracle, draws: Draws, kept: "_Kept") -> None:
         batch = oracle.batch
@@ -130,8 +129,9 @@ class AttackLoop:
             gradient = self.gradient_filter(estimate(oracle, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
             adversarial = clean + self._inside(adversarial + step(accumulated, adversarial) - clean, clean)
-            if number == self.steps - 1 or self.keep != "last":
-                kept.offer(self.ball.to_grid(batch.canvases, adversarial))
+            last = number == self.steps - 1
+            if last or self.keep != "last":
+                kept.offer(self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
 
@@ -149,27 +149,35 @@ class _Kept:
     def __init__(self, loop: AttackLoop, oracle: Oracle) -> None:
         self._loop = loop
         self._oracle = oracle
-        self.canvases = oracle.batch.canvases
-        images, device = len(self.canvases), self.canvases.device
+        self._canvases = oracle.batch.canvases
+        images, device = len(self._canvases), self._canvases.device
         self._reached = torch.zeros(images, dtype=torch.bool, device=device)
         self._value = torch.full((images,), -torch.inf, device=device)
+        self._outer = oracle.surrogates.tally.active  # of a cascade that this is a stage of
 
     @property
     def finished(self) -> bool:
         """Whether nothing that comes could be kept."""
         return self._loop.keep == "first" and bool(self._reached.all())
 
-    def offer(self, canvases: Tensor) -> None:
+    def offer(self, canvases: Tensor, *, last: bool) -> None:
+        """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
         if not self._loop._judges:
-            self.canvases = canvases
+            self._canvases = canvases
             return
         oracle = self._oracle
         reached, value = oracle.surrogates.judge(canvases.float() / LEVELS, oracle.objective, oracle.batch.goal)
+        higher = (reached == self._reached) & (value > self._value)
         if self._loop.keep == "first":
-            better = ~self._reached
-            oracle.surrogates.tally.active = ~(self._reached | reached)
-        else:
-            better = (reached & ~self._reached) | ((reached == self._reached) & (value > self._value))
-        self.canvases = where(better, canvases, self.canvases)
+            higher &= ~self._reached if last else torch.zeros_like(higher)
+            standing = ~(self._reached | reached)
+            oracle.surrogates.tally.active = standing if self._outer is None else standing & self._outer
+        better = (reached & ~self._reached) | higher
+        self._canvases = where(better, canvases, self._canvases)
         self._value = torch.where(better, value, self._value)
         self._reached = self._reached | reached
+
+    def finish(self) -> Tensor:
+        """The canvases that were kept."""
+        self._oracle.surrogates.tally.active = self._outer
+        return self._canvases

@@ -22,9 +22,10 @@ class Goal:
     targets: Tensor | None = None
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Whether (B, classes) logits mean success: bool (B,)."""
+        """Whether (B, classes) logits mean success: bool (B,). Never if they are not numbers."""
         predicted = logits.argmax(dim=1)
-        return predicted != self.labels if self.targets is None else predicted == self.targets
+        reached = predicted != self.labels if self.targets is None else predicted == self.targets
+        return reached & ~logits.isnan().any(dim=1)
 
 
 _LEAST_MARGIN = 0.01

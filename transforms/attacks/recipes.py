@@ -97,17 +97,20 @@ def pi_fgsm(
     steps: int = 10,
     alpha: float | None = None,
     amplification: float = 10.0,
-    project_factor: float = 16 / 255,
+    project_factor: float | None = None,
     project_kernel: int = 3,
 ) -> AttackLoop:
-    """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, each step by
-    at most `project_factor` (in the unit of [0, 1] pixels; the gamma of the paper)."""
-    if amplification <= 0 or project_factor <= 0:
-        raise InputError(f"amplification, project_factor: {amplification}, {project_factor} are not both positive")
+    """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, in each step
+    `project_factor` (in the unit of [0, 1] pixels; the gamma of the paper), by default as much as a step is long."""
+    if amplification <= 0:
+        raise InputError(f"amplification: {amplification} is not positive")
+    if project_factor is not None and project_factor <= 0:
+        raise InputError(f"project_factor: {project_factor} is not positive")
     if project_kernel < 3 or project_kernel % 2 == 0:  # noqa: PLR2004 - 1 has no neighbours
         raise InputError(f"project_kernel: {project_kernel} is not odd and at least 3")
     loop = bim(ball, steps=steps, alpha=alpha)
-    return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, project_factor, project_kernel))
+    factor = amplification * loop.alpha if project_factor is None else project_factor
+    return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
 
 
 def vmi_fgsm(
@@ -339,7 +342,7 @@ BASES = {
     "gra": Recipe("Zhu et al. 2023, ICCV", (gra,)),
     "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (pgn,)),
     "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (svre,), models=2),
-    "adaea": Recipe("Chen et al. 2023, arXiv:2308.02897", (adaea,), goals="untargeted", models=2),
+    "adaea": Recipe("Chen et al. 2023, arXiv:2308.02897", (adaea,), goals="untargeted", models=2, fusions=()),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
 }
 _Part = Callable[..., AttackLoop]

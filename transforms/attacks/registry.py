@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_type_hints
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.protocol import Attack
+from transforms.attacks.surrogates import FUSIONS
 
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
@@ -30,7 +31,8 @@ class Recipe:
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense.
-        losses: whether it can follow the average of several surrogates' losses; other libraries see logits only.
+        fusions: how it can fuse several surrogates: not by losses if it sees logits only, and not at all if it weighs
+            them by a rule of its own.
         defaults: of parameters, where they differ from those of the functions.
     """
 
@@ -40,7 +42,7 @@ class Recipe:
     norms: tuple[str, ...] = tuple(BALLS)
     goals: Goals = "any"
     models: int = 1
-    losses: bool = True
+    fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -106,6 +107,7 @@ class Surrogates:
         self._fuse = fuse
         self._defense = defense
         self._precision = precision
+        self._weights: Tensor | None = None
         self.tally = Tally() if tally is None else tally
 
     @property
@@ -116,6 +118,17 @@ class Surrogates:
             )
             for each in self._classifiers
         )
+
+    def weighed(self, weights: Tensor) -> "Surrogates":
+        """The same with logits added up by weights, (models, B), instead of fused."""
+        weighed = copy(self)
+        weighed._weights = weights
+        return weighed
+
+    @property
+    def exact(self) -> bool:
+        """Whether what comes with a gradient is in fp32, like all that is judged."""
+        return self._precision == "fp32"
 
     def logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1].
@@ -196,11 +209,13 @@ class Surrogates:
         return [look(each, self._view, seen, self._field).float() for each in self._classifiers]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
-        if self._fuse == "losses":
+        if self._fuse == "losses" and self._weights is None:
             return torch.stack([objective(each, goal) for each in looks]).mean(dim=0)
         return objective(self._fused(looks), goal)
 
     def _fused(self, looks: list[Tensor]) -> Tensor:
+        if self._weights is not None:
+            return (self._weights[..., None] * torch.stack(looks)).sum(dim=0)
         if len(looks) == 1:
             return looks[0]
         if self._fuse == "probabilities":

@@ -169,7 +169,7 @@ class SpectrumSimulation:
         factors = 1 + self.spread * (2 * draws.uniform(shape, "spectrum").to(points) - 1)
         with torch.no_grad():
             seen = basis.T @ (factors * (basis @ (points + noise) @ basis.T)) @ basis
-        return points + (seen - points).detach()
+        return seen + (points - points.detach())
 
 
 @dataclass(frozen=True)

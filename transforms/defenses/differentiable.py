@@ -21,9 +21,10 @@ def differentiable(defense: Defense) -> Callable[[Tensor], Tensor]:
     smooth = SMOOTH.get(defense.function)
 
     def defended(canvases: Tensor) -> Tensor:
-        with torch.no_grad():
+        # Exactly what is evaluated, whatever the precision of gradients.
+        with torch.no_grad(), torch.autocast(canvases.device.type, enabled=False):
             exact = defense((canvases.clamp(0, 1) * _WHITE).round().to(torch.uint8)).to(canvases) / _WHITE
         stand_in = canvases if smooth is None else smooth(canvases, **dict(defense.parameters))
-        return stand_in + (exact - stand_in).detach()
+        return exact + (stand_in - stand_in.detach())
 
     return defended

@@ -49,7 +49,7 @@ class Kept:
             raise InputError(f"attack {self.name}: bounds {bounds}; an attack here bounds one of {', '.join(BALLS)}")
         chain = [maker(self.name, self.parameters, self._attack)]
         kind: Kind = "minimal-norm" if self.minimal else "other"
-        return Recipe(self.source, chain, kind=kind, norms=norms, goals=self.goals, losses=False)
+        return Recipe(self.source, chain, kind=kind, norms=norms, goals=self.goals, fusions=("logits", "probabilities"))
 
     def _attack(self, ball: Ball, values: dict[str, Any]) -> Attack:
         if ball.norm not in self.norms:

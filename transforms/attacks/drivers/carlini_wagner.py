@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import LEVELS, Ball
-from transforms.attacks.drivers.minimal import SETTLING, Best, settle
+from transforms.attacks.drivers.minimal import SETTLING, Best, judged_slope, settle
 from transforms.attacks.drivers.shared import Watch, at_least, bounded_in, not_negative, positive, watching
 from transforms.attacks.objectives import margin
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
@@ -85,9 +85,9 @@ class CarliniWagner:
                 break
             squashed = point.tanh()
             perturbation = (squashed + 1) / 2 - clean
-            margins, gradient, logits = self._look(surrogates, clean + perturbation, batch)
+            gradient, reached, margins = judged_slope(surrogates, clean + perturbation, margin, goal)
             norms, lacking = self.ball.size(perturbation), self.confidence - margins
-            success = running & goal.reached(logits) & (lacking <= 0)
+            success = running & reached & (lacking <= 0)
             best.offer(perturbation, norms, success)
             enough = enough | success
             if self.abort_early and step % math.ceil(self.steps / _CHECKS) == 0:
@@ -103,12 +103,6 @@ class CarliniWagner:
             )
             point = where(running, point - self.learning_rate * mean / (square.sqrt() + _TINY), point)
         return enough
-
-    @staticmethod
-    def _look(surrogates: Surrogates, adversarial: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Margins (B,), their gradients, and logits."""
-        slope = surrogates.slope(adversarial, margin, batch.goal)
-        return slope.values, slope.gradient, slope.logits
 
 
 def _start(canvases: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, settle, unit
+from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, judged_slope, settle, unit
 from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
@@ -50,10 +50,9 @@ class DecoupledDirectionNorm:
             for step in range(self.steps):
                 if not watch(best.open):
                     break
-                slope = surrogates.slope(clean + perturbation, cross_entropy, goal)
-                reached = goal.reached(slope.logits)
+                gradient, reached, _ = judged_slope(surrogates, clean + perturbation, cross_entropy, goal)
                 best.offer(perturbation, self.ball.size(perturbation), reached)
-                direction = unit(slope.gradient)
+                direction = unit(gradient)
                 flat = self.ball.size(direction) == 0
                 if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
                     noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)

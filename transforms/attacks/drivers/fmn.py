@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, settle, shrink, unit
+from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, judged_slope, settle, shrink, unit
 from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
 from transforms.attacks.objectives import margin
 from transforms.attacks.protocol import Batch, Found, where
@@ -52,18 +52,17 @@ class FastMinimumNorm:
             for step in range(self.steps):
                 if not watch(best.open):
                     break
-                slope = surrogates.slope(clean + perturbation, margin, goal)
-                reached = goal.reached(slope.logits)
+                gradient, reached, margins = judged_slope(surrogates, clean + perturbation, margin, goal)
                 best.offer(perturbation, self.ball.size(perturbation), reached)
                 gamma = annealed(self.gamma, _LAST_GAMMA, step, self.steps)
                 # To the boundary of the model made linear, until there is a success. That is measured from where the
                 # perturbation would be without a box, and goes a little beyond: else it could stop short for good.
-                to_boundary = slope.values.abs() / dual_size(self.ball.norm, slope.gradient).clamp(min=1e-12)
+                to_boundary = margins.abs() / dual_size(self.ball.norm, gradient).clamp(min=1e-12)
                 further = (1 + gamma) * torch.where(best.norms.isfinite(), radius, reach + to_boundary)
                 closer = torch.minimum((1 - gamma) * radius, best.norms)
                 radius = torch.minimum(torch.where(reached, closer, further), farthest)
                 alpha = annealed(self.alpha, _LAST_STEP * self.alpha, step, self.steps)
-                moved = shrink(self.ball.norm, perturbation + alpha * unit(slope.gradient), radius)
+                moved = shrink(self.ball.norm, perturbation + alpha * unit(gradient), radius)
                 reach = self.ball.size(moved)
                 perturbation = where(best.open, (clean + moved).clamp(0, 1) - clean, perturbation)
             watch(best.open)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.drivers.shared import Watch, on_grid
+from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.surrogates import Surrogates
 
@@ -44,6 +45,20 @@ class Best:
     def open(self) -> Tensor:
         """Images that have something to look for, bool (B,): not those that reach the goal when clean."""
         return self.norms > 0
+
+
+def judged_slope(
+    surrogates: Surrogates, adversarial: Tensor, objective: Objective, goal: Goal
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the objective; whether each image reaches the goal, bool (B,), and its objective (B,).
+
+    The last two are always in fp32: they say on which side of the boundary a point is. Where gradients are in reduced
+    precision that takes a forward pass more, which the costs of attacks leave out.
+    """
+    slope = surrogates.slope(adversarial, objective, goal)
+    if surrogates.exact:
+        return slope.gradient, goal.reached(slope.logits), slope.values
+    return slope.gradient, *surrogates.judge(adversarial, objective, goal)
 
 
 def settle(
