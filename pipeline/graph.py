@@ -6,7 +6,7 @@ import apache_beam as beam
 
 from pipeline.experiment import Experiment
 from transforms.attack import AttackImages
-from transforms.chunks import Work
+from transforms.chunks import ImageRef, Work
 from transforms.defense import FanOut
 from transforms.held_models import HeldModels
 from transforms.images import LoadImages
@@ -20,6 +20,7 @@ def build(
     work: Sequence[Work],
     models: HeldModels,
     store: Store,
+    pool: Sequence[ImageRef],
 ) -> beam.PCollection:
     """Adds the whole of an experiment to a pipeline.
 
@@ -29,6 +30,7 @@ def build(
     Args:
         work: the chunks with anything left to do.
         models: at least the experiment's targets and surrogates.
+        pool: images that attacks may mix in.
 
     Returns:
         The parts of `predictions` that were written.
@@ -39,7 +41,10 @@ def build(
         root
         | "Chunks of image refs" >> beam.Create(work)
         | "Load" >> beam.ParDo(LoadImages(store, experiment.canvas.spec))
-        | "Attack" >> beam.ParDo(AttackImages(store, experiment.specs, models, field, experiment.seed, size))
+        | "Attack"
+        >> beam.ParDo(
+            AttackImages(store, experiment.specs, models, field, experiment.seed, size, pool, experiment.canvas.spec)
+        )
         | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses))
         | "Transfer"
         >> beam.ParDo(

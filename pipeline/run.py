@@ -19,7 +19,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
-from transforms.chunks import Chunk, make_chunks
+from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch
 from transforms.read import is_remote
@@ -35,6 +35,7 @@ class Prepared:
     Attributes:
         store: the run directory.
         chunks: all of the experiment's.
+        pool: images of different classes, which attacks may mix in.
         pins: the models that it uses, with their weights found.
         run: what `run.json` is going to say.
         plan: what is missing.
@@ -45,6 +46,7 @@ class Prepared:
     experiment: Experiment
     store: Store
     chunks: tuple[Chunk, ...]
+    pool: tuple[ImageRef, ...]
     pins: dict[str, ModelPin]
     run: Json
     plan: Plan
@@ -67,7 +69,11 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     old = read_run(store)
     if old is None and any(path != LOCK and not is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
-    chunks = make_chunks(list_images(experiment.images, experiment.seed), experiment.chunk_size)
+    refs = list_images(experiment.images, experiment.seed)
+    chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
+    for spec in experiment.specs:
+        if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
+            raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
     pins = {name: pin(config.source, config.weights) for name, config in experiment.used_models.items()}
     new = definitions(experiment, chunks, pins)
     run: Json = {
@@ -81,7 +87,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     parts = {path for path in files if path.endswith(".parquet")}
     whole = {path for path in parts if store.is_whole(path)}
     plan = make_plan(experiment, chunks, whole)
-    return Prepared(experiment, store, chunks, pins, run, plan, tuple(sorted(parts - whole)), warnings)
+    return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
 def execute(prepared: Prepared, options: PipelineOptions, device: str, report: Callable[[Proof], None]) -> None:
@@ -114,7 +120,7 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str, report: C
             started = time.monotonic()
             progress = progress_bar(store, plan.missing, experiment.name)
             with _machine_failures(), progress, beam.Pipeline(options=options) as root:
-                build(root, experiment, plan.work(prepared.chunks), models, store)
+                build(root, experiment, plan.work(prepared.chunks), models, store, prepared.pool)
             seconds = round(time.monotonic() - started, 1)
             run["costs"].append({**plan.cost, "seconds": seconds, "device": str(models.device), **versions()})
             write_run(store, run)

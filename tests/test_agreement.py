@@ -118,7 +118,6 @@ def test_patchwise_agrees_with_torchattacks(lite0: Classifier, samples: Samples)
     """Their project factor is the length of a step, ours is named; they cut off at the bounds of the pixels, we cut off
     the change: one rounding. A sum of what eight neighbours were cut off may be zero but for rounding, and signs it."""
     labels = samples.labels[:COUNT]
-    reach = EPS / STEPS * 10
     found = ours("pi-fgsm", lite0, samples, Goal(labels), steps=STEPS)
     theirs = torchattacks.PIFGSM(lite0, max_epsilon=EPS, num_iter_set=STEPS, amplification=10.0)
     expected = theirs(samples.canvases[:COUNT].float() / 255, labels)

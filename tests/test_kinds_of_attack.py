@@ -9,14 +9,19 @@ import pytest
 import torch
 from attack_helpers import as_is, bent, some_canvases
 from PIL import Image
-from pipeline_helpers import Row, rows, run, tiny, written
+from pipeline_helpers import Row, refused, rows, run, tiny, written
 from torch import Tensor, nn
 
+from pipeline.experiment import load_experiment
+from pipeline.manifest import list_images
 from pipeline.results import Run, open_run
 from transforms.attack import Attacked, AttackSpec, attack_batch, attack_rows
-from transforms.canvases import CanvasBatch
+from transforms.canvases import CanvasBatch, canvas_sha256
+from transforms.chunks import UNLABELED, ImageRef, make_chunks, one_of_each_class
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
+from transforms.images import read_batch
+from transforms.models.classifier import Classifier
 
 LITE0 = {"surrogates": ["lite0"], "eps": "2/255"}
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -112,6 +117,44 @@ def test_an_attack_through_a_defense_is_judged_through_it(kinds: Path) -> None:
         predicted, confidence = answers[row["image_id"]]
         assert row["adversarial_predicted"] == predicted
         assert row["adversarial_confidence"] == pytest.approx(confidence, rel=1e-5)
+
+
+# --- pictures to mix in
+
+
+def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path, lite0: Classifier) -> None:
+    """The last chunk has a single image, which alone would find no other class; the pool is drawn from all."""
+    experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
+    refs = list_images(experiment.images, experiment.seed)
+    pool = read_batch(one_of_each_class(refs, experiment.seed), experiment.canvas.spec)
+    last = make_chunks(refs, experiment.chunk_size)[-1]
+    alone = read_batch(last.refs, experiment.canvas.spec)
+    assert pool is not None and alone is not None
+    assert len(last.refs) == 1 and len(set(pool.labels)) == len(pool.labels) == 3
+    (spec,) = [each for each in experiment.specs if each.name == "admix"]
+    found = attack_batch(spec, [lite0], experiment.canvas.field, alone, experiment.seed, 2, pool)
+    (stored,) = [row for row in made(kinds, "admix") if row["image_id"] == last.refs[0].image_id]
+    assert stored["canvas_sha256"] == canvas_sha256(found.canvases[0].numpy())
+    without = attack_batch(spec, [lite0], experiment.canvas.field, alone, experiment.seed, 2)
+    assert not torch.equal(found.canvases, without.canvases)
+
+
+def test_the_pool_is_of_different_classes_and_the_seeds() -> None:
+    refs = [ImageRef(f"{label}/{number}", "", label) for label in range(30) for number in range(5)]
+    refs += [ImageRef("broken", "", 7, problem="empty"), ImageRef("nobody knows", "", UNLABELED)]
+    drawn = one_of_each_class(refs, seed=0)
+    assert len(drawn) == len({ref.label for ref in drawn}) == 16
+    assert drawn == one_of_each_class(refs[::-1], seed=0) != one_of_each_class(refs, seed=1)
+    assert {"broken", "nobody knows"}.isdisjoint(
+        ref.image_id for seed in range(50) for ref in one_of_each_class(refs, seed)
+    )
+    assert len(one_of_each_class(refs[:5], seed=0)) == 1
+
+
+def test_admix_without_another_class_is_refused(tmp_path: Path) -> None:
+    one = tiny(images={"samples": "foolbox", "limit": 1}, attacks={"a": {**LITE0, "recipe": "admix"}})
+    said = refused(written(tmp_path, one), tmp_path / "run")
+    assert "attacks.a: admix mixes in other classes, and there is one class only" in said
 
 
 # --- a cascade

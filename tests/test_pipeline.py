@@ -156,7 +156,7 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
     work = prepared.plan.work(prepared.chunks)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(root, prepared.experiment, work, models, prepared.store)
+        parts = build(root, prepared.experiment, work, models, prepared.store, prepared.pool)
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)

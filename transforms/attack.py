@@ -16,12 +16,15 @@ from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
+from transforms.attacks.transformations import Mixing
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
-from transforms.chunks import Chunk, Work
+from transforms.chunks import Chunk, ImageRef, Work
+from transforms.decode import CanvasSpec
 from transforms.defenses.differentiable import differentiable
 from transforms.defenses.grid import NO_DEFENSE, Defense
 from transforms.distances import distances
 from transforms.held_models import HeldModels, prepare_torch
+from transforms.images import read_batch
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
@@ -57,6 +60,11 @@ class AttackSpec:
     eps: float
     target: int | None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it needs pictures of other classes."""
+        return any(isinstance(each, Mixing) for each in getattr(self.build(), "transformations", ()))
+
     def build(self) -> Attack:
         """Makes the attack; raises InputError for a parameter out of its range."""
         return recipe(self.recipe).make(BALLS[self.norm](self.eps), **dict(self.parameters))
@@ -85,7 +93,13 @@ class Attacked:
 
 
 def attack_batch(
-    spec: AttackSpec, classifiers: Sequence[Classifier], field: float, batch: CanvasBatch, seed: int, size: int
+    spec: AttackSpec,
+    classifiers: Sequence[Classifier],
+    field: float,
+    batch: CanvasBatch,
+    seed: int,
+    size: int,
+    pool: CanvasBatch | None = None,
 ) -> Attacked:
     """Attacks stored canvases, at least one, in micro-batches of `size`.
 
@@ -94,10 +108,11 @@ def attack_batch(
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
         field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        pool: what attacks may mix in, at least one picture; the batch itself by default.
     """
     attack = spec.build()
     stages = getattr(attack, "stages", (attack,))
-    work = _Work(spec, classifiers, field, batch, seed)
+    work = _Work(spec, classifiers, field, batch, seed, batch if pool is None else pool)
     attacked = work.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
     for number, stage in enumerate(stages[1:], start=1):
         standing = (~work.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
@@ -112,7 +127,13 @@ class _Work:
     """A chunk under attack."""
 
     def __init__(
-        self, spec: AttackSpec, classifiers: Sequence[Classifier], field: float, batch: CanvasBatch, seed: int
+        self,
+        spec: AttackSpec,
+        classifiers: Sequence[Classifier],
+        field: float,
+        batch: CanvasBatch,
+        seed: int,
+        pool: CanvasBatch,
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
@@ -120,8 +141,10 @@ class _Work:
         self._batch = batch
         self._seed = seed
         self._device = classifiers[0].device
-        self._pool = torch.from_numpy(batch.pixels).to(self._device)
+        self._canvases = torch.from_numpy(batch.pixels)
         self._labels = torch.tensor(batch.labels)
+        self._pool = torch.from_numpy(pool.pixels).to(self._device)
+        self._pool_labels = torch.tensor(pool.labels, device=self._device)
         self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
 
     def in_micro_batches(self, attack: Attack, images: list[int], size: int, stage: int = 0) -> Attacked:
@@ -133,13 +156,13 @@ class _Work:
         return Attacked(*in_micro_batches(work, len(images), size))
 
     def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
-        canvases = self._pool[items]
-        labels = self._labels.to(self._device)
+        canvases = self._canvases[items].to(self._device)
+        labels = self._labels[items].to(self._device)
         targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
         draws = Draws(self._seed, self._spec.name, [self._batch.image_ids[item] for item in items])
         surrogates = self._surrogates(attacking=True)
         tally = surrogates.tally
-        task = Batch(canvases, Goal(labels[items], targets), draws.at("stage", stage), self._pool, labels)
+        task = Batch(canvases, Goal(labels, targets), draws.at("stage", stage), self._pool, self._pool_labels)
         found = attack(surrogates, task)
         passes = torch.zeros(len(items), dtype=torch.int64)
         finite = torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
@@ -236,13 +259,18 @@ class AttackImages(beam.DoFn):
         field: float,
         seed: int,
         chunk_size: int,
+        pool: Sequence[ImageRef],
+        canvas: CanvasSpec,
     ) -> None:
+        """`pool` holds the images that attacks may mix in."""
         self._store = store
         self._attacks = tuple(attacks)
         self._models = models
         self._field = field
         self._seed = seed
         self._chunk_size = chunk_size
+        self._pool = tuple(pool)
+        self._canvas = canvas
 
     def setup(self) -> None:
         prepare_torch()
@@ -269,7 +297,8 @@ class AttackImages(beam.DoFn):
         if batch.labels:
             classifiers = [self._models[name] for name in spec.surrogates]
             size = micro_batch(self._models.device, self._chunk_size)
-            attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size)
+            pool = read_batch(self._pool, self._canvas) if spec.mixes else None
+            attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size, pool)
             rows = attack_rows(spec, self._seed, batch, attacked)
             canvases = list(attacked.canvases[attacked.finite].numpy())
             broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]

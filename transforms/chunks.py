@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 UNLABELED = -1
 
@@ -44,6 +45,16 @@ class Work:
 
     chunk: Chunk
     attacks: frozenset[str]
+
+
+def one_of_each_class(refs: Sequence[ImageRef], seed: int, most: int = 16) -> tuple[ImageRef, ...]:
+    """Usable images of different classes, drawn by the seed: the same ones whatever the chunks."""
+    shuffled = sorted(refs, key=lambda ref: blake2b(f"{seed}\0{ref.image_id}".encode()).digest())
+    chosen: dict[int, ImageRef] = {}
+    for ref in shuffled:
+        if not ref.problem and ref.label != UNLABELED and len(chosen) < most:
+            chosen.setdefault(ref.label, ref)
+    return tuple(chosen.values())
 
 
 def make_chunks(refs: Sequence[ImageRef], size: int) -> tuple[Chunk, ...]:

@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
-from transforms.canvases import canvas_table
+from transforms.canvases import CanvasBatch, canvas_table
 from transforms.chunks import Chunk, ImageRef, Work
 from transforms.classes import class_name
 from transforms.decode import BadImage, CanvasSpec, Decoded, decode
@@ -67,6 +69,18 @@ def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
             raise
         raise BadImage(f"cannot be read: {error}") from error
     return data, decode(data, canvas)
+
+
+def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch | None:
+    """Reads and decodes those images that can be; None if none can."""
+    found = []
+    for ref in refs:
+        with suppress(BadImage):
+            found.append((ref, read_image(ref, canvas)[1].canvas))
+    if not found:
+        return None
+    ids, labels = zip(*((ref.image_id, ref.label) for ref, _ in found), strict=True)
+    return CanvasBatch(ids, labels, np.stack([pixels for _, pixels in found]))
 
 
 def _image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
