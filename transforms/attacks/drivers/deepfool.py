@@ -69,6 +69,8 @@ class DeepFool:
         gradients, and q dual to the norm (Moosavi-Dezfooli et al. 2016, algorithm 2 and eq. 12).
         """
         logits, gradients = surrogates.jacobian(adversarial, classes)
+        if not surrogates.exact:  # a gap that rounds to nothing would be no way to go
+            logits = surrogates.logits(adversarial)
         chosen = logits.gather(1, classes)
         gaps, slopes = chosen[:, 1:] - chosen[:, :1], gradients[:, 1:] - gradients[:, :1]
         away = gaps.abs() / dual_size(self.ball.norm, slopes).clamp(min=1e-12)
