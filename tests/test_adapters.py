@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from pipeline.experiment import load_experiment
 from transforms.attacks.adapters import adapted, from_adv_lib, own_names
 from transforms.attacks.balls import BALLS, LEVELS, Ball, L2Ball, LinfBall
+from transforms.attacks.bands import DctBand
 from transforms.attacks.objectives import Goal, cross_entropy
-from transforms.attacks.protocol import Batch, Found
+from transforms.attacks.protocol import Batch, Found, band_of, stages_of
 from transforms.attacks.randomness import Draws
-from transforms.attacks.recipes import recipe
+from transforms.attacks.recipes import RECIPES, combined, recipe
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
@@ -690,3 +691,16 @@ def test_an_own_recipe_keeps_what_it_says_and_not_more_than_the_budget(package: 
     assert (attack.steps, attack.cost(2)) == (7, (2, 0))
     changed = (attack(surrogates(Bent()), batch).canvases.int() - batch.canvases.int()).abs()
     assert changed.max() == 2
+
+
+def test_an_own_recipe_may_be_a_cascade_or_band_limited(package: Package) -> None:
+    package("whole", "", cascade="whole:cascade", limited="whole:limited")
+    module = import_module("whole")
+    module.cascade, module.limited = RECIPES["autoattack"], combined("mi", "lf")  # type: ignore[attr-defined]
+    theirs = adapted("cascade").make(LinfBall(0.1), steps=3, queries=5)
+    stages = stages_of(theirs)
+    assert [each.steps for each in stages] == [3, 3, 3, 5]
+    assert all(stages_of(each) == (each,) for each in stages)
+    assert band_of(theirs) is None
+    limited = adapted("limited").make(LinfBall(0.1), cutoff=0.25)
+    assert band_of(limited) == DctBand(0.25) and stages_of(limited) == (limited,)

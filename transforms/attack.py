@@ -12,7 +12,7 @@ from torch import Tensor
 from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.bands import Band, leaked
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
 from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
@@ -111,7 +111,7 @@ def attack_batch(
         pool: what attacks may mix in, at least one picture; the batch itself by default.
     """
     attack = spec.build()
-    stages = getattr(attack, "stages", (attack,))
+    stages = stages_of(attack)
     work = _Work(spec, classifiers, field, batch, seed, batch if pool is None else pool)
     attacked = work.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
     for number, stage in enumerate(stages[1:], start=1):
@@ -208,7 +208,7 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
     clean_confidence, clean_predicted = attacked.clean.max(dim=1)
     confidence, predicted = attacked.adversarial.max(dim=1)
     attack = spec.build()
-    band = getattr(attack, "band", None)
+    band = band_of(attack)
     rows = []
     for item in attacked.finite.nonzero().flatten().tolist():
         canvas = attacked.canvases[item].numpy()

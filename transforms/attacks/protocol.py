@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import LEVELS
+from transforms.attacks.bands import Band
 from transforms.attacks.objectives import Goal
 from transforms.attacks.randomness import Draws
 from transforms.attacks.surrogates import Surrogates
@@ -55,6 +56,9 @@ class Attack(Protocol):
 
     Attributes:
         steps: iterations, of one restart.
+
+    Two things it may have besides (see `stages_of`, `band_of`): `stages`, the attacks of a cascade, of which each gets
+    the images that withstood those before it; and `band`, which its perturbations should stay in.
     """
 
     @property
@@ -64,6 +68,18 @@ class Attack(Protocol):
         """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found: ...
+
+
+def stages_of(attack: Attack) -> tuple[Attack, ...]:
+    """The attacks of a cascade, or the attack itself."""
+    stages: tuple[Attack, ...] = getattr(attack, "stages", (attack,))
+    return stages
+
+
+def band_of(attack: Attack) -> Band | None:
+    """The band of a band-limited attack."""
+    band: Band | None = getattr(attack, "band", None)
+    return band
 
 
 def one_by_one(flags: Tensor) -> Tensor:

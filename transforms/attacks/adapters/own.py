@@ -12,7 +12,8 @@ from torch import Tensor
 from transforms.attacks.adapters.bridge import OneByOne, iterations, refusing
 from transforms.attacks.adapters.parameters import maker
 from transforms.attacks.balls import LEVELS, Ball
-from transforms.attacks.protocol import Attack, Batch, Found
+from transforms.attacks.bands import Band
+from transforms.attacks.protocol import Attack, Batch, Found, band_of, stages_of
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError, unknown
@@ -89,6 +90,15 @@ class _Guarded:
     @property
     def steps(self) -> int:
         return self.attack.steps
+
+    @property
+    def stages(self) -> tuple[Attack, ...]:
+        stages = stages_of(self.attack)
+        return tuple(replace(self, attack=each) for each in stages) if len(stages) > 1 else (self,)
+
+    @property
+    def band(self) -> Band | None:
+        return band_of(self.attack)
 
     def cost(self, models: int) -> tuple[int, int]:
         return self.attack.cost(models)

@@ -53,6 +53,7 @@ class CarliniWagner:
         positive(learning_rate=self.learning_rate, initial_const=self.initial_const)
 
     def cost(self, models: int) -> tuple[int, int]:
+        """With gradients in fp32; in reduced precision each step takes one more forward pass."""
         searched = self.binary_search_steps * self.steps
         return models * (1 + searched + SETTLING), models * searched
 

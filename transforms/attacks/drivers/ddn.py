@@ -39,6 +39,7 @@ class DecoupledDirectionNorm:
         below_one(gamma=self.gamma)
 
     def cost(self, models: int) -> tuple[int, int]:
+        """With gradients in fp32; in reduced precision each step takes one more forward pass."""
         return models * (self.steps + SETTLING), models * self.steps
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:

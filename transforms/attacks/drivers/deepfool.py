@@ -37,6 +37,7 @@ class DeepFool:
         not_negative(overshoot=self.overshoot)
 
     def cost(self, models: int) -> tuple[int, int]:
+        """With gradients in fp32; in reduced precision each step takes one more forward pass."""
         return models * (1 + 2 * self.steps + SETTLING), models * self.candidates * self.steps
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:

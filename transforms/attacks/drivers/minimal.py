@@ -53,7 +53,7 @@ def judged_slope(
     """The gradient of the objective; whether each image reaches the goal, bool (B,), and its objective (B,).
 
     The last two are always in fp32: they say on which side of the boundary a point is. Where gradients are in reduced
-    precision that takes a forward pass more, which the costs of attacks leave out.
+    precision that takes one more forward pass.
     """
     slope = surrogates.slope(adversarial, objective, goal)
     if surrogates.exact:
