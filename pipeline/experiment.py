@@ -1,6 +1,7 @@
 """The experiment: a YAML file, validated once into frozen typed objects."""
 
 from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainSerializer,
     SerializeAsAny,
     ValidationError,
     create_model,
@@ -23,6 +25,9 @@ from pipeline.manifest import ImagesConfig
 from pipeline.strict import Ratio, Strict, first_problem, parse_ratio
 from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS, LEVELS
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Batch
+from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
@@ -35,6 +40,9 @@ from transforms.store import CLEAN
 
 # Names stand in paths and in --set's dotted keys.
 _NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+_TRIES = 16
+"""Enough for what is done to a canvas only sometimes."""
+_STEPS = {"alpha", "inner_alpha", "reverse_step"}
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -102,11 +110,20 @@ class ModelConfig(Strict):
 
 def _one_defense(written: Any) -> Any:
     """`lowpass:cutoff=0.5`, as in tables."""
+    if written in (NO_DEFENSE, NO_DEFENSE.name):
+        return NO_DEFENSE
     if not isinstance(written, str):
         raise InputError(f"{written!r} is not a defence such as lowpass:cutoff=0.5")
     function, _, parameters = written.partition(":")
     pairs = dict(each.partition("=")[::2] for each in parameters.split(",") if each)
+    missing = [name for name in parameter_types(function) if name not in pairs]
+    if missing:
+        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in lowpass:cutoff=0.5")
     return _grid(function, pairs)[0]
+
+
+def _defense_name(defense: Defense) -> str:
+    return defense.name
 
 
 class AttackConfig(Strict):
@@ -116,7 +133,7 @@ class AttackConfig(Strict):
     surrogates: Names
     fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
-    defense: Annotated[Defense, BeforeValidator(_one_defense)] | None = None
+    defense: Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)] = NO_DEFENSE
     precision: Annotated[Precision, _one_of("precision", get_args(Precision))] = "fp32"
     norm: Norm = "linf"
     eps: Ratio
@@ -136,7 +153,10 @@ class AttackConfig(Strict):
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}
         for key in own:
             if key not in known:
-                raise unknown(f"key of {section['recipe']}", key, known)
+                close = get_close_matches(str(key), known, n=1, cutoff=0.8)
+                close = close or get_close_matches(str(key), known - set(section), n=1, cutoff=0.6)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
+                raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
         shared = {key: value for key, value in section.items() if key not in own}
         return {**shared, "parameters": model.model_validate(own)}
 
@@ -168,6 +188,12 @@ class AttackConfig(Strict):
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
         if self.eps >= _MOST[self.norm]:
             raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
+        if self.norm == "linf" and recipe(self.recipe).kind != "minimal-norm":  # their alpha is something else
+            for key, value in self.parameters:
+                if key in _STEPS and value is not None and value >= 1:
+                    raise InputError(
+                        f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {value}/255?"
+                    )
         self.spec("").build()
         return self
 
@@ -180,7 +206,7 @@ class AttackConfig(Strict):
             surrogates=self.surrogates,
             fuse=self.fuse or "logits",
             view=self.view,
-            defense=self.defense or NO_DEFENSE,
+            defense=self.defense,
             precision=self.precision,
             norm=self.norm,
             eps=float(self.eps),
@@ -227,9 +253,14 @@ class Experiment(Strict):
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
         # A blank canvas shows a parameter out of range before any work is done.
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
+        for spec in self.specs:
+            try:
+                _try_transformations(spec, blank)
+            except InputError as error:
+                raise InputError(f"attacks.{spec.name}: {error}") from None
         for where, defense in (
             *(("defenses.", each) for each in self.defenses),
-            *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items() if each.defense),
+            *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items()),
         ):
             try:
                 defense(blank)
@@ -292,6 +323,15 @@ def _apply(section: dict[str, Any], change: str) -> None:
             raise InputError(f"--set {change!r}: {parent} is {inner!r}, not a section")
         section = inner
     section[last] = _yaml(text, f"--set {change!r}")
+
+
+def _try_transformations(spec: AttackSpec, blank: torch.Tensor) -> None:
+    """Some parameters are out of range for small canvases only."""
+    labels = torch.zeros(_TRIES, dtype=torch.int64)
+    canvases = blank.expand(_TRIES, -1, -1, -1)
+    batch = Batch(canvases, Goal(labels), Draws(0, spec.name, list(map(str, range(_TRIES)))), canvases, labels)
+    for transformation in getattr(spec.build(), "transformations", ()):
+        transformation(batch.clean, 0, batch.draws, batch)
 
 
 @cache

@@ -13,7 +13,7 @@ from transforms.errors import InputError
 from transforms.store import Store
 
 if TYPE_CHECKING:  # reading a run needs neither torch nor models
-    from pipeline.experiment import Experiment
+    from pipeline.experiment import AttackConfig, Experiment
     from transforms.held_models import ModelPin
 
 RUN_JSON = "run.json"
@@ -40,11 +40,15 @@ def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping
         "models": {
             name: {"source": pinned.source, "weights_sha256": pinned.weights_sha256} for name, pinned in pins.items()
         },
-        "attacks": {
-            name: {**{key: value for key, value in attack.items() if key != "parameters"}, **attack["parameters"]}
-            for name, attack in written["attacks"].items()
-        },
+        "attacks": {name: _as_written(attack) for name, attack in experiment.attacks.items()},
     }
+
+
+def _as_written(attack: "AttackConfig") -> Json:
+    """An attack with every key, as an experiment would write it."""
+    shared = attack.model_dump(mode="json")
+    own = shared.pop("parameters")
+    return {**shared, **own}
 
 
 def read_run(store: Store) -> Json | None:
@@ -76,13 +80,26 @@ def merge_definitions(store: Store, old: Json, new: Json) -> Json:
     Raises:
         InputError: something is defined differently under an old name; the message names the key and both values.
     """
-    for key, before, now in _changes(old, new):
+    attacks = {name: _completed(attack, new["attacks"].get(name, {})) for name, attack in old["attacks"].items()}
+    for key, before, now in _changes({**old, "attacks": attacks}, new):
         raise InputError(
             f"{key}: {store.root} was made with {json.dumps(before)}, the experiment says {json.dumps(now)}; "
             "use another name, or another --output"
         )
     named = {key: {**old[key], **new[key]} for key in ("models", "attacks")}
     return {**new, **named}
+
+
+def _completed(old: Json, new: Json) -> Json:
+    """An attack of an old run with the keys that attacks have got since. One without a key was made as if the key had
+    its default."""
+    from pipeline.experiment import AttackConfig  # noqa: PLC0415 - reading a run needs neither torch nor models
+
+    found = dict(old)
+    for key in new.keys() - old.keys():
+        without = {each: value for each, value in new.items() if each != key}
+        found[key] = _as_written(AttackConfig.model_validate(without))[key]
+    return found
 
 
 def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -65,7 +65,8 @@ def first_problem(error: ValidationError) -> str:
     where = ".".join(str(step) for step in first["loc"] if step != "parameters")
     kind, message, given = first["type"], first["msg"], repr(first["input"])[:100]
     if kind in _WANTED:
-        message = f"should be {_WANTED[kind]}, not {given}"
+        example = f", as in [{first['input']}]" if kind == "tuple_type" and isinstance(first["input"], str) else ""
+        message = f"should be {_WANTED[kind]}{example}, not {given}"
     elif kind == "missing":
         message = "is missing"
     elif kind == "value_error":

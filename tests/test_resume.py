@@ -208,6 +208,21 @@ def test_less_is_asked_and_nothing_is_lost(tiny_run: Finished, tmp_path: Path) -
     assert "attacks.pgd.eps" in refused(written(tmp_path, changed, "changed.yaml"), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("defense", "lowpass:cutoff=0.5"), ("objective", "margin"), ("random_start", False), ("view", "ten-crop")],
+)
+def test_a_key_that_attacks_got_later_had_its_default(key: str, value: Any, tiny_run: Finished, tmp_path: Path) -> None:
+    """A run made before there was such a key goes on, but not with another value of it."""
+    output = tiny_run.copy(tmp_path / "run")
+    said = json.loads((output / "run.json").read_text())
+    del said["definitions"]["attacks"]["pgd"][key]
+    (output / "run.json").write_text(json.dumps(said))
+    attacks = {**tiny()["attacks"], "pgd": {**tiny()["attacks"]["pgd"], key: value}}
+    assert f"attacks.pgd.{key}" in refused(written(tmp_path, tiny(attacks=attacks), "changed.yaml"), output)
+    run(tiny_run.experiment, output)
+
+
 def test_the_same_command_again_does_nothing(
     tiny_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -443,6 +443,9 @@ def recipe(name: str) -> Recipe:
     base, *parts = name.split("-")
     mistyped = not set(parts) <= set(PARTS)
     if base not in BASES or not parts or (mistyped and get_close_matches(name, RECIPES, cutoff=0.8)):
+        longer = [each for each in RECIPES if each.startswith(f"{name}-")]
+        if longer:
+            raise InputError(f"unknown recipe {name!r}; did you mean {' or '.join(longer)}?")
         raise unknown("recipe", name, [*RECIPES, *own_names()])
     for part in parts:
         if part not in PARTS:
