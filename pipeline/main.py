@@ -131,9 +131,19 @@ def sql(
 
 
 @app.command("list")
-def list_(thing: Thing) -> None:
-    """Shows the names that an experiment may use."""
+def list_(
+    thing: Thing,
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe, to see its parameters: mi-di-ti, foolbox/LinfPGD")
+    ] = None,
+) -> None:
+    """Shows the names that an experiment may use, or what one attack may be told."""
     with _one_line_errors():
+        if name is not None:
+            if thing is not Thing.ATTACKS:
+                raise InputError(f"list {thing.value}: takes no name; only `list attacks NAME` does")
+            _print_recipe(name)
+            return
         headings, rows = _LISTS[thing]
         _print_table(headings, rows())
         if thing is Thing.ATTACKS:
@@ -142,21 +152,29 @@ def list_(thing: Thing) -> None:
 
 def _attacks() -> Iterator[tuple[str, ...]]:
     from transforms.attacks.adapters import own_names
-    from transforms.attacks.recipes import COMMON, RECIPES
+    from transforms.attacks.recipes import RECIPES
 
     for name, recipe in RECIPES.items():
-        own = {key: default for key, (_, default) in recipe.parameters.items()}
-        if set(COMMON) <= set(own):
-            own = {key: default for key, default in own.items() if key not in COMMON or key in recipe.defaults}
-        parameters = ", ".join(f"{key}={_shown(default)}" for key, default in own.items())
-        yield name, recipe.kind, " ".join(recipe.norms), recipe.goals, *_cost(recipe), parameters, recipe.source
+        yield name, recipe.kind, " ".join(recipe.norms), *_cost(recipe), recipe.source
     yield from ((name, "your own") for name in own_names())
 
 
-def _print_how_to_combine() -> None:
-    from transforms.attacks.recipes import BASES, COMMON, PARTS
+def _print_recipe(name: str) -> None:
+    from transforms.attacks.recipes import recipe
 
-    print(f"Recipes of the loop, those before cw, also take: {', '.join(COMMON)}.")
+    found = recipe(name)
+    forwards, backwards = _cost(found)
+    print(f"{name}: {found.kind}, bounds {' or '.join(found.norms)}, goals: {found.goals}. {found.source}")
+    print(f"per image: {forwards} forward and {backwards} backward passes{_OF_SEVERAL if found.models > 1 else ''}")
+    rows = ((key, _shown(default)) for key, (_, default) in found.parameters.items())
+    _print_table(["parameter", "default"], rows)
+
+
+def _print_how_to_combine() -> None:
+    from transforms.attacks.recipes import BASES, PARTS
+
+    print("Passes are per image, of one surrogate; of adaea, cwa and svre, which need several, of two.")
+    print("The parameters of one: megalith list attacks NAME")
     print("A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:")
     print(f"  bases {', '.join(BASES)}; parts {', '.join(PARTS)}")
     print("Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/own-attack.md")
@@ -193,12 +211,13 @@ def _views() -> Iterator[tuple[str, ...]]:
     return ((name, _first_line(view)) for name, view in VIEWS.items())
 
 
+_OF_SEVERAL = " (of two surrogates together)"
 _SHOWN_EPS = 16 / 255
 """Any budget: costs do not depend on it."""
 
 _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
     Thing.ATTACKS: (
-        ["recipe", "kind", "norms", "goals", "forwards", "backwards", "parameters", "source"],
+        ["recipe", "kind", "norms", "forwards", "backwards", "source"],
         _attacks,
     ),
     Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
@@ -234,6 +253,10 @@ def _print_plan(prepared: "Prepared") -> None:
     print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {prepared.store.root}")
     cost, total = prepared.plan.cost, prepared.plan.total
     _print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
+    attacks = prepared.plan.attack_passes
+    if attacks:
+        rows = ((name, f"{forwards:,}", f"{backwards:,}") for name, (forwards, backwards) in attacks.items())
+        _print_table(["passes of", "forwards", "backwards"], rows)
     print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
     if prepared.damaged:
         print(f"{len(prepared.damaged)} damaged parts are made again, {prepared.damaged[0]} among them")

@@ -53,6 +53,16 @@ class Plan:
             "backwards": sum(unit.backwards for unit in self.missing),
         }
 
+    @property
+    def attack_passes(self) -> dict[str, tuple[int, int]]:
+        """Forward and backward passes that each attack's missing units take, by its name."""
+        passes: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for unit in self.missing:
+            if unit.kind == "attack":
+                passes[unit.attack][0] += unit.forwards
+                passes[unit.attack][1] += unit.backwards
+        return {name: (forwards, backwards) for name, (forwards, backwards) in passes.items()}
+
     def work(self, chunks: Sequence[Chunk]) -> list[Work]:
         """The chunks with anything missing, each with the attacks that it is missing from."""
         attacks: defaultdict[int, set[str]] = defaultdict(set)

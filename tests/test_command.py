@@ -32,7 +32,7 @@ from pipeline_helpers import (
 )
 
 from pipeline.main import main
-from transforms.attacks.recipes import RECIPES
+from transforms.attacks.recipes import RECIPES, recipe
 from transforms.defenses.grid import DEFENSES
 from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
@@ -370,18 +370,40 @@ def test_list_shows_every_name_in_full(thing: str, names: list[str]) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("name", [*RECIPES, "vmi-di-ti-si", "foolbox/L2PGD"])
+def test_list_shows_what_a_recipe_may_be_told(name: str) -> None:
+    result = invoke("list", "attacks", name)
+    assert result.exit_code == 0
+    first = [cells[0] for line in result.stdout.splitlines() if (cells := re.findall(r"[^\s│]+", line))]
+    assert first[0] == f"{name}:"
+    assert [key for key in recipe(name).parameters if key not in first] == []
+
+
+def test_list_of_an_attack_that_there_is_not() -> None:
+    assert "did you mean 'mi-fgsm'?" in complaint(invoke("list", "attacks", "mi-fsgm"))
+    assert "only `list attacks NAME` does" in complaint(invoke("list", "views", "center"))
+
+
+def test_plan_tells_what_each_attack_takes(tmp_path: Path) -> None:
+    attacks = {"cw": {"recipe": "cw", "surrogates": ["lite0"], "norm": "l2", "eps": 1}, **tiny()["attacks"]}
+    result = invoke("plan", written(tmp_path, tiny(attacks=attacks)), "--output", tmp_path / "run")
+    said = {cells[0]: cells[1:] for line in result.stdout.splitlines() if (cells := re.findall(r"[^\s│]+", line))}
+    assert said["cw"] == ["270,045", "270,000"]  # three images
+    assert said["mi"] == ["6", "6"]
+
+
 def test_whatever_is_listed_can_be_used(tmp_path: Path) -> None:
     """Each listed recipe, with the parameters as listed, is accepted by an experiment."""
     assert {"fgsm", "bim", "pgd", "mi-fgsm"} <= set(RECIPES)
     attacks = {
         name: {
             "recipe": name,
-            "surrogates": ["lite0", "lite1"][: recipe.models],
-            "norm": recipe.norms[0],
+            "surrogates": ["lite0", "lite1"][: each.models],
+            "norm": each.norms[0],
             "eps": "4/255",
-            **({"target": "megalith"} if recipe.goals == "targeted" else {}),
+            **({"target": "megalith"} if each.goals == "targeted" else {}),
         }
-        for name, recipe in RECIPES.items()
+        for name, each in RECIPES.items()
     }
     result = invoke("plan", written(tmp_path, tiny(attacks=attacks)), "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output

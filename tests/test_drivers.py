@@ -325,11 +325,9 @@ def test_only_reduced_precision_costs_a_second_look(name: str, norm: str, precis
         attacked = surrogates(network, precision=each)
         attack(attacked, batch_of(canvases, labels))
         forwards, backwards = torch.as_tensor(attacked.tally.forwards), torch.as_tensor(attacked.tally.backwards)
-        if name == "deepfool":  # a gradient for each of the 6 classes, and two looks: from here, and there
-            expected = 1 + (2 + more) * backwards // 6
-        else:
-            expected = (name == "cw") + (1 + more) * backwards
-        assert torch.equal(forwards, expected)
+        # DeepFool takes a gradient for each of the 6 classes, and looks twice: from where it is, and at where it went.
+        steps, looks = (backwards // 6, 2) if name == "deepfool" else (backwards, 1)
+        assert torch.equal(forwards, (name in ("cw", "deepfool")) + (looks + more) * steps)
         assert network.forwards == 3 * int(forwards.max())
 
 
