@@ -318,7 +318,7 @@ def planned(stdout: str) -> dict[str, tuple[int, int]]:
 
 
 def passes(stdout: str) -> list[int]:
-    (line,) = [line for line in stdout.splitlines() if "forward" in line]
+    (line,) = [line for line in stdout.splitlines() if line.startswith("to do")]
     return [int(number.replace(",", "")) for number in re.findall(r"[\d,]+\d|\d", line)]
 
 
