@@ -40,8 +40,6 @@ from transforms.store import CLEAN
 
 # Names stand in paths and in --set's dotted keys.
 _NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-_TRIES = 16
-"""Enough for what is done to a canvas only sometimes."""
 _STEPS = {"alpha", "inner_alpha", "reverse_step"}
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
@@ -110,7 +108,7 @@ class ModelConfig(Strict):
 
 def _one_defense(written: Any) -> Any:
     """`lowpass:cutoff=0.5`, as in tables."""
-    if written in (NO_DEFENSE, NO_DEFENSE.name):
+    if written in (None, NO_DEFENSE, NO_DEFENSE.name):
         return NO_DEFENSE
     if not isinstance(written, str):
         raise InputError(f"{written!r} is not a defence such as lowpass:cutoff=0.5")
@@ -118,7 +116,7 @@ def _one_defense(written: Any) -> Any:
     pairs = dict(each.partition("=")[::2] for each in parameters.split(",") if each)
     missing = [name for name in parameter_types(function) if name not in pairs]
     if missing:
-        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in lowpass:cutoff=0.5")
+        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {function}:{missing[0]}=...")
     return _grid(function, pairs)[0]
 
 
@@ -192,7 +190,7 @@ class AttackConfig(Strict):
             for key, value in self.parameters:
                 if key in _STEPS and value is not None and value >= 1:
                     raise InputError(
-                        f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {value}/255?"
+                        f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
                     )
         self.spec("").build()
         return self
@@ -325,13 +323,20 @@ def _apply(section: dict[str, Any], change: str) -> None:
     section[last] = _yaml(text, f"--set {change!r}")
 
 
+class _Least(Draws):
+    """The smallest of all draws: whatever is done only sometimes is done."""
+
+    def uniform(self, shape: Sequence[int], draw: str) -> torch.Tensor:
+        return torch.zeros(1, *shape)
+
+
 def _try_transformations(spec: AttackSpec, blank: torch.Tensor) -> None:
     """Some parameters are out of range for small canvases only."""
-    labels = torch.zeros(_TRIES, dtype=torch.int64)
-    canvases = blank.expand(_TRIES, -1, -1, -1)
-    batch = Batch(canvases, Goal(labels), Draws(0, spec.name, list(map(str, range(_TRIES)))), canvases, labels)
+    label = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(blank, Goal(label), _Least(0, spec.name, [""]), blank, label)
     for transformation in getattr(spec.build(), "transformations", ()):
-        transformation(batch.clean, 0, batch.draws, batch)
+        for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
+            transformation(batch.clean, copy, batch.draws, batch)
 
 
 @cache

@@ -124,10 +124,17 @@ WRONG = {
         ["attacks.pgd", "fgsm has no parameter 'steps'; it has objective"],
     ),
     "half a name": (attack(recipe="apgd"), ["'apgd'", "apgd-ce or apgd-dlr or apgd-t"]),
-    "known defense half written": (attack(defense="lowpass"), ["attacks.pgd.defense", "needs cutoff, as in lowpass:"]),
+    "known defense half written": (
+        attack(defense="lowpass"),
+        ["attacks.pgd.defense", "needs cutoff, as in lowpass:cutoff="],
+    ),
     "one surrogate": (attack(surrogates="lite0"), ["attacks.pgd.surrogates", "a list, as in [lite0]"]),
     "more blocks than pixels": (attack(recipe="bsr", shuffle_blocks=500), ["attacks.pgd", "shuffle_blocks", "500"]),
     "no enlargement": (attack(recipe="di-fgsm", resize_rate=1.001), ["attacks.pgd", "resize_rate", "1.001", "224"]),
+    "no enlargement at one of several rates": (
+        attack(recipe="dem", resize_rates=[1.14, 1.001]),
+        ["attacks.pgd", "resize_rate", "1.001"],
+    ),
     "eps as pixels": (attack(eps=4), ["attacks.pgd", "eps", "did you mean 4/255?"]),
     "eps zero": (attack(eps=0), ["attacks.pgd", "eps", "0", "1/255"]),
     "eps negative": (attack(eps="-4/255"), ["attacks.pgd", "eps", "-4/255"]),
