@@ -271,6 +271,7 @@ class AttackImages(beam.DoFn):
         self._chunk_size = chunk_size
         self._pool = tuple(pool)
         self._canvas = canvas
+        self._pool_read: CanvasBatch | None = None
 
     def setup(self) -> None:
         prepare_torch()
@@ -297,7 +298,9 @@ class AttackImages(beam.DoFn):
         if batch.labels:
             classifiers = [self._models[name] for name in spec.surrogates]
             size = micro_batch(self._models.device, self._chunk_size)
-            pool = read_batch(self._pool, self._canvas) if spec.mixes else None
+            if spec.mixes and self._pool_read is None:  # once for all chunks
+                self._pool_read = read_batch(self._pool, self._canvas)
+            pool = self._pool_read if spec.mixes else None
             attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size, pool)
             rows = attack_rows(spec, self._seed, batch, attacked)
             canvases = list(attacked.canvases[attacked.finite].numpy())

@@ -16,7 +16,7 @@ from transforms.attacks.oracle import Oracle
 from transforms.attacks.protocol import Batch, Found, where
 from transforms.attacks.randomness import Draws
 from transforms.attacks.steps import Step, steepest
-from transforms.attacks.surrogates import Surrogates, Transform
+from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
 from transforms.attacks.transformations import Transformation
 from transforms.errors import InputError
 
@@ -107,12 +107,13 @@ class AttackLoop:
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""
         oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
-        kept = _Kept(self, oracle)
-        for restart in range(self.restarts):
-            if kept.finished:
-                break
-            self._run(oracle, batch.draws.at("restart", restart), kept)
-        return Found(kept.finish())
+        with watching(surrogates) as watch:
+            kept = _Kept(self, oracle, watch)
+            for restart in range(self.restarts):
+                if kept.finished:
+                    break
+                self._run(oracle, batch.draws.at("restart", restart), kept)
+        return Found(kept.canvases)
 
     def _run(self, oracle: Oracle, draws: Draws, kept: "_Kept") -> None:
         batch = oracle.batch
@@ -146,14 +147,14 @@ class AttackLoop:
 class _Kept:
     """What is kept of each image so far: 8-bit canvases, by the rule of the loop."""
 
-    def __init__(self, loop: AttackLoop, oracle: Oracle) -> None:
+    def __init__(self, loop: AttackLoop, oracle: Oracle, watch: Watch) -> None:
         self._loop = loop
         self._oracle = oracle
-        self._canvases = oracle.batch.canvases
-        images, device = len(self._canvases), self._canvases.device
+        self._watch = watch
+        self.canvases = oracle.batch.canvases
+        images, device = len(self.canvases), self.canvases.device
         self._reached = torch.zeros(images, dtype=torch.bool, device=device)
         self._value = torch.full((images,), -torch.inf, device=device)
-        self._outer = oracle.surrogates.tally.active  # of a cascade that this is a stage of
 
     @property
     def finished(self) -> bool:
@@ -163,21 +164,15 @@ class _Kept:
     def offer(self, canvases: Tensor, *, last: bool) -> None:
         """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
         if not self._loop._judges:
-            self._canvases = canvases
+            self.canvases = canvases
             return
         oracle = self._oracle
         reached, value = oracle.surrogates.judge(canvases.float() / LEVELS, oracle.objective, oracle.batch.goal)
         higher = (reached == self._reached) & (value > self._value)
         if self._loop.keep == "first":
             higher &= ~self._reached if last else torch.zeros_like(higher)
-            standing = ~(self._reached | reached)
-            oracle.surrogates.tally.active = standing if self._outer is None else standing & self._outer
+            self._watch(~(self._reached | reached))
         better = (reached & ~self._reached) | higher
-        self._canvases = where(better, canvases, self._canvases)
+        self.canvases = where(better, canvases, self.canvases)
         self._value = torch.where(better, value, self._value)
         self._reached = self._reached | reached
-
-    def finish(self) -> Tensor:
-        """The canvases that were kept."""
-        self._oracle.surrogates.tally.active = self._outer
-        return self._canvases

@@ -1,8 +1,8 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -28,6 +28,10 @@ Transform = Callable[[Tensor], Tensor]
 
 def _unchanged(canvases: Tensor) -> Tensor:
     return canvases
+
+
+Watch = Callable[[Tensor], bool]
+"""Told who is attacked from here on, bool (B,); says whether anybody is."""
 
 
 class Slope(NamedTuple):
@@ -225,3 +229,21 @@ class Surrogates:
 
     def _passes(self, canvases: Tensor) -> int:
         return len(self._classifiers) * len(self._view(canvases, canvases.shape[-1]))
+
+
+@contextmanager
+def watching(surrogates: Surrogates) -> Iterator[Watch]:
+    """Counts the passes of those images only that are attacked; afterwards counts as before.
+
+    Within a cascade, images that fell to an earlier stage are not attacked whatever the driver says.
+    """
+    tally, before = surrogates.tally, surrogates.tally.active
+
+    def watch(active: Tensor) -> bool:
+        tally.active = active if before is None else active & before
+        return bool(tally.active.any())
+
+    try:
+        yield watch
+    finally:
+        tally.active = before

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
-from transforms.attacks.drivers.shared import watching
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch, Found
-from transforms.attacks.surrogates import Surrogates, Tally
+from transforms.attacks.surrogates import Surrogates, Tally, watching
 from transforms.errors import InputError, StoppedError
 
 Find = Callable[[Surrogates, Batch, int], Tensor]

@@ -8,11 +8,11 @@ from transforms.attacks.adapters import adapted
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.apgd import apgd_ce, apgd_t
 from transforms.attacks.drivers.minimal import SETTLING
-from transforms.attacks.drivers.shared import on_grid, watching
+from transforms.attacks.drivers.shared import on_grid
 from transforms.attacks.drivers.square import square
 from transforms.attacks.protocol import Attack, Batch, Found, where
 from transforms.attacks.registry import Recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, watching
 
 _FIRST_SQUARES = 0.8
 """The authors' choice for the cascade."""

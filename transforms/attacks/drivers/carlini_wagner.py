@@ -8,11 +8,11 @@ from torch import Tensor
 
 from transforms.attacks.balls import LEVELS, Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, judged_slope, settle
-from transforms.attacks.drivers.shared import Watch, at_least, bounded_in, not_negative, positive, watching
+from transforms.attacks.drivers.shared import at_least, bounded_in, not_negative, positive
 from transforms.attacks.objectives import margin
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.registry import Recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, Watch, watching
 
 _DECAYS = (0.9, 0.999)
 _TINY = 1e-8

@@ -6,11 +6,11 @@ import torch
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, judged_slope, settle, unit
-from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
+from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.registry import Recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, watching
 
 _STEP = (1.0, 0.01)
 """Length of the first and of the last step, in the unit of [0, 1] pixels."""

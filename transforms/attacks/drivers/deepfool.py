@@ -7,10 +7,10 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, dual_size, settle
-from transforms.attacks.drivers.shared import at_least, best_others, bounded_in, not_negative, watching
+from transforms.attacks.drivers.shared import at_least, best_others, bounded_in, not_negative
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.registry import Recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, watching
 from transforms.errors import InputError
 
 

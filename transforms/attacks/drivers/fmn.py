@@ -6,11 +6,11 @@ import torch
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, judged_slope, settle, shrink, unit
-from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive, watching
+from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive
 from transforms.attacks.objectives import margin
 from transforms.attacks.protocol import Batch, Found, where
 from transforms.attacks.registry import Recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, watching
 
 _LAST_STEP = 0.01
 """Length of the last step, as a part of the first."""

@@ -1,7 +1,6 @@
 """What drivers share: who is still attacked, which canvas is kept, and what a wrong parameter is told."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,29 +9,8 @@ from torch import Tensor
 from transforms.attacks.balls import LEVELS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch, where
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Surrogates, Watch
 from transforms.errors import InputError
-
-Watch = Callable[[Tensor], bool]
-"""Told who is attacked from here on, bool (B,); says whether anybody is."""
-
-
-@contextmanager
-def watching(surrogates: Surrogates) -> Iterator[Watch]:
-    """Counts the passes of those images only that are attacked; afterwards counts as before.
-
-    Within a cascade, images that fell to an earlier stage are not attacked whatever the driver says.
-    """
-    tally, before = surrogates.tally, surrogates.tally.active
-
-    def watch(active: Tensor) -> bool:
-        tally.active = active if before is None else active & before
-        return bool(tally.active.any())
-
-    try:
-        yield watch
-    finally:
-        tally.active = before
 
 
 def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:
