@@ -127,8 +127,10 @@ def test_a_named_recipe_is_its_combination(name: str, same: str) -> None:
     [
         ("mi-dj", "'dj'"),
         ("mi-di-tti", "did you mean 'ti'?"),
-        ("mi-fgsm-di", "did you mean 'mi-fgsm'?"),
-        ("vmi-di-fgsm-ssa", "'fgsm'"),
+        ("mi-fgsm-di", "did you mean 'mi-di'?"),
+        ("di-mi", "did you mean 'mi-di'?"),
+        ("ti-di-fgsm", "did you mean 'mi-ti-di'?"),
+        ("vmi-di-fgsm-ssa", "did you mean 'vmi-di-ssa'?"),
         ("mi-di-di", "'di'"),
         ("mi-ti-di-ti", "'ti'"),
         ("mi-", "''"),
@@ -167,7 +169,7 @@ def test_parameters_are_those_of_the_chain() -> None:
     """Names, types and defaults, in the order of base, parts, and what every loop can do."""
     parameters = recipe("vmi-di-ti").parameters
     assert list(parameters) == [
-        *["steps", "alpha", "decay", "neighbors", "beta"],
+        *["steps", "alpha", "decay", "normalized", "neighbors", "beta"],
         *["kernel_size", "kernel_sigma", "resize_rate", "diversity_probability"],
         *COMMON,
     ]

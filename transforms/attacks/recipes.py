@@ -113,109 +113,6 @@ def pi_fgsm(
     return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
 
 
-def vmi_fgsm(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    neighbors: int = 20,
-    beta: float = 1.5,
-) -> AttackLoop:
-    """MI-FGSM whose gradients are corrected by those around the point before, within beta * eps."""
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=VarianceTuning(ball, neighbors, beta * ball.eps))
-
-
-def vni_fgsm(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    neighbors: int = 20,
-    beta: float = 1.5,
-) -> AttackLoop:
-    """NI-FGSM with the same correction."""
-    loop = ni_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=VarianceTuning(ball, neighbors, beta * ball.eps))
-
-
-def emi_fgsm(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    samples: int = 11,
-    radius: float = 7.0,
-) -> AttackLoop:
-    """MI-FGSM over the mean gradient of points along the last direction, up to `radius` times alpha either way."""
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=EnhancedMomentum(ball, samples, radius * loop.alpha))
-
-
-def gra(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    neighbors: int = 20,
-    beta: float = 3.5,
-    attenuation: float = 0.94,
-) -> AttackLoop:
-    """MI-FGSM over gradients weighed with those around, within beta * eps; steps shrink where signs change."""
-    if not 0 < attenuation <= 1:
-        raise InputError(f"attenuation: {attenuation} is not in (0, 1]")
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    estimator = GradientRelevance(ball, neighbors, beta * ball.eps)
-    return replace(loop, estimator=estimator, step=hesitant(ball, loop.alpha, attenuation))
-
-
-def pgn(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    neighbors: int = 20,
-    beta: float = 3.0,
-    balance: float = 0.5,
-) -> AttackLoop:
-    """MI-FGSM over gradients that avoid steep places, around the point within beta * eps."""
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=GradientNormPenalty(ball, neighbors, beta * ball.eps, balance, loop.alpha))
-
-
-def svre(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    inner_steps: int | None = None,
-    inner_alpha: float | None = None,
-) -> AttackLoop:
-    """MI-FGSM over variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate."""
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=VarianceReduction(ball, _alpha(inner_alpha, loop.alpha, 1), decay, inner_steps))
-
-
-def adaea(
-    ball: Ball,
-    *,
-    steps: int = 10,
-    alpha: float | None = None,
-    decay: float = 1.0,
-    ensemble_beta: float = 10.0,
-    threshold: float = -0.3,
-) -> AttackLoop:
-    """MI-FGSM over an ensemble whose weights adapt to each image."""
-    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
-    return replace(loop, estimator=AdaptiveEnsemble(ball, loop.alpha, ensemble_beta, threshold))
-
-
 def cwa(
     ball: Ball,
     *,
@@ -234,6 +131,48 @@ def cwa(
 def region_fitting(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
     """MI-FGSM with steps of the whole budget."""
     return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
+
+
+# What gradients a loop follows
+
+
+def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
+    """Gradients corrected by those around the point before, within beta * eps."""
+    return replace(loop, estimator=VarianceTuning(loop.ball, neighbors, beta * loop.ball.eps))
+
+
+def along_the_last(loop: AttackLoop, *, samples: int = 11, radius: float = 7.0) -> AttackLoop:
+    """The mean gradient of points along the last direction, up to `radius` times alpha either way."""
+    return replace(loop, estimator=EnhancedMomentum(loop.ball, samples, radius * loop.alpha))
+
+
+def relevance_weighed(
+    loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.5, attenuation: float = 0.94
+) -> AttackLoop:
+    """Gradients weighed with those around, within beta * eps; steps shrink where signs change."""
+    if not 0 < attenuation <= 1:
+        raise InputError(f"attenuation: {attenuation} is not in (0, 1]")
+    estimator = GradientRelevance(loop.ball, neighbors, beta * loop.ball.eps)
+    return replace(loop, estimator=estimator, step=hesitant(loop.ball, loop.alpha, attenuation))
+
+
+def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, balance: float = 0.5) -> AttackLoop:
+    """Gradients that avoid steep places, around the point within beta * eps."""
+    return replace(loop, estimator=GradientNormPenalty(loop.ball, neighbors, beta * loop.ball.eps, balance, loop.alpha))
+
+
+def variance_reduced(
+    loop: AttackLoop, *, decay: float = 1.0, inner_steps: int | None = None, inner_alpha: float | None = None
+) -> AttackLoop:
+    """Variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate, and the loop's
+    own `decay`."""
+    alpha = loop.alpha if inner_alpha is None else inner_alpha
+    return replace(loop, estimator=VarianceReduction(loop.ball, alpha, decay, inner_steps))
+
+
+def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, threshold: float = -0.3) -> AttackLoop:
+    """An ensemble whose weights adapt to each image."""
+    return replace(loop, estimator=AdaptiveEnsemble(loop.ball, loop.alpha, ensemble_beta, threshold))
 
 
 # Parts
@@ -336,13 +275,19 @@ BASES = {
     "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
     "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
     "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=_LINF),
-    "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (vmi_fgsm,)),
-    "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (vni_fgsm,)),
-    "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (emi_fgsm,)),
-    "gra": Recipe("Zhu et al. 2023, ICCV", (gra,)),
-    "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (pgn,)),
-    "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (svre,), models=2),
-    "adaea": Recipe("Chen et al. 2023, arXiv:2308.02897", (adaea,), goals="untargeted", models=2, fusions=()),
+    "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (mi_fgsm, variance_tuned)),
+    "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (ni_fgsm, variance_tuned)),
+    "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (mi_fgsm, along_the_last)),
+    "gra": Recipe("Zhu et al. 2023, ICCV", (mi_fgsm, relevance_weighed)),
+    "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
+    "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (mi_fgsm, variance_reduced), models=2),
+    "adaea": Recipe(
+        "Chen et al. 2023, arXiv:2308.02897",
+        (mi_fgsm, adaptively_weighed),
+        goals="untargeted",
+        models=2,
+        fusions=(),
+    ),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
 }
 _Part = Callable[..., AttackLoop]
@@ -441,20 +386,29 @@ def recipe(name: str) -> Recipe:
     if "/" in name or name in own_names():
         return adapted(name)
     base, *parts = name.split("-")
-    mistyped = not set(parts) <= set(PARTS)
-    if base not in BASES or not parts or (mistyped and get_close_matches(name, RECIPES, cutoff=0.8)):
-        longer = [each for each in RECIPES if each.startswith(f"{name}-")]
-        if longer:
-            raise InputError(f"unknown recipe {name!r}; did you mean {' or '.join(longer)}?")
-        raise unknown("recipe", name, [*RECIPES, *own_names()])
-    for part in parts:
-        if part not in PARTS:
-            raise unknown(f"part of recipe {name!r}:", part, PARTS)
+    if base not in BASES or not parts or not set(parts) <= set(PARTS):
+        raise _unknown(name)
     functions = [function for part in parts for function in PARTS[part][1]]
     for function in functions:
         if functions.count(function) > 1:
             raise InputError(f"recipe: {name!r} has {function.__name__!r} twice")
     return combined(base, *parts)
+
+
+def _unknown(name: str) -> InputError:
+    """Says what may have been meant: the same words in our order, a longer name, one spelled alike."""
+    words = [word for word in name.split("-") if word != "fgsm"]
+    parts = [word for word in words if word in PARTS]
+    bases = [word for word in words if word in BASES]
+    if parts and len(bases) <= 1 and len(words) == len(bases) + len(parts):
+        return InputError(f"unknown recipe {name!r}; did you mean '{'-'.join([*(bases or ['mi']), *parts])}'?")
+    longer = [each for each in RECIPES if each.startswith(f"{name}-")]
+    if longer:
+        return InputError(f"unknown recipe {name!r}; did you mean {' or '.join(longer)}?")
+    base, *rest = name.split("-")
+    if base in BASES and rest and not get_close_matches(name, RECIPES, cutoff=0.8):
+        return unknown(f"part of recipe {name!r}:", next(part for part in rest if part not in PARTS), PARTS)
+    return unknown("recipe", name, [*RECIPES, *own_names()])
 
 
 def _alpha(alpha: float | None, reach: float, steps: int) -> float:
