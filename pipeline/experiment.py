@@ -27,7 +27,6 @@ from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
@@ -36,6 +35,7 @@ from transforms.defenses.grid import NO_DEFENSE, Defense, grid, parameter_types
 from transforms.errors import InputError, unknown
 from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
+from transforms.randomness import Draws
 from transforms.store import CLEAN
 
 # Names stand in paths and in --set's dotted keys.

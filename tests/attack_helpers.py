@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.views import View, center
+from transforms.randomness import Draws
 
 SIDE = 12
 SHAPE = (3, SIDE, SIDE)

@@ -28,13 +28,13 @@ from transforms.attacks.balls import BALLS, LEVELS, Ball, L2Ball, LinfBall
 from transforms.attacks.bands import DctBand
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.protocol import Batch, Found, band_of, stages_of
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import RECIPES, combined, recipe
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.views import center, look
+from transforms.randomness import Draws
 
 SIDE = 8
 SIZE = 3 * SIDE**2

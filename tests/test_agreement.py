@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transforms.attacks.balls import L2Ball, LinfBall
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.models.classifier import Classifier
 from transforms.models.views import center
+from transforms.randomness import Draws
 
 COUNT, STEPS = 4, 3
 EPS, ALPHA = 4 / 255, 2 / 255

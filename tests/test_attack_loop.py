@@ -42,7 +42,6 @@ from transforms.attacks.balls import BALLS, Ball, LinfBall
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.protocol import Attack
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Surrogates
 from transforms.canvases import CanvasBatch
@@ -50,6 +49,7 @@ from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS, ten_crop
+from transforms.randomness import Draws
 
 
 def is_loop(name: str) -> bool:

@@ -14,7 +14,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
-from transforms.attacks.randomness import Draws
+from transforms.randomness import Draws
 
 SHAPE = (2, 3, 4, 5)
 SIZE = math.prod(SHAPE[1:])

@@ -16,10 +16,10 @@ from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn,
 from transforms.attacks.drivers.autoattack import Cascade
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.models.classifier import Classifier
 from transforms.models.views import center, look
+from transforms.randomness import Draws
 
 FIELD = 224 / 256
 PLACES = [1, 3, 4, 9, 10, 11]

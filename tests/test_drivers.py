@@ -22,11 +22,11 @@ from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, minimal, square
 from transforms.attacks.objectives import Goal, cross_entropy, dlr, margin
 from transforms.attacks.protocol import Attack, Batch, Found
-from transforms.attacks.randomness import Draws
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, watching
 from transforms.errors import InputError
 from transforms.models.views import center
+from transforms.randomness import Draws
 
 SIDE = 6
 SIZE = 3 * SIDE**2

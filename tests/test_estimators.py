@@ -39,9 +39,9 @@ from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.filters import gaussian
 from transforms.attacks.momentum import adam, mean_normalized, momentum
 from transforms.attacks.objectives import Goal, cross_entropy
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 STEPS = 4
 COUNT = 4

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from transforms.attacks.randomness import Draws
+from transforms.randomness import Draws
 
 IMAGES = ("a", "b", "n01440764/one", "ü")
 SHAPE = (3, 5, 7)

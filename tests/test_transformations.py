@@ -30,7 +30,6 @@ from transforms.attacks import transformations
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.protocol import Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.transformations import (
     BlockShuffle,
     DiverseInput,
@@ -42,6 +41,7 @@ from transforms.attacks.transformations import (
     Transformation,
 )
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 
 def white(count: int, side: int) -> Tensor:

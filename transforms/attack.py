@@ -13,7 +13,6 @@ from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.bands import Band, leaked
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
-from transforms.attacks.randomness import Draws
 from transforms.attacks.recipes import recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.attacks.transformations import Mixing
@@ -28,6 +27,7 @@ from transforms.images import read_batch
 from transforms.models.batches import in_micro_batches, micro_batch
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
+from transforms.randomness import Draws
 from transforms.store import CLEAN, Store, attack_parts
 from transforms.tables import failure_row, rows_table
 

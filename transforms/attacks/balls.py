@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from transforms.attacks.randomness import Draws
+from transforms.randomness import Draws
 
 LEVELS = 255
 _HALVINGS = 30

@@ -13,8 +13,8 @@ from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.estimators import Estimate
 from transforms.attacks.momentum import mean_normalized, momentum
 from transforms.attacks.oracle import Oracle
-from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 
 def _moved(ball: Ball, points: Tensor, change: Tensor, clean: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.momentum import mean_normalized
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.protocol import one_by_one
-from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
 """(oracle, adversarial canvases, points, the step's draws) -> gradient, all (B, 3, S, S) in the unit of [0, 1] pixels.

@@ -14,11 +14,11 @@ from transforms.attacks.momentum import Momentum, no_momentum
 from transforms.attacks.objectives import Objective, cross_entropy
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.protocol import Batch, Found, where
-from transforms.attacks.randomness import Draws
 from transforms.attacks.steps import Step, steepest
 from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
 from transforms.attacks.transformations import Transformation
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 Keep = Literal["last", "best", "first"]
 _BAND_ROUNDS = 3

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from transforms.attacks.objectives import Objective
 from transforms.attacks.protocol import Batch
-from transforms.attacks.randomness import Draws
 from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.transformations import Transformation
+from transforms.randomness import Draws
 
 
 @dataclass(frozen=True)

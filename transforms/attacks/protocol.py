@@ -9,8 +9,8 @@ from torch import Tensor
 from transforms.attacks.balls import LEVELS
 from transforms.attacks.bands import Band
 from transforms.attacks.objectives import Goal
-from transforms.attacks.randomness import Draws
 from transforms.attacks.surrogates import Surrogates
+from transforms.randomness import Draws
 
 
 @dataclass(frozen=True)

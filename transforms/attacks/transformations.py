@@ -15,8 +15,8 @@ from torch import Tensor
 
 from transforms.attacks.balls import LEVELS
 from transforms.attacks.protocol import Batch
-from transforms.attacks.randomness import Draws
 from transforms.errors import InputError
+from transforms.randomness import Draws
 from transforms.spectrum import cosines, lowest_cosines
 
 

@@ -9,10 +9,10 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.shared import Standing, at_least, best_others, bounded_in, positive
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
-from transforms.attacks.randomness import Draws
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.errors import InputError
+from transforms.randomness import Draws
 
 _INERTIA = 0.75
 """Weight of the new step; the rest is the step before it."""

@@ -11,9 +11,9 @@ from transforms.attacks.balls import LEVELS, Ball
 from transforms.attacks.drivers.shared import Standing, at_least, below_one, bounded_in
 from transforms.attacks.objectives import cross_entropy, margin
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
-from transforms.attacks.randomness import Draws
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.randomness import Draws
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which the squares' area is halved."""

@@ -8,30 +8,30 @@ from torch import Tensor
 
 
 class Draws:
-    """Random draws for a batch of images, keyed by (seed, image id, attack, step, draw).
+    """Random draws for a batch of images, keyed by (seed, image id, attack or defence, step, draw).
 
     The step and the draw are a path of words and numbers: `draws.at("step", 3).at("copy", 1).uniform((3,), "shift")`.
     What is drawn depends on the whole path and on nothing else, above all not on what was drawn before.
     """
 
-    def __init__(self, seed: int, attack: str, image_ids: Sequence[str], path: tuple[object, ...] = ()) -> None:
+    def __init__(self, seed: int, name: str, image_ids: Sequence[str], path: tuple[object, ...] = ()) -> None:
         self._seed = seed
-        self._attack = attack
+        self._name = name
         self._image_ids = tuple(image_ids)
         self._path = path
 
     def at(self, *path: object) -> "Draws":
         """The draws of a step, or of a part of one."""
-        return Draws(self._seed, self._attack, self._image_ids, (*self._path, *path))
+        return Draws(self._seed, self._name, self._image_ids, (*self._path, *path))
 
     def of(self, image: int) -> "Draws":
         """The draws of one image of the batch, by its position: a batch of one."""
-        return Draws(self._seed, self._attack, [self._image_ids[image]], self._path)
+        return Draws(self._seed, self._name, [self._image_ids[image]], self._path)
 
     @property
     def shared(self) -> "Draws":
-        """Draws for the attack as a whole: a batch of one, the same for every image."""
-        return Draws(self._seed, self._attack, [""], self._path)
+        """Draws for the attack or defence as a whole: a batch of one, the same for every image."""
+        return Draws(self._seed, self._name, [""], self._path)
 
     def uniform(self, shape: Sequence[int], draw: str) -> Tensor:
         """Uniform on [0, 1): float32 (B, *shape) on the CPU, the same on every device."""
@@ -50,7 +50,7 @@ class Draws:
         return self._stack(draw, lambda generator: torch.randperm(size, generator=generator))
 
     def _stack(self, draw: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
-        keys = [_key(self._seed, image_id, self._attack, *self._path, draw) for image_id in self._image_ids]
+        keys = [_key(self._seed, image_id, self._name, *self._path, draw) for image_id in self._image_ids]
         return torch.stack([sample(torch.Generator().manual_seed(key)) for key in keys])
 
 
