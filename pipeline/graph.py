@@ -21,6 +21,7 @@ def build(
     models: HeldModels,
     store: Store,
     pool: Sequence[ImageRef],
+    targets: Sequence[str],
 ) -> beam.PCollection:
     """Adds the whole of an experiment to a pipeline.
 
@@ -29,8 +30,9 @@ def build(
 
     Args:
         work: the chunks with anything left to do.
-        models: at least the experiment's targets and surrogates.
+        models: at least the surrogates of the work's attacks and the targets.
         pool: images that attacks may mix in.
+        targets: the models that look at canvases this time.
 
     Returns:
         The parts of `predictions` that were written.
@@ -51,7 +53,7 @@ def build(
             Transfer(
                 store,
                 models,
-                experiment.targets,
+                targets,
                 experiment.views,
                 wanted,
                 field,

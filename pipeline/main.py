@@ -74,6 +74,9 @@ def run(
     change: Changes = None,
     runner: Annotated[str, typer.Option(help="Where Beam runs.")] = "direct",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    models_in_memory: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Models that a worker may hold at once; by default all.")
+    ] = None,
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
     with _one_line_errors():
@@ -90,7 +93,7 @@ def run(
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         _print_plan(prepared)
-        execute(prepared, options, device, _print_proof)
+        execute(prepared, options, device, _print_proof, models_in_memory)
         results = open_run(output)
         print_summary(results, prepared.experiment, Console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]

@@ -1,7 +1,7 @@
 """The plan: which units of work an experiment needs, and which of them a run directory lacks. Pure functions."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -10,6 +10,7 @@ from pipeline.experiment import Experiment
 from transforms.attack import AttackSpec
 from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE
+from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
 from transforms.store import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part
 
@@ -24,6 +25,7 @@ class Unit:
         kind: what is done.
         chunk: number of the chunk.
         attack: its name; `none` for the clean images.
+        model: the one that looks; "" where none is asked to.
         parts: the files it makes; it is done when all are there.
         forwards, backwards: passes of a network over one window that it takes, about.
     """
@@ -32,6 +34,7 @@ class Unit:
     chunk: int
     attack: str
     parts: tuple[Part, ...]
+    model: str = ""
     forwards: int = 0
     backwards: int = 0
 
@@ -63,10 +66,25 @@ class Plan:
                 passes[unit.attack][1] += unit.backwards
         return {name: (forwards, backwards) for name, (forwards, backwards) in passes.items()}
 
+
+@dataclass(frozen=True)
+class Wave:
+    """Units that are done together.
+
+    Attributes:
+        units: none of them waits for one of a later wave.
+        models: those that have to be in memory.
+        targets: those of them that look at canvases.
+    """
+
+    units: tuple[Unit, ...]
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+
     def work(self, chunks: Sequence[Chunk]) -> list[Work]:
-        """The chunks with anything missing, each with the attacks that it is missing from."""
+        """The chunks with anything to do, each with the attacks of which something is missing."""
         attacks: defaultdict[int, set[str]] = defaultdict(set)
-        for unit in self.missing:
+        for unit in self.units:
             attacks[unit.chunk].add(unit.attack)
         return [Work(chunk, frozenset(attacks[chunk.index])) for chunk in chunks if chunk.index in attacks]
 
@@ -78,6 +96,51 @@ def make_plan(experiment: Experiment, chunks: Sequence[Chunk], present: Collecti
     if not experiment.keep_canvases:
         absent |= _attacked_again(units, absent, present)
     return Plan(tuple(unit for unit in units if unit in absent), Counter(unit.kind for unit in units))
+
+
+def make_waves(experiment: Experiment, missing: Sequence[Unit], models_in_memory: int | None) -> list[Wave]:
+    """Splits what is missing so that no wave needs more than so many models: first attacks, then targets.
+
+    Raises:
+        InputError: an attack needs more of them at once.
+    """
+    if not missing:
+        return []
+    models = tuple(experiment.used_models)
+    if models_in_memory is None or len(models) <= models_in_memory:
+        return [Wave(tuple(missing), models, experiment.targets)]
+    surrogates = {spec.name: spec.surrogates for spec in experiment.specs}
+    made = [unit for unit in missing if unit.kind != "predict"]
+    groups = _grouped(
+        {name: surrogates[name] for name in surrogates if any(unit.attack == name for unit in made)}, models_in_memory
+    )
+    waves = [
+        Wave(tuple(unit for unit in made if unit.attack in {CLEAN, *attacks}), needed, ())
+        for attacks, needed in groups or [([], ())]
+    ]
+    wanted = [name for name in experiment.targets if any(unit.model == name for unit in missing)]
+    for start in range(0, len(wanted), models_in_memory):
+        targets = tuple(wanted[start : start + models_in_memory])
+        waves.append(Wave(tuple(unit for unit in missing if unit.model in targets), targets, targets))
+    return waves
+
+
+def _grouped(surrogates: Mapping[str, Sequence[str]], models_in_memory: int) -> list[tuple[list[str], tuple[str, ...]]]:
+    """Attacks, each put into the first group that has room for its surrogates, with the models of the group."""
+    groups: list[tuple[list[str], tuple[str, ...]]] = []
+    for attack, names in surrogates.items():
+        if len(names) > models_in_memory:
+            raise InputError(
+                f"--models-in-memory: attack {attack} needs its {len(names)} surrogates at once, not {models_in_memory}"
+            )
+        for place, (attacks, held) in enumerate(groups):
+            together = tuple(dict.fromkeys([*held, *names]))
+            if len(together) <= models_in_memory:
+                groups[place] = ([*attacks, attack], together)
+                break
+        else:
+            groups.append(([attack], tuple(names)))
+    return groups
 
 
 def _attacked_again(units: Sequence[Unit], absent: Collection[Unit], present: Collection[str]) -> set[Unit]:
@@ -108,10 +171,10 @@ def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
         parts = attack_parts(index, spec.name)
         if not experiment.keep_canvases:
             parts = tuple(part for part in parts if part.table != "canvases")
-        yield Unit("attack", index, spec.name, parts, forwards * passes, backwards * passes)
+        yield Unit("attack", index, spec.name, parts, forwards=forwards * passes, backwards=backwards * passes)
     for attack in (CLEAN, *experiment.attacks):
         for defense in (NO_DEFENSE, *experiment.defenses):
             for model in experiment.targets:
                 for view in experiment.views:
                     part = predictions_part(index, attack, model, view, defense.name)
-                    yield Unit("predict", index, attack, (part,), forwards=images * windows(VIEWS[view]))
+                    yield Unit("predict", index, attack, (part,), model, images * windows(VIEWS[view]))

@@ -1,6 +1,6 @@
 """Models prove themselves: before any attack, each must be mostly right on clean labelled images."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from pipeline.experiment import Experiment
 from pipeline.statistics import Rate
 from transforms.chunks import Chunk, ImageRef
 from transforms.decode import BadImage
-from transforms.held_models import HeldModels
 from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
@@ -37,12 +36,13 @@ def prove(
     experiment: Experiment,
     chunks: Sequence[Chunk],
     names: Collection[str],
-    models: HeldModels,
+    load: Callable[[str], Classifier],
     known: Mapping[str, Sequence[int]],
 ) -> list[Proof]:
     """Shows each of the named models the same clean images, spread evenly over the experiment's.
 
     Args:
+        load: a model by its name.
         known: of models that need not be asked again, how many they got right and of how many.
     """
     proofs = {name: Proof(name, *known[name]) for name in names if name in known}
@@ -50,7 +50,7 @@ def prove(
     if unknown:
         labels, canvases = _clean_images(experiment, chunks)
         for name in unknown:
-            proofs[name] = Proof(name, _correct(experiment, models[name], labels, canvases), len(labels))
+            proofs[name] = Proof(name, _correct(experiment, load(name), labels, canvases), len(labels))
     return [proofs[name] for name in names]
 
 

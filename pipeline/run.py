@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ from pipeline.experiment import Experiment
 from pipeline.graph import build
 from pipeline.listing import absolute
 from pipeline.manifest import list_images
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, make_plan, make_waves
 from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
-from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch
+from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
 from transforms.store import CLEAN, Store, is_temporary
 
@@ -90,11 +90,18 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
-def execute(prepared: Prepared, options: PipelineOptions, device: str, report: Callable[[Proof], None]) -> None:
+def execute(
+    prepared: Prepared,
+    options: PipelineOptions,
+    device: str,
+    report: Callable[[Proof], None],
+    models_in_memory: int | None = None,
+) -> None:
     """Does everything that is missing.
 
     Args:
         device: auto, cpu or cuda.
+        models_in_memory: most models that a worker may hold at once; None for all.
         report: told how each model did on clean images, before anything is written.
 
     Raises:
@@ -104,8 +111,16 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str, report: C
     """
     prepare_torch()
     experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
-    models = HeldModels(prepared.pins, device)
-    proofs = prove(experiment, prepared.chunks, prepared.pins, models, run["proofs"])
+    waves = make_waves(experiment, plan.missing, models_in_memory)
+
+    def held(names: Collection[str]) -> HeldModels:
+        return HeldModels({name: prepared.pins[name] for name in names}, device)
+
+    one_by_one = models_in_memory is not None and len(prepared.pins) > models_in_memory
+    models = None if one_by_one else held(prepared.pins)
+    proofs = prove(
+        experiment, prepared.chunks, prepared.pins, lambda name: (models or held([name]))[name], run["proofs"]
+    )
     for proof in proofs:
         report(proof)
     run["proofs"] |= {proof.model: [proof.correct, proof.of] for proof in proofs}
@@ -119,10 +134,13 @@ def execute(prepared: Prepared, options: PipelineOptions, device: str, report: C
         if plan.missing:
             started = time.monotonic()
             progress = progress_bar(store, plan.missing, experiment.name)
-            with _machine_failures(), progress, beam.Pipeline(options=options) as root:
-                build(root, experiment, plan.work(prepared.chunks), models, store, prepared.pool)
+            with _machine_failures(), progress:
+                for wave in waves:
+                    work, at_hand = wave.work(prepared.chunks), models or held(wave.models)
+                    with beam.Pipeline(options=options) as root:
+                        build(root, experiment, work, at_hand, store, prepared.pool, wave.targets)
             seconds = round(time.monotonic() - started, 1)
-            run["costs"].append({**plan.cost, "seconds": seconds, "device": str(models.device), **versions()})
+            run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
             write_run(store, run)
         if not experiment.keep_canvases:
             store.delete(path for path in store.paths() if _is_adversarial_canvases(path))

@@ -17,6 +17,7 @@ from pipeline_helpers import Finished, Row, contents, count_by_table, in_order, 
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.graph import build
 from pipeline.manifest import list_images
+from pipeline.plan import make_waves
 from pipeline.run import prepare
 from transforms.attack import attack_batch, attack_rows
 from transforms.canvases import CanvasBatch
@@ -147,16 +148,31 @@ def test_parts_are_byte_identical_with_two_workers(mode: str, small_run: Finishe
     assert contents(tmp_path / "run") == contents(small_run.output)
 
 
+def test_parts_are_byte_identical_with_one_model_in_memory(small_run: Finished, tmp_path: Path) -> None:
+    attacks = {name: attack for name, attack in small()["attacks"].items() if name != "both"}
+    run(small_run.experiment, tmp_path / "run", f"--set=attacks={json.dumps(attacks)}", "--models-in-memory=1")
+    made, known = contents(tmp_path / "run"), contents(small_run.output)
+    assert made == {path: known[path] for path in known if "attack=both" not in path}
+
+
 def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Path) -> None:
     """`build` needs nothing of the command around it, and answers with the parts that were written."""
     attacks = {name: attack for name, attack in small()["attacks"].items() if name == "fgsm"}
     changes = [f"attacks={json.dumps(attacks)}", "defenses={}", "targets=[lite0]"]
     prepared = prepare(load_experiment(str(small_run.experiment), changes), str(tmp_path / "run"))
     models = HeldModels(prepared.pins, "cpu")
-    work = prepared.plan.work(prepared.chunks)
+    (wave,) = make_waves(prepared.experiment, prepared.plan.missing, None)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(root, prepared.experiment, work, models, prepared.store, prepared.pool)
+        parts = build(
+            root,
+            prepared.experiment,
+            wave.work(prepared.chunks),
+            models,
+            prepared.store,
+            prepared.pool,
+            wave.targets,
+        )
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)

@@ -6,7 +6,7 @@ import pytest
 from pipeline_helpers import tiny, written
 
 from pipeline.experiment import Experiment, load_experiment
-from pipeline.plan import make_plan, units_of
+from pipeline.plan import Wave, make_plan, make_waves, units_of
 from pipeline.run import _alone, _version_warnings
 from transforms.chunks import Chunk, ImageRef, make_chunks
 from transforms.errors import InputError
@@ -34,7 +34,7 @@ def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path
     everything = make_plan(experiment, CHUNKS, _paths(experiment))
     assert everything.missing == ()
     assert everything.total == nothing.total
-    assert everything.work(CHUNKS) == []
+    assert make_waves(experiment, everything.missing, None) == []
 
 
 def test_every_lost_part_makes_its_unit_missing(tmp_path: Path) -> None:
@@ -47,7 +47,8 @@ def test_every_lost_part_makes_its_unit_missing(tmp_path: Path) -> None:
 def test_work_names_only_the_chunks_and_attacks_with_something_missing(tmp_path: Path) -> None:
     experiment = _experiment(tmp_path)
     lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
-    (work,) = make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).work(CHUNKS)
+    (wave,) = make_waves(experiment, make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).missing, None)
+    (work,) = wave.work(CHUNKS)
     assert (work.chunk, work.attacks) == (CHUNKS[1], {"mi"})
 
 
@@ -61,6 +62,47 @@ def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to
         ("attack", 1, "mi"),
         ("predict", 1, "mi"),
     ]
+
+
+def _waves(folder: Path, models_in_memory: int | None, lost: set[str] | None = None) -> list[Wave]:
+    """Of three models that attack in two pairs and alone, and are all targets."""
+    lite = {name: f"packaged/efficientnet-{name}" for name in ("lite0", "lite1", "lite2")}
+    pairs = {"a": ["lite0"], "b": ["lite1", "lite2"], "c": ["lite0", "lite1"], "d": ["lite2", "lite1"]}
+    attacks = {name: {"recipe": "fgsm", "surrogates": models, "eps": "4/255"} for name, models in pairs.items()}
+    experiment = _experiment(folder, models=lite, attacks=attacks, targets=list(lite))
+    present = set() if lost is None else _paths(experiment) - lost
+    return make_waves(experiment, make_plan(experiment, CHUNKS, present).missing, models_in_memory)
+
+
+@pytest.mark.parametrize("models_in_memory", [None, 3, 4])
+def test_models_that_fit_are_one_wave(models_in_memory: int | None, tmp_path: Path) -> None:
+    (wave,) = _waves(tmp_path, models_in_memory)
+    assert set(wave.models) == set(wave.targets) == {"lite0", "lite1", "lite2"}
+    assert {unit.kind for unit in wave.units} == {"load", "attack", "predict"}
+
+
+def test_waves_hold_no_more_models_than_they_may_and_leave_nothing_out(tmp_path: Path) -> None:
+    waves = _waves(tmp_path, 2)
+    assert [set(wave.models) for wave in waves] == [
+        *({"lite0", "lite1"}, {"lite1", "lite2"}),  # a and c, b and d
+        *({"lite0", "lite1"}, {"lite2"}),
+    ]
+    assert [bool(wave.targets) for wave in waves] == [False, False, True, True]
+    (everything,) = _waves(tmp_path, None)
+    assert {unit for wave in waves for unit in wave.units} == set(everything.units)
+    assert [{unit.attack for unit in wave.units if unit.kind == "attack"} for wave in waves[:2]] == [
+        *({"a", "c"}, {"b", "d"}),
+    ]
+
+
+def test_a_lost_image_is_loaded_even_if_no_model_is_needed(tmp_path: Path) -> None:
+    (wave,) = _waves(tmp_path, 2, lost={"images/chunk-00001.parquet"})
+    assert [work.chunk.index for work in wave.work(CHUNKS)] == [1]
+
+
+def test_an_attack_of_too_many_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\A--models-in-memory: attack b needs its 2 surrogates at once, not 1\Z"):
+        _waves(tmp_path, 1)
 
 
 def test_images_with_a_problem_cost_nothing(tmp_path: Path) -> None:
