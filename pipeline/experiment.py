@@ -1,9 +1,10 @@
 """The experiment: a YAML file, validated once into frozen typed objects."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.manifest import ImagesConfig
-from pipeline.strict import Ratio, Strict, first_problem, parse_ratio
+from pipeline.strict import Ratio, Strict, first_problem
 from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.objectives import Goal
@@ -31,15 +32,17 @@ from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
 from transforms.decode import CanvasSpec
-from transforms.defenses.grid import NO_DEFENSE, Defense, grid, parameter_types
+from transforms.defenses.grid import NO_DEFENSE, Defense, defenses, parse
 from transforms.errors import InputError, unknown
-from transforms.models.sources import model_source
-from transforms.models.views import VIEWS
+from transforms.models.sources import ModelSource, model_source
+from transforms.models.views import VIEWS, problem
 from transforms.randomness import Draws
 from transforms.store import CLEAN
 
 # Names stand in paths and in --set's dotted keys.
 _NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+KNOWING = "@"
+"""Between an adaptive attack and the defence that it knows, in the names of its variants."""
 _STEPS = {"alpha", "inner_alpha", "reverse_step"}
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
@@ -78,11 +81,6 @@ class CanvasConfig(Strict):
         """As decoding takes it; raises InputError for impossible sizes."""
         return CanvasSpec(self.resize, self.crop)
 
-    @property
-    def field(self) -> float:
-        """The part of an image's centre square that the canvas holds, in (0, 1]."""
-        return self.crop / self.resize
-
     @model_validator(mode="after")
     def _possible(self) -> "CanvasConfig":
         _ = self.spec
@@ -94,6 +92,7 @@ class ModelConfig(Strict):
 
     source: str
     weights: str | None = None
+    preprocessing: dict[str, Any] = Field(default_factory=dict)  # what differs from the source's own
 
     @model_validator(mode="before")
     @classmethod
@@ -102,26 +101,31 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _exists(self) -> "ModelConfig":
-        model_source(self.source, self.weights)
+        _ = self.resolved
         return self
 
+    @cached_property
+    def resolved(self) -> ModelSource:
+        """The model, before its weights are read; raises InputError if there is none, or if it cannot be so."""
+        return model_source(self.source, self.weights, self.preprocessing)
 
-def _one_defense(written: Any) -> Any:
-    """`lowpass:cutoff=0.5`, as in tables."""
-    if written in (None, NO_DEFENSE, NO_DEFENSE.name):
-        return NO_DEFENSE
+
+def _one_defense(written: Any) -> Defense:
+    """`lowpass:cutoff=0.5`, as in tables, or a list of several that are composed."""
+    if written is None or isinstance(written, Defense):
+        return written or NO_DEFENSE
+    if isinstance(written, list):
+        return Defense(tuple(each for part in written for each in _one_defense(part).filters))
     if not isinstance(written, str):
         raise InputError(f"{written!r} is not a defence such as lowpass:cutoff=0.5")
-    function, _, parameters = written.partition(":")
-    pairs = dict(each.partition("=")[::2] for each in parameters.split(",") if each)
-    missing = [name for name in parameter_types(function) if name not in pairs]
-    if missing:
-        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {function}:{missing[0]}=...")
-    return _grid(function, pairs)[0]
+    return parse(written)
 
 
 def _defense_name(defense: Defense) -> str:
     return defense.name
+
+
+OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
 
 
 class AttackConfig(Strict):
@@ -131,7 +135,8 @@ class AttackConfig(Strict):
     surrogates: Names
     fuse: Annotated[Fusion, _one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
-    defense: Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)] = NO_DEFENSE
+    defense: OneDefense = NO_DEFENSE
+    adaptive: bool | tuple[OneDefense, ...] = False
     precision: Annotated[Precision, _one_of("precision", get_args(Precision))] = "fp32"
     norm: Norm = "linf"
     eps: Ratio
@@ -174,6 +179,8 @@ class AttackConfig(Strict):
         if self.fuse is not None and self.fuse not in made.fusions:
             way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
+        if self.adaptive and self.defense != NO_DEFENSE:
+            raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
         if self.precision != "fp32" and made.kind == "score":
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
@@ -192,12 +199,13 @@ class AttackConfig(Strict):
                     raise InputError(
                         f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
                     )
-        self.spec("").build()
+        for spec in self.specs("", ()):
+            spec.build()
         return self
 
-    def spec(self, name: str) -> AttackSpec:
-        """As the pipeline takes it."""
-        return AttackSpec(
+    def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
+        """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
+        plain = AttackSpec(
             name=name,
             recipe=self.recipe,
             parameters=tuple((key, _plain(value)) for key, value in self.parameters),
@@ -210,6 +218,17 @@ class AttackConfig(Strict):
             eps=float(self.eps),
             target=self.target,
         )
+        if not self.adaptive:
+            return (plain,)
+        known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
+        variants = (replace(plain, name=f"{name}{KNOWING}{each.name}", defense=each) for each in known)
+        return tuple(_drawn_where_random(each) for each in (plain, *variants))
+
+
+def _drawn_where_random(spec: AttackSpec) -> AttackSpec:
+    """Of an adaptive attack's variants, `eot` is for those that have anything to draw."""
+    once = replace(spec, parameters=tuple((key, 1 if key == "eot" else value) for key, value in spec.parameters))
+    return spec if getattr(once.build(), "redraws", False) else once
 
 
 class Experiment(Strict):
@@ -233,10 +252,7 @@ class Experiment(Strict):
     def _defense_grids(cls, section: Any) -> Any:
         if not isinstance(section, Mapping) or "defenses" not in section:
             return section
-        if not isinstance(section["defenses"], Mapping):
-            raise InputError("defenses: should be a section such as {lowpass: {cutoff: [0.7]}}")
-        grids = [_grid(name, values) for name, values in section["defenses"].items()]
-        return {**section, "defenses": tuple(defense for each in grids for defense in each)}
+        return {**section, "defenses": defenses(section["defenses"])}
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
@@ -249,6 +265,12 @@ class Experiment(Strict):
             for name in config.surrogates:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+        for attack, config in self.attacks.items():
+            self._check_adaptive(attack, config)
+            self._check_gradients(attack, config)
+            self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
+        for view in self.views:
+            self._check_view("views", view, self.targets)
         # A blank canvas shows a parameter out of range before any work is done.
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for spec in self.specs:
@@ -261,10 +283,50 @@ class Experiment(Strict):
             *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items()),
         ):
             try:
-                defense(blank)
+                defense(blank, Draws(self.seed, defense.name, [""]))
             except InputError as error:
                 raise InputError(f"{where}{error}") from None
         return self
+
+    def _check_adaptive(self, attack: str, config: AttackConfig) -> None:
+        if not config.adaptive:
+            return
+        if not self.defenses:
+            raise InputError(f"attacks.{attack}.adaptive: there are no defences to know")
+        if isinstance(config.adaptive, tuple):
+            for each in config.adaptive:
+                if each not in self.defenses:
+                    raise unknown(
+                        f"defense in attacks.{attack}.adaptive:", each.name, [one.name for one in self.defenses]
+                    )
+        eot = getattr(config.parameters, "eot", 1)
+        try:
+            drawn = [dict(spec.parameters).get("eot", 1) for spec in config.specs(attack, self.defenses)]
+        except InputError as error:
+            raise InputError(
+                f"attacks.{attack}.{error}; or list the defences that it is to know, as in adaptive: [jpeg:quality=75]"
+            ) from None
+        if eot not in drawn:
+            raise InputError(f"attacks.{attack}.eot: {eot} has no effect, because none of the defences is random")
+
+    def _check_gradients(self, attack: str, config: AttackConfig) -> None:
+        black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
+        if black_boxes and recipe(config.recipe).kind not in {"score", "other"}:
+            source = self.models[black_boxes[0]].source
+            raise InputError(
+                f"attacks.{attack}.surrogates: {black_boxes[0]} ({source}) gives no gradients, which {config.recipe} "
+                "follows; take it as a target, or attack it by square"
+            )
+
+    def _check_view(self, where: str, view: str, models: Sequence[str]) -> None:
+        canvas = self.canvas.spec
+        for name in models:
+            preprocessing = self.models[name].resolved.preprocessing
+            found = problem(view, canvas.crop, preprocessing.window(canvas.crop, canvas.field))
+            if found and preprocessing.field == 1:
+                found = f"{view} looks at parts, and this model was evaluated on whole pictures"
+            if found:
+                raise InputError(f"{where}: for {name}, {found}")
 
     @property
     def used_models(self) -> dict[str, ModelConfig]:
@@ -275,7 +337,15 @@ class Experiment(Strict):
     @property
     def specs(self) -> tuple[AttackSpec, ...]:
         """The attacks, as the pipeline takes them."""
-        return tuple(config.spec(name) for name, config in self.attacks.items())
+        return tuple(spec for name, config in self.attacks.items() for spec in config.specs(name, self.defenses))
+
+    @property
+    def defenses_of(self) -> dict[str, tuple[Defense, ...]]:
+        """Behind which defences the canvases of each attack are looked at, and the clean ones: behind none and all of
+        them; those of an attack's variant that knows one, behind none and that one."""
+        every = (NO_DEFENSE, *self.defenses)
+        own = {spec.name: (NO_DEFENSE, spec.defense) if KNOWING in spec.name else every for spec in self.specs}
+        return {CLEAN: every, **own}
 
 
 def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
@@ -367,21 +437,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):  # a specification is hashable
         return tuple(_plain(each) for each in value)
     return float(value) if isinstance(value, Fraction) else value
-
-
-def _grid(name: str, values: Any) -> tuple[Defense, ...]:
-    types = parameter_types(name)
-    if not isinstance(values, Mapping):
-        raise InputError(f"defenses.{name}: list the values of each parameter, as in {{{next(iter(types))}: [...]}}")
-    lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    return grid(name, {key: [_number(name, key, each, types) for each in lists[key]] for key in lists})
-
-
-def _number(defense: str, key: str, value: Any, types: Mapping[str, type]) -> int | float:
-    try:
-        ratio = parse_ratio(value)
-    except InputError as error:
-        raise InputError(f"defenses.{defense}.{key}: {error}") from None
-    if types.get(key) is int and ratio.denominator != 1:
-        raise InputError(f"defenses.{defense}.{key}: {value!r} is not a whole number")
-    return int(ratio) if types.get(key) is int else float(ratio)

@@ -196,10 +196,10 @@ def _cost(recipe: "Recipe") -> tuple[str, str]:
 
 
 def _defenses() -> Iterator[tuple[str, ...]]:
-    from transforms.defenses.grid import DEFENSES, parameter_types
+    from transforms.defenses.registry import defense_function, defense_names, parameter_types
 
-    for name, function in DEFENSES.items():
-        yield name, _first_line(function), ", ".join(parameter_types(name))
+    for name in defense_names():
+        yield name, _first_line(defense_function(name)), ", ".join(parameter_types(name))
 
 
 def _models() -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 from pipeline.experiment import Experiment
 from transforms.attack import AttackSpec
 from transforms.chunks import Chunk, Work
-from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
 from transforms.store import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part
@@ -172,9 +171,10 @@ def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
         if not experiment.keep_canvases:
             parts = tuple(part for part in parts if part.table != "canvases")
         yield Unit("attack", index, spec.name, parts, forwards=forwards * passes, backwards=backwards * passes)
-    for attack in (CLEAN, *experiment.attacks):
-        for defense in (NO_DEFENSE, *experiment.defenses):
+    for attack, defenses in experiment.defenses_of.items():
+        for defense in defenses:
             for model in experiment.targets:
                 for view in experiment.views:
                     part = predictions_part(index, attack, model, view, defense.name)
-                    yield Unit("predict", index, attack, (part,), model, images * windows(VIEWS[view]))
+                    passes = images * defense.repeats * windows(VIEWS[view])
+                    yield Unit("predict", index, attack, (part,), model, passes)

@@ -13,7 +13,7 @@ from transforms.decode import BadImage
 from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
-from transforms.transfer import predict_batch
+from transforms.predictions import predict_batch
 
 _IMAGES = 20
 
@@ -74,5 +74,5 @@ def _correct(experiment: Experiment, model: Classifier, labels: torch.Tensor, ca
     if not len(labels):
         return 0
     size = micro_batch(model.device, experiment.chunk_size)
-    predicted = predict_batch(model, experiment.views[0], experiment.canvas.field, canvases, size).argmax(dim=1)
+    predicted = predict_batch(model, experiment.views[0], experiment.canvas.spec.field, canvases, size).argmax(dim=1)
     return int((predicted == labels).sum())

@@ -101,7 +101,8 @@ class Run:
                 and undefended; "surrogate-fooled", those on which the attack succeeded on its surrogates.
 
         Returns:
-            One row per attack, model, view and defense: successes, of, rate, low, high.
+            One row per attack, model, view and defense: through, successes, of, rate, low, high. Only where `through`,
+            the defence that the attack knows, is the row's own was that defence attacked at all.
         """
         if denominator not in get_args(Denominator):
             raise unknown("denominator", denominator, get_args(Denominator))
@@ -144,12 +145,12 @@ _RIGHT_WHEN_CLEAN = ds.field("clean_predicted") == ds.field("label")
 _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
 
 _SUCCESS = """
-select attack, model, seen.view, defense,
+select attack, model, seen.view, defense, attacks.through,
        coalesce(sum(case when seen.target is null then not seen.correct else seen.predicted = seen.target end), 0)
          ::bigint as successes,
        count(*) as "of"
 from predictions as seen
-join (select image_id, attack, success from attacks) as attacks using (image_id, attack)
+join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
 join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   using (image_id, model, view)
 where seen.label is distinct from seen.target and {condition}

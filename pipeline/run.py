@@ -23,6 +23,7 @@ from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
+from transforms.setting import Setting
 from transforms.store import CLEAN, Store, is_temporary
 
 LOCK = ".lock"
@@ -74,7 +75,10 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
-    pins = {name: pin(config.source, config.weights) for name, config in experiment.used_models.items()}
+    pins = {
+        name: pin(config.source, config.weights, config.preprocessing)
+        for name, config in experiment.used_models.items()
+    }
     new = definitions(experiment, chunks, pins)
     run: Json = {
         "experiment": experiment.model_dump(mode="json"),
@@ -136,9 +140,10 @@ def execute(
             progress = progress_bar(store, plan.missing, experiment.name)
             with _machine_failures(), progress:
                 for wave in waves:
-                    work, at_hand = wave.work(prepared.chunks), models or held(wave.models)
+                    canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
+                    setting = Setting(store, models or held(wave.models), canvas, seed, size)
                     with beam.Pipeline(options=options) as root:
-                        build(root, experiment, work, at_hand, store, prepared.pool, wave.targets)
+                        build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
             seconds = round(time.monotonic() - started, 1)
             run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
             write_run(store, run)

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -31,22 +32,29 @@ def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping
     # Where files are may change, and with it what a problem says.
     refs = [(ref.image_id, ref.label, bool(ref.problem)) for chunk in chunks for ref in chunk.refs]
     written = experiment.model_dump(mode="json")
-    return {
+    found = {
         "seed": experiment.seed,
         "chunk_size": experiment.chunk_size,
         "canvas": written["canvas"],
         "all_probabilities": experiment.all_probabilities,
         "images": {"count": len(refs), "sha256": sha256(json.dumps(refs).encode()).hexdigest()},
         "models": {
-            name: {"source": pinned.source, "weights_sha256": pinned.weights_sha256} for name, pinned in pins.items()
+            name: {
+                "source": pinned.source,
+                "weights_sha256": pinned.weights_sha256,
+                "preprocessing": asdict(pinned.preprocessing),
+            }
+            for name, pinned in pins.items()
         },
         "attacks": {name: _as_written(attack) for name, attack in experiment.attacks.items()},
     }
+    plain: Json = json.loads(json.dumps(found))
+    return plain
 
 
 def _as_written(attack: "AttackConfig") -> Json:
-    """An attack with every key, as an experiment would write it."""
-    shared = attack.model_dump(mode="json")
+    """An attack with every key that its rows depend on, as an experiment would write it."""
+    shared = attack.model_dump(mode="json", exclude={"adaptive"})  # which variants there are, each under its own name
     own = shared.pop("parameters")
     return {**shared, **own}
 

@@ -1,17 +1,13 @@
 """Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
-from transforms.errors import InputError, unknown
-
-# Bounded, because Fraction("1e999999999") is exact, and fills the memory.
-_DECIMAL = r"\d{0,20}\.?\d{1,20}"
-_NUMBER = re.compile(rf"([-+]?{_DECIMAL})/(\d{{1,20}})|[-+]?{_DECIMAL}([eE][-+]?\d{{1,3}})?")
+from transforms.errors import unknown
+from transforms.ratios import parse_ratio
 
 
 class Strict(BaseModel):
@@ -27,29 +23,6 @@ class Strict(BaseModel):
                 if key not in cls.model_fields:
                     raise unknown("key", key, cls.model_fields)
         return section
-
-
-def parse_ratio(value: object) -> Fraction:
-    """A number as a user writes it: `0.03`, `2`, or a fraction such as `8/255`; raises InputError for anything else."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
-            raise ValueError
-        # The decimal that was written, not its binary neighbour.
-        number = _fraction(repr(value) if isinstance(value, float) else value)
-        float(number)
-        return number
-    except (ValueError, ArithmeticError):
-        raise InputError(f"{value!r} is not a number such as 0.03 or 8/255") from None
-
-
-def _fraction(value: int | str | Fraction) -> Fraction:
-    if not isinstance(value, str):
-        return Fraction(value)
-    match = _NUMBER.fullmatch(value)
-    if match is None:
-        raise ValueError
-    numerator, denominator = match[1], match[2]
-    return Fraction(numerator) / int(denominator) if denominator else Fraction(value)
 
 
 Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]

@@ -4,7 +4,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.experiment import Experiment
+from pipeline.experiment import KNOWING, Experiment
 from pipeline.results import Run
 from pipeline.statistics import Rate
 from pipeline.terminal import text_table
@@ -14,13 +14,16 @@ _ACCURACY = """
 select attack, model, view, defense, sum(correct::int)::bigint as successes, count(*) as "of"
 from predictions group by all
 """
+_ADAPTIVE = ", adaptive"
+_UNKNOWN = " *"
+_NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
 _COST = "select attack, avg(forwards) as forwards, avg(backwards) as backwards from attacks group by attack"
 _FAILURES = "select stage, message, count(*) as images from failures group by all order by images desc, message"
 
 
 def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
     """Prints clean accuracy, the transfer table, what each defence gives and costs, and failures."""
-    accuracy = _in_order(run.sql(_ACCURACY), experiment)
+    accuracy = _in_order(_with_adaptive(run.sql(_ACCURACY), experiment), experiment)
     undefended = accuracy[accuracy["defense"] == CLEAN]
     console.print(_pivot("Clean accuracy", undefended[undefended["attack"] == CLEAN], "model", "view"))
     success = _in_order(run.success(), experiment)
@@ -35,16 +38,37 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
             down, across = across, down
         for model in _attacked(experiment):
             title = f"Defences: accuracy of {model} on clean and on attacked images behind each"
-            console.print(_pivot(title, accuracy[accuracy["model"] == model], down, across))
+            rates = _marked(accuracy[accuracy["model"] == model], experiment, model)
+            console.print(_pivot(title, rates, down, across))
+            if any(name.endswith(_UNKNOWN) for name in rates["defense"].cat.categories):
+                console.print(_NOT_KNOWN)
     failures = run.sql(_FAILURES)
     if len(failures):
         console.print(text_table("Failures", failures.columns, failures.itertuples(index=False)))
 
 
+def _with_adaptive(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """The variants of adaptive attacks, each behind the defence that it knows, under one name."""
+    variants = {
+        (spec.name, spec.defense.name): spec.name.partition(KNOWING)[0] + _ADAPTIVE
+        for spec in experiment.specs
+        if KNOWING in spec.name
+    }
+    names = [variants.get((row.attack, row.defense), row.attack) for row in rates.itertuples()]
+    return rates.assign(attack=names)
+
+
+def _marked(rates: pd.DataFrame, experiment: Experiment, model: str) -> pd.DataFrame:
+    """Rates with a mark on each defence that no attack on this model knows."""
+    known = {spec.defense.name for spec in experiment.specs if model in spec.surrogates} | {CLEAN}
+    marks = {name: name if name in known else name + _UNKNOWN for name in rates["defense"].cat.categories}
+    return rates.assign(defense=rates["defense"].cat.rename_categories(marks))
+
+
 def _in_order(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """The rows of the experiment at hand (a run directory may hold more), in the order in which it names things."""
     orders = {
-        "attack": [CLEAN, *experiment.attacks],
+        "attack": [CLEAN, *(each for name in experiment.attacks for each in (name, name + _ADAPTIVE))],
         "model": experiment.targets,
         "view": experiment.views,
         "defense": [CLEAN, *(defense.name for defense in experiment.defenses)],

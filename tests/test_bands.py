@@ -13,7 +13,7 @@ from torch import Tensor
 
 from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.bands import BANDS, Band, DctBand, FourierBand, leaked
-from transforms.defenses.canvas import smooth_lowpass
+from transforms.defenses.fourier import smooth_lowpass
 from transforms.errors import InputError
 from transforms.spectrum import cosines
 

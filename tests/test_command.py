@@ -33,7 +33,7 @@ from pipeline_helpers import (
 
 from pipeline.main import main
 from transforms.attacks.recipes import RECIPES, recipe
-from transforms.defenses.grid import DEFENSES
+from transforms.defenses.registry import DEFENSES
 from transforms.models.sources import model_source
 from transforms.models.views import VIEWS
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.experiment import Experiment, load_experiment
 from transforms.classes import class_name, class_wnid
-from transforms.defenses.grid import NO_DEFENSE, Defense
+from transforms.defenses.grid import NO_DEFENSE, Defense, Filter
 from transforms.errors import InputError
 
 PGD: dict[str, Any] = {"recipe": "pgd", "surrogates": ["a"], "eps": "4/255"}
@@ -31,7 +31,7 @@ def test_defaults(tmp_path: Path) -> None:
     experiment = load(tmp_path, attacks={"pgd": PGD})
     assert (experiment.seed, experiment.chunk_size, experiment.all_probabilities) == (0, 16, False)
     assert (experiment.canvas.resize, experiment.canvas.crop) == (256, 224)
-    assert experiment.canvas.field == 224 / 256
+    assert experiment.canvas.spec.field == 224 / 256
     assert experiment.targets == ("b", "a")  # all models, in the order in which they are named
     assert experiment.views == ("center",)
     assert experiment.defenses == ()
@@ -71,7 +71,7 @@ def test_any_base_with_any_parts(tmp_path: Path) -> None:
 
 def test_a_defense_that_the_attack_knows(tmp_path: Path) -> None:
     (spec,) = load(tmp_path, attacks={"pgd": {**PGD, "defense": "lowpass:cutoff=1/2"}}).specs
-    assert spec.defense == Defense("lowpass", (("cutoff", 0.5),))
+    assert spec.defense == Defense((Filter("lowpass", (("cutoff", 0.5),)),))
     assert spec.defense.name == "lowpass:cutoff=0.5"
 
 
@@ -157,8 +157,8 @@ def test_grids_of_defenses_in_the_order_written(tmp_path: Path) -> None:
         "lowpass:cutoff=0.7",
         "blur:sigma=2.0",
     ]
-    assert experiment.defenses[0] == Defense("jpeg", (("quality", 90),))
-    assert isinstance(dict(experiment.defenses[0].parameters)["quality"], int)
+    assert experiment.defenses[0] == Defense((Filter("jpeg", (("quality", 90),)),))
+    assert isinstance(dict(experiment.defenses[0].filters[0].parameters)["quality"], int)
 
 
 def test_one_defense_has_one_name(tmp_path: Path) -> None:

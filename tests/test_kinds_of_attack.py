@@ -29,7 +29,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "admix": {**LITE0, "recipe": "admix", "steps": 1, "mixed_images": 2, "scales": 2},
     "ensemble": {**LITE0, "recipe": "cwa", "surrogates": ["lite0", "lite1"], "steps": 1, "fuse": "losses"},
     "known": {**LITE0, "recipe": "bim", "steps": 2, "defense": "lowpass:cutoff=0.5"},
-    "crops": {**LITE0, "recipe": "fgsm", "view": "ten-crop"},
+    "fixations": {**LITE0, "recipe": "fgsm", "view": "saccades"},
     "half": {**LITE0, "recipe": "bim", "steps": 2, "precision": "bf16", "objective": "margin"},
     "l1": {**LITE0, "recipe": "bim", "norm": "l1", "eps": 100, "steps": 2},
     "ddn": {**LITE0, "recipe": "ddn", "norm": "l2", "eps": 1, "steps": 8},
@@ -78,7 +78,7 @@ def test_every_kind_keeps_its_budget_and_counts_its_passes(attack: str, kinds: P
         ("admix", (4, 4)),  # two pictures, two scales
         ("ensemble", (4, 4)),  # both together, then each
         ("known", (2, 2)),
-        ("crops", (10, 10)),
+        ("fixations", (5, 5)),
         ("library", (2, 2)),
     ],
 )
@@ -92,7 +92,7 @@ def test_what_the_columns_say_of_each_kind(kinds: Path) -> None:
 
     assert say("ensemble", "fuse", "objective") == {("losses", "cross-entropy")}
     assert say("known", "fuse", "through", "view") == {(None, "lowpass:cutoff=0.5", "center")}
-    assert say("crops", "through", "view") == {("none", "ten-crop")}
+    assert say("fixations", "through", "view") == {("none", "saccades")}
     assert say("half", "objective") == {("margin",)}
     assert say("ddn", "objective") == {(None,)}
     assert say("combined", "minimal_norm") == {(None,)}
@@ -132,10 +132,10 @@ def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path,
     assert pool is not None and alone is not None
     assert len(last.refs) == 1 and len(set(pool.labels)) == len(pool.labels) == 3
     (spec,) = [each for each in experiment.specs if each.name == "admix"]
-    found = attack_batch(spec, [lite0], experiment.canvas.field, alone, experiment.seed, 2, pool)
+    found = attack_batch(spec, [lite0], experiment.canvas.spec.field, alone, experiment.seed, 2, pool)
     (stored,) = [row for row in made(kinds, "admix") if row["image_id"] == last.refs[0].image_id]
     assert stored["canvas_sha256"] == canvas_sha256(found.canvases[0].numpy())
-    without = attack_batch(spec, [lite0], experiment.canvas.field, alone, experiment.seed, 2)
+    without = attack_batch(spec, [lite0], experiment.canvas.spec.field, alone, experiment.seed, 2)
     assert not torch.equal(found.canvases, without.canvases)
 
 

@@ -26,8 +26,9 @@ from transforms.decode import decode
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.held_models import HeldModels
 from transforms.models.sources import model_source
+from transforms.predictions import Answers, defend_batch, predict_batch, prediction_rows
+from transforms.setting import Setting
 from transforms.store import predictions_part
-from transforms.transfer import defend_batch, predict_batch, prediction_rows
 
 pytest_plugins = ["pipeline_fixtures"]
 
@@ -45,7 +46,7 @@ class PlainLoop:
         self.attacks: list[Row] = []
         self.predictions: list[Row] = []
         self.canvases: dict[tuple[str, str], np.ndarray] = {}
-        field, size = experiment.canvas.field, experiment.chunk_size
+        field, size = experiment.canvas.spec.field, experiment.chunk_size
         models = {name: model_source(each.source).load(CPU) for name, each in experiment.models.items()}
         batch = self._load(experiment)
         batches = {"none": batch}
@@ -59,13 +60,14 @@ class PlainLoop:
         for attack, seen in batches.items():
             self.canvases |= {(attack, name): seen.pixels[place] for place, name in enumerate(seen.image_ids)}
             for defense in (NO_DEFENSE, *experiment.defenses):
-                pixels = defend_batch(defense, torch.from_numpy(seen.pixels), CPU, size)
+                shown = [defend_batch(defense, seen, experiment.seed, n, CPU, size) for n in range(defense.repeats)]
                 for model in experiment.targets:
                     for view in experiment.views:
-                        answers = predict_batch(models[model], view, field, pixels, size)
-                        made = prediction_rows(
-                            seen, answers, wanted[attack], all_probabilities=experiment.all_probabilities
-                        )
+                        answers = Answers(seen.labels)
+                        for pixels in shown:
+                            answers.add(predict_batch(models[model], view, field, pixels, size))
+                        everything = experiment.all_probabilities
+                        made = prediction_rows(seen, answers, defense, wanted[attack], all_probabilities=everything)
                         keys = {"attack": attack, "model": model, "view": view, "defense": defense.name}
                         self.predictions += [{**row, **keys} for row in made]
 
@@ -160,19 +162,13 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
     attacks = {name: attack for name, attack in small()["attacks"].items() if name == "fgsm"}
     changes = [f"attacks={json.dumps(attacks)}", "defenses={}", "targets=[lite0]"]
     prepared = prepare(load_experiment(str(small_run.experiment), changes), str(tmp_path / "run"))
+    experiment = prepared.experiment
     models = HeldModels(prepared.pins, "cpu")
+    setting = Setting(prepared.store, models, experiment.canvas.spec, experiment.seed, experiment.chunk_size)
     (wave,) = make_waves(prepared.experiment, prepared.plan.missing, None)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(
-            root,
-            prepared.experiment,
-            wave.work(prepared.chunks),
-            models,
-            prepared.store,
-            prepared.pool,
-            wave.targets,
-        )
+        parts = build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)

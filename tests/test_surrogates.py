@@ -32,7 +32,7 @@ from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.surrogates import FUSIONS, Surrogates
 from transforms.canvases import CanvasBatch
 from transforms.defenses.differentiable import differentiable
-from transforms.defenses.grid import NO_DEFENSE, Defense
+from transforms.defenses.grid import NO_DEFENSE, Defense, parse
 from transforms.models.classifier import Classifier
 from transforms.models.views import center, ten_crop
 
@@ -369,9 +369,9 @@ def test_tiny_gradients_survive_half_precision() -> None:
 # Defences inside the objective ---------------------------------------------------------------------------------------
 
 DEFENSES = [
-    Defense("lowpass", (("cutoff", 0.5),)),
-    Defense("blur", (("sigma", 1.0),)),
-    Defense("jpeg", (("quality", 50),)),
+    parse("lowpass:cutoff=0.5"),
+    parse("blur:sigma=1.0"),
+    parse("jpeg:quality=50"),
 ]
 defenses = pytest.mark.parametrize("defense", DEFENSES, ids=lambda each: each.name)
 
@@ -380,7 +380,7 @@ defenses = pytest.mark.parametrize("defense", DEFENSES, ids=lambda each: each.na
 def test_models_see_exactly_the_defended_8_bit_canvas(defense: Defense) -> None:
     """Also of canvases between two levels: rounded, defended, and back in [0, 1]."""
     watched = Watched(bent())
-    attacked = surrogates(watched, defense=differentiable(defense))
+    attacked = surrogates(watched, defense=[differentiable(defense)])
     canvases = some_canvases(3).float() / 255 + torch.linspace(-0.0019, 0.0019, SIZE).view(SHAPE)
     attacked.slope(canvases.clamp(0, 1), cross_entropy, Goal(torch.tensor([0, 1, 2])))
     rounded = torch.from_numpy(np.rint(canvases.clamp(0, 1).numpy() * np.float32(255)).astype(np.uint8))
@@ -400,9 +400,9 @@ def adjoint(defense: Defense, pulled: np.ndarray) -> np.ndarray:
     """The transposed matrix of a linear defence, built column by column from SciPy's and NumPy's own filters."""
 
     def forward(picture: np.ndarray) -> np.ndarray:
-        if defense.function == "jpeg":
+        if defense.filters[0].function == "jpeg":
             return picture
-        if defense.function == "blur":
+        if defense.filters[0].function == "blur":
             return ndimage.gaussian_filter(picture, 1.0, mode="mirror", truncate=4.0)
         frequency = abs(np.fft.fftfreq(SIDE)) <= 0.25 + 1e-12
         return np.fft.ifft2(np.fft.fft2(picture) * (frequency[:, None] & frequency)).real
@@ -417,13 +417,13 @@ def test_gradients_flow_back_through_the_linear_operator(defense: Defense) -> No
     """Low-pass and blur are linear but for rounding; JPEG passes gradients as if it were not there (BPDA)."""
     canvases = (some_canvases(1) // 2 + 64).float() / 255
     goal = Goal(torch.tensor([1]))
-    found = surrogates(bent(), defense=differentiable(defense)).slope(canvases, cross_entropy, goal).gradient[0]
+    found = surrogates(bent(), defense=[differentiable(defense)]).slope(canvases, cross_entropy, goal).gradient[0]
     seen = differentiable(defense)(canvases)
     at_the_defended = surrogates(bent()).slope(seen, cross_entropy, goal).gradient[0].double().numpy()
     assert np.allclose(found, adjoint(defense, at_the_defended), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("defense", [Defense("lowpass", (("cutoff", 0.5),))], ids=lambda each: each.name)
+@pytest.mark.parametrize("defense", [parse("lowpass:cutoff=0.5")], ids=lambda each: each.name)
 def test_an_attack_through_a_defence_survives_it(defense: Defense, lite0: Classifier, samples: Samples) -> None:
     """And the same attack on the bare model does not: the king penguin of real weights, low-passed."""
     chosen = torch.tensor([each for each in range(20) if survives_clean(lite0, samples, each, defense)][:2])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -13,22 +14,22 @@ from transforms.attacks.balls import BALLS, LEVELS
 from transforms.attacks.bands import Band, leaked
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
-from transforms.attacks.recipes import recipe
+from transforms.attacks.recipes import behind_random, recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.attacks.transformations import Mixing
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
 from transforms.chunks import Chunk, ImageRef, Work
-from transforms.decode import CanvasSpec
 from transforms.defenses.differentiable import differentiable
-from transforms.defenses.grid import NO_DEFENSE, Defense
+from transforms.defenses.grid import Defense
 from transforms.distances import distances
-from transforms.held_models import HeldModels, prepare_torch
+from transforms.held_models import prepare_torch
 from transforms.images import read_batch
-from transforms.models.batches import in_micro_batches, micro_batch
+from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
-from transforms.store import CLEAN, Store, attack_parts
+from transforms.setting import Setting
+from transforms.store import CLEAN, attack_parts
 from transforms.tables import failure_row, rows_table
 
 
@@ -66,8 +67,9 @@ class AttackSpec:
         return any(isinstance(each, Mixing) for each in getattr(self.build(), "transformations", ()))
 
     def build(self) -> Attack:
-        """Makes the attack; raises InputError for a parameter out of its range."""
-        return recipe(self.recipe).make(BALLS[self.norm](self.eps), **dict(self.parameters))
+        """Makes the attack; raises InputError for a parameter out of its range, or a defence that it cannot know."""
+        made = behind_random(self.recipe) if self.defense.random else recipe(self.recipe)
+        return made.make(BALLS[self.norm](self.eps), **dict(self.parameters))
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,14 @@ class _Work:
         labels = self._labels[items].to(self._device)
         targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
         draws = Draws(self._seed, self._spec.name, [self._batch.image_ids[item] for item in items])
-        surrogates = self._surrogates(attacking=True)
+        surrogates = self._surrogates(draws, self._spec.precision)
         tally = surrogates.tally
         task = Batch(canvases, Goal(labels, targets), draws.at("stage", stage), self._pool, self._pool_labels)
         found = attack(surrogates, task)
+        judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
         finite = torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
-        clean, adversarial = self._probabilities(canvases), self._probabilities(found.canvases)
+        clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
         return (
             found.canvases.cpu(),
             torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
@@ -177,17 +180,23 @@ class _Work:
             adversarial,
         )
 
-    def _surrogates(self, *, attacking: bool) -> Surrogates:
+    def _surrogates(self, draws: Draws, precision: Precision) -> Surrogates:
         spec = self._spec
-        defense = None if spec.defense == NO_DEFENSE else differentiable(spec.defense)
-        precision = spec.precision if attacking else "fp32"
+        judging = draws.at("judging")
         return Surrogates(
-            self._classifiers, VIEWS[spec.view], self._field, spec.fuse, defense=defense, precision=precision
+            self._classifiers,
+            VIEWS[spec.view],
+            self._field,
+            spec.fuse,
+            defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
+            redraw=partial(differentiable, spec.defense) if spec.defense.random else None,
+            precision=precision,
         )
 
-    def _probabilities(self, canvases: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self._surrogates(attacking=False).logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
+
+def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return surrogates.logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
 
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
@@ -253,24 +262,14 @@ class AttackImages(beam.DoFn):
 
     def __init__(
         self,
-        store: Store,
+        setting: Setting,
         attacks: Sequence[AttackSpec],
-        models: HeldModels,
-        field: float,
-        seed: int,
-        chunk_size: int,
         pool: Sequence[ImageRef],
-        canvas: CanvasSpec,
     ) -> None:
         """`pool` holds the images that attacks may mix in."""
-        self._store = store
+        self._setting = setting
         self._attacks = tuple(attacks)
-        self._models = models
-        self._field = field
-        self._seed = seed
-        self._chunk_size = chunk_size
         self._pool = tuple(pool)
-        self._canvas = canvas
         self._pool_read: CanvasBatch | None = None
 
     def setup(self) -> None:
@@ -284,30 +283,31 @@ class AttackImages(beam.DoFn):
         for spec in self._attacks:
             if spec.name in work.attacks:
                 if not self._done(work.chunk, spec):
-                    batch = batch or read_canvases(self._store, clean)
+                    batch = batch or read_canvases(self._setting.store, clean)
                     self._attack(batch, spec, work.chunk)
                 yield Canvases(work.chunk, spec.name)
 
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
-        return all(self._store.has(part) for part in attack_parts(chunk.index, spec.name))
+        return all(self._setting.store.has(part) for part in attack_parts(chunk.index, spec.name))
 
     def _attack(self, batch: CanvasBatch, spec: AttackSpec, chunk: Chunk) -> None:
+        setting = self._setting
         rows: list[dict[str, Any]] = []
         canvases: list[Pixels] = []
         failures: list[dict[str, Any]] = []
         if batch.labels:
-            classifiers = [self._models[name] for name in spec.surrogates]
-            size = micro_batch(self._models.device, self._chunk_size)
+            classifiers = [setting.models[name] for name in spec.surrogates]
             if spec.mixes and self._pool_read is None:  # once for all chunks
-                self._pool_read = read_batch(self._pool, self._canvas)
+                self._pool_read = read_batch(self._pool, setting.canvas)
             pool = self._pool_read if spec.mixes else None
-            attacked = attack_batch(spec, classifiers, self._field, batch, self._seed, size, pool)
-            rows = attack_rows(spec, self._seed, batch, attacked)
+            field, seed = setting.canvas.field, setting.seed
+            attacked = attack_batch(spec, classifiers, field, batch, seed, setting.micro_batch, pool)
+            rows = attack_rows(spec, seed, batch, attacked)
             canvases = list(attacked.canvases[attacked.finite].numpy())
             broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]
             reason = "a gradient or an answer of the surrogates is not finite"
             failures = [failure_row(each, "FloatingPointError", reason) for each in broken]
         failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
-        self._store.publish(failures_at, rows_table("failures", failures))
-        self._store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
-        self._store.publish(attacks_at, rows_table("attacks", rows))
+        setting.store.publish(failures_at, rows_table("failures", failures))
+        setting.store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
+        setting.store.publish(attacks_at, rows_table("attacks", rows))

@@ -55,6 +55,11 @@ class CanvasSpec:
     resize: int = 256
     crop: int = 224
 
+    @property
+    def field(self) -> float:
+        """The part of an image's centre square that the canvas holds, in (0, 1]."""
+        return self.crop / self.resize
+
     def __post_init__(self) -> None:
         for key, most in (("resize", MAX_RESIZE), ("crop", self.resize)):
             value = getattr(self, key)

@@ -1,12 +1,12 @@
-"""Fanning out: each chunk of stored canvases goes to the models as it is and through every defence."""
+"""Fanning out: each chunk of stored canvases goes to the models as it is and through defences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
 
 from transforms.canvases import Canvases
-from transforms.defenses.grid import NO_DEFENSE, Defense
+from transforms.defenses.grid import Defense
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,12 @@ class Defended:
 
 
 class FanOut(beam.DoFn):
-    """Canvases -> Defended, once without and once with each defence. No side effects."""
+    """Canvases -> Defended, once for each defence. No side effects."""
 
-    def __init__(self, defenses: Sequence[Defense]) -> None:
-        self._defenses = (NO_DEFENSE, *defenses)
+    def __init__(self, defenses: Mapping[str, Sequence[Defense]]) -> None:
+        """`defenses` holds those behind which each attack's canvases are looked at, by the attack's name."""
+        self._defenses = dict(defenses)
 
     def process(self, canvases: Canvases) -> Iterator[Defended]:
-        for defense in self._defenses:
+        for defense in self._defenses[canvases.attack]:
             yield Defended(canvases, defense)

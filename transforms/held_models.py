@@ -1,37 +1,40 @@
 """Models as DoFns hold them: named and pinned when the graph is built, loaded at most once per worker process."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from apache_beam.utils.shared import Shared
 
 from transforms.errors import InputError
-from transforms.models.classifier import Classifier
+from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.sources import model_source
 
 
 @dataclass(frozen=True)
 class ModelPin:
-    """A model with exactly these weights.
+    """A model with exactly these weights, shown pictures in exactly this way.
 
     Attributes:
         source: as an experiment spells it, e.g. `torchvision/resnet50@IMAGENET1K_V2`.
-        weights: absolute path of a local checkpoint, or None for the source's own weights.
+        weights: absolute path of a file that the experiment names, or None for the source's own weights.
         weights_sha256: of the weights file.
+        preprocessing: as resolved from source and experiment.
     """
 
     source: str
     weights: str | None
     weights_sha256: str
+    preprocessing: Preprocessing
 
 
-def pin(source: str, weights: str | None = None) -> ModelPin:
+def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> ModelPin:
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
-    path = None if weights is None else str(Path(weights).absolute())
-    return ModelPin(source, path, model_source(source, path).digest())
+    found = model_source(source, weights, preprocessing)
+    path = str(found.weights.absolute()) if found.local else None
+    return ModelPin(source, path, found.digest(), found.preprocessing)
 
 
 class HeldModels:
@@ -62,7 +65,7 @@ class HeldModels:
 
     def _load(self, pinned: ModelPin) -> Classifier:
         prepare_torch()
-        source = model_source(pinned.source, pinned.weights)
+        source = model_source(pinned.source, pinned.weights, asdict(pinned.preprocessing))
         if source.digest() != pinned.weights_sha256:
             raise InputError(f"{source.weights}: not the weights of {source.name} that this run was started with")
         return source.load(self.device)

@@ -19,6 +19,14 @@ def lowest_fourier(side: int, cutoff: float, device: torch.device) -> Tensor:
     return kept[:, None] & kept[: side // 2 + 1]
 
 
+def radii(side: int, device: torch.device) -> Tensor:
+    """How far the coefficients of `torch.fft.rfft2` of a square picture are from frequency 0: float64
+    (side, side // 2 + 1), cycles per pixel."""
+    down = torch.fft.fftfreq(side, dtype=torch.float64, device=device)
+    across = torch.fft.rfftfreq(side, dtype=torch.float64, device=device)
+    return torch.hypot(down[:, None], across)
+
+
 def lowest_cosines(side: int, cutoff: float) -> Tensor:
     """The lowest ceil(cutoff * side) rows of `cosines`."""
     return cosines(side)[: math.ceil(cutoff * side - 1e-9)]

@@ -53,6 +53,7 @@ class AttackLoop:
         keep: what is kept of a restart: the last canvas, the best, or the first that reaches the goal (and else the
             last). The last two look at the 8-bit canvas of each step, which costs a forward pass.
         random_start: whether to begin at a random point of the ball instead of the image.
+        random_models: whether the surrogates are random themselves, as behind a random defence.
         restarts: independent runs; of each image the best is kept: one that reaches the goal before one that does
             not, then the one with the highest objective, then the earliest.
     """
@@ -71,6 +72,7 @@ class AttackLoop:
     band: Band | None = None
     keep: Keep = "last"
     random_start: bool = False
+    random_models: bool = False
     restarts: int = 1
 
     def __post_init__(self) -> None:
@@ -81,14 +83,21 @@ class AttackLoop:
             raise InputError(f"alpha: {self.alpha} is not positive")
         if self.restarts > 1 and not self._random:
             raise InputError(f"restarts: {self.restarts} without anything random would repeat the same run")
-        if self.eot > 1 and not any(each.random for each in self.transformations):
-            raise InputError(f"eot: {self.eot} without a random transformation would average the same gradient")
+        if self.eot > 1 and not self.redraws:
+            raise InputError(
+                f"eot: {self.eot} without a random transformation or defense would average the same gradient"
+            )
         if self.keep != "last" and self.steps == 1:
             raise InputError(f"keep: {self.keep} has no effect on a single step")
 
     @property
+    def redraws(self) -> bool:
+        """Whether the gradient at a point is another one each time."""
+        return self.random_models or any(each.random for each in self.transformations)
+
+    @property
     def _random(self) -> bool:
-        return self.random_start or self.estimator.random or any(each.random for each in self.transformations)
+        return self.random_start or self.estimator.random or self.redraws
 
     @property
     def _judges(self) -> bool:

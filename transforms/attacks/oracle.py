@@ -43,7 +43,8 @@ class Oracle:
             copies = [
                 partial(self._copy, choice=each, draws=draws.at("eot", repetition)) for each in self._with(choice)
             ]
-            total = total + self.surrogates.slope(points, self.objective, self.batch.goal, copies=copies).gradient
+            surrogates = self.surrogates.redrawn(draws.at("defense", repetition, *choice))
+            total = total + surrogates.slope(points, self.objective, self.batch.goal, copies=copies).gradient
         return total / len(choices)
 
     @property

@@ -395,6 +395,24 @@ def recipe(name: str) -> Recipe:
     return combined(base, *parts)
 
 
+def behind_random(name: str) -> Recipe:
+    """A recipe against surrogates that are random themselves, as behind a random defence, which makes sense of `eot`.
+
+    Raises:
+        InputError: there is no such recipe, or it does not average over draws.
+    """
+    made = recipe(name)
+    if made.chain[-1] is not common:
+        raise InputError(
+            f"defense: it is random, which {name} does not average over; recipes of the loop do (pgd, say)"
+        )
+    return replace(made, chain=(*made.chain[:-1], _random_models, common))
+
+
+def _random_models(loop: AttackLoop) -> AttackLoop:
+    return replace(loop, random_models=True)
+
+
 def _unknown(name: str) -> InputError:
     """Says what may have been meant: the same words in our order, a longer name, one spelled alike."""
     words = [word for word in name.split("-") if word != "fgsm"]

@@ -1,6 +1,5 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from transforms.attacks.objectives import Goal, Objective
 from transforms.models.classifier import Classifier
-from transforms.models.views import View, look
+from transforms.models.views import View, averaged, look
+from transforms.randomness import Draws
 
 Fusion = Literal["logits", "probabilities", "losses"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
@@ -93,7 +93,8 @@ class Surrogates:
         field: float,
         fuse: Fusion = "logits",
         *,
-        defense: Transform | None = None,
+        defense: Sequence[Transform] = (_unchanged,),
+        redraw: Callable[[Draws], Transform] | None = None,
         precision: Precision = "fp32",
         tally: Tally | None = None,
     ) -> None:
@@ -102,32 +103,37 @@ class Surrogates:
         Args:
             field: the part of the images' centre squares that the canvases hold, in (0, 1].
             fuse: what is averaged over the models.
-            defense: makes what the models see instead of the canvases.
+            defense: what the models see instead of the canvases; of several, each model's probabilities are averaged.
+            redraw: makes one more of them where they are random, so that gradients are not of those that judge.
             precision: of gradients. Everything that is judged is computed in fp32.
         """
         self._classifiers = tuple(classifiers)
         self._view = view
         self._field = field
         self._fuse = fuse
-        self._defense = defense
+        self._defense = tuple(defense)
+        self._redraw = redraw
         self._precision = precision
         self._weights: Tensor | None = None
         self.tally = Tally() if tally is None else tally
 
     @property
     def members(self) -> tuple["Surrogates", ...]:
-        return tuple(
-            Surrogates(
-                [each], self._view, self._field, defense=self._defense, precision=self._precision, tally=self.tally
-            )
-            for each in self._classifiers
-        )
+        return tuple(self._changed(_classifiers=(each,), _fuse="logits", _weights=None) for each in self._classifiers)
 
     def weighed(self, weights: Tensor) -> "Surrogates":
         """The same with logits added up by weights, (models, B), instead of fused."""
-        weighed = copy(self)
-        weighed._weights = weights
-        return weighed
+        return self._changed(_weights=weights)
+
+    def redrawn(self, draws: Draws) -> "Surrogates":
+        """The same behind a random defence that is drawn once, by these draws; itself where nothing is random."""
+        return self if self._redraw is None else self._changed(_defense=(self._redraw(draws),))
+
+    def _changed(self, **attributes: object) -> "Surrogates":
+        """The same, with the same tally, but for some attributes."""
+        changed = copy(self)
+        changed.__dict__.update(attributes)
+        return changed
 
     @property
     def exact(self) -> bool:
@@ -209,8 +215,10 @@ class Surrogates:
 
     def _looks(self, canvases: Tensor) -> list[Tensor]:
         self.tally.count(len(canvases), forwards=self._passes(canvases))
-        seen = canvases if self._defense is None else self._defense(canvases)
-        return [look(each, self._view, seen, self._field).float() for each in self._classifiers]
+        seen = [defended(canvases) for defended in self._defense]
+        return [
+            averaged([look(each, self._view, one, self._field).float() for one in seen]) for each in self._classifiers
+        ]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
         if self._fuse == "losses" and self._weights is None:
@@ -223,12 +231,11 @@ class Surrogates:
         if len(looks) == 1:
             return looks[0]
         if self._fuse == "probabilities":
-            log_probabilities = torch.stack([each.log_softmax(dim=1) for each in looks])
-            return log_probabilities.logsumexp(dim=0) - math.log(len(looks))
+            return averaged(looks)
         return torch.stack(looks).mean(dim=0)
 
     def _passes(self, canvases: Tensor) -> int:
-        return len(self._classifiers) * len(self._view(canvases, canvases.shape[-1]))
+        return len(self._classifiers) * len(self._defense) * len(self._view(canvases, canvases.shape[-1]))
 
 
 @contextmanager

@@ -6,25 +6,53 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from transforms.defenses.canvas import smooth_blur, smooth_lowpass
-from transforms.defenses.grid import Defense
+from transforms.defenses.eight_bit import WHITE
+from transforms.defenses.filters import smooth_blur
+from transforms.defenses.fourier import (
+    smooth_lowpass,
+    smooth_lowpass_butterworth,
+    smooth_lowpass_dct,
+    smooth_lowpass_gaussian,
+)
+from transforms.defenses.grid import Defense, Filter
+from transforms.defenses.randomized import smooth_random_crop, smooth_resize_pad
+from transforms.defenses.registry import defense_function
+from transforms.randomness import Draws
 
-_WHITE = 255
+SMOOTH: dict[str, Callable[..., Tensor]] = {
+    "lowpass": smooth_lowpass,
+    "lowpass-gaussian": smooth_lowpass_gaussian,
+    "lowpass-butterworth": smooth_lowpass_butterworth,
+    "lowpass-dct": smooth_lowpass_dct,
+    "blur": smooth_blur,
+    "resize-pad": smooth_resize_pad,
+    "random-crop": smooth_random_crop,
+}
+"""The defences that are differentiable but for their rounding to 8 bits, by their stand-ins: the same arguments, on
+float canvases in [0, 1]. Through the others gradients pass as if they were the identity (BPDA, Athalye et al. 2018,
+arXiv:1802.00420, §4.1); of `noise` and `smoothing` that is the true gradient, but for rounding and clipping."""
 
-SMOOTH: dict[str, Callable[..., Tensor]] = {"lowpass": smooth_lowpass, "blur": smooth_blur}
-"""The defences that are differentiable but for their rounding to 8 bits. Through the others gradients pass as if they
-were the identity (BPDA, Athalye et al. 2018, arXiv:1802.00420, §4.1)."""
 
+def differentiable(defense: Defense, draws: Draws | None = None) -> Callable[[Tensor], Tensor]:
+    """A defence on float canvases (B, 3, S, S) in [0, 1]: rounded to 8 bits and defended, with a useful gradient.
 
-def differentiable(defense: Defense) -> Callable[[Tensor], Tensor]:
-    """A defence on float canvases (B, 3, S, S) in [0, 1]: rounded to 8 bits and defended, with a useful gradient."""
-    smooth = SMOOTH.get(defense.function)
+    Args:
+        draws: as a call of the defence takes them; the same ones show the same canvas every time.
+    """
 
     def defended(canvases: Tensor) -> Tensor:
-        # Exactly what is evaluated, whatever the precision of gradients.
-        with torch.no_grad(), torch.autocast(canvases.device.type, enabled=False):
-            exact = defense((canvases.clamp(0, 1) * _WHITE).round().to(torch.uint8)).to(canvases) / _WHITE
-        stand_in = canvases if smooth is None else smooth(canvases, **dict(defense.parameters))
-        return exact + (stand_in - stand_in.detach())
+        for each, own in defense.steps(draws):
+            canvases = _filtered(each, canvases, own)
+        return canvases
 
     return defended
+
+
+def _filtered(each: Filter, canvases: Tensor, draws: Draws | None) -> Tensor:
+    # Exactly what is evaluated, whatever the precision of gradients.
+    with torch.no_grad(), torch.autocast(canvases.device.type, enabled=False):
+        rounded = (canvases.clamp(0, 1) * WHITE).round().to(torch.uint8)
+        exact = each.apply(defense_function(each.function), rounded, draws).to(canvases) / WHITE
+    smooth = SMOOTH.get(each.function)
+    stand_in = canvases if smooth is None else each.apply(smooth, canvases, draws)
+    return exact + (stand_in - stand_in.detach())

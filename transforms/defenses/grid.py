@@ -1,65 +1,244 @@
-"""Defences by name: `lowpass:cutoff=0.7` is a defence, `lowpass` with lists of parameters a grid of them."""
+"""Defences by name: `lowpass:cutoff=0.7` is one, `jpeg:quality=75+blur:sigma=1.0` a composition of two, and `lowpass`
+with lists of parameters a grid of them."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from typing import Any
 
 from torch import Tensor
 
-from transforms.defenses.canvas import blur, jpeg, lowpass
+from transforms.defenses.registry import defense_function, is_random, parameter_types
+from transforms.defenses.smoothing import SMOOTHING, Smoothing
 from transforms.errors import InputError, unknown
-
-DEFENSES: dict[str, Callable[..., Tensor]] = {"lowpass": lowpass, "blur": blur, "jpeg": jpeg}
+from transforms.randomness import Draws
+from transforms.ratios import parse_ratio
 
 Value = int | float
 
+# A sign inside a number, as in 1e+16, joins nothing.
+_JOINT = re.compile(r"\+(?![\d.])")
+
 
 @dataclass(frozen=True)
-class Defense:
-    """A defence with its parameters; called with canvases, uint8 (B, 3, S, S), it returns the same shape."""
+class Filter:
+    """One defence function with its parameters, among them `repeats` where it is random."""
 
     function: str
     parameters: tuple[tuple[str, Value], ...] = ()
 
     @property
     def name(self) -> str:
-        """As it stands in tables: `jpeg:quality=75`."""
+        """`jpeg:quality=75`."""
         written = ",".join(f"{key}={value!r}" for key, value in self.parameters)
         return f"{self.function}:{written}" if written else self.function
 
-    def __call__(self, canvases: Tensor) -> Tensor:
-        """Applies the defence; raises InputError for a parameter out of its range."""
-        if self == NO_DEFENSE:
-            return canvases
-        return DEFENSES[self.function](canvases, **dict(self.parameters))
+    @property
+    def random(self) -> bool:
+        """Whether it needs draws."""
+        return is_random(self.function)
+
+    @property
+    def repeats(self) -> int:
+        """How often it is to be drawn: 1 where nothing is."""
+        values = dict(self.parameters)
+        return int(values["samples" if self.function == SMOOTHING else "repeats"]) if self.random else 1
+
+    def apply(self, function: Callable[..., Tensor], canvases: Tensor, draws: Draws | None) -> Tensor:
+        """Calls the filter's function, or what stands in for it, as defence functions are called.
+
+        Raises:
+            InputError: a parameter is out of its range.
+            TypeError: the filter is random, and there are no draws.
+        """
+        values = dict(self.parameters)
+        if not self.random:
+            return function(canvases, **values)
+        if draws is None:
+            raise TypeError(f"{self.name} is random: it needs draws")
+        values.pop("repeats", None)
+        return function(canvases, draws, **values)
 
 
-NO_DEFENSE = Defense("none")
-
-
-def parameter_types(function: str) -> dict[str, type]:
-    """The keyword parameters of a defence and their types; raises InputError for an unknown defence."""
-    if function not in DEFENSES:
-        raise unknown("defense", function, DEFENSES)
-    parameters = signature(DEFENSES[function]).parameters.values()
-    return {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}
-
-
-def grid(function: str, parameters: Mapping[str, Sequence[Value]]) -> tuple[Defense, ...]:
-    """Every combination of a defence's parameter values, in the order given.
+@dataclass(frozen=True)
+class Defense:
+    """Filters, applied from left to right; called with canvases, uint8 (B, 3, S, S), it returns the same shape.
 
     Raises:
-        InputError: unknown defence or parameter, a missing or repeated value.
+        InputError: random filters that are to be drawn a different number of times, or smoothing behind another filter.
     """
-    known = parameter_types(function)
-    for key, values in parameters.items():
-        if key not in known:
-            raise unknown(f"parameter of {function}", key, known)
+
+    filters: tuple[Filter, ...] = ()
+
+    def __post_init__(self) -> None:
+        repeats = sorted({each.repeats for each in self.filters if each.random})
+        if len(repeats) > 1:
+            raise InputError(f"{self.name}: its parts are drawn together, not {' and '.join(map(str, repeats))} times")
+        if repeats and repeats[0] < 1:
+            raise InputError(f"{self.name}: repeats must be at least 1, not {repeats[0]}")
+        if any(each.function == SMOOTHING for each in self.filters[1:]):
+            raise InputError(f"{self.name}: smoothing comes first; what follows belongs to the classifier that votes")
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables: `jpeg:quality=75+blur:sigma=1.0`; without filters `none`."""
+        return "+".join(each.name for each in self.filters) or "none"
+
+    @property
+    def random(self) -> bool:
+        """Whether it needs draws."""
+        return any(each.random for each in self.filters)
+
+    @property
+    def repeats(self) -> int:
+        """How often a canvas is to be defended and evaluated: 1 where nothing is random."""
+        return max((each.repeats for each in self.filters), default=1)
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """What to do with the votes of the repeats, where their probabilities are not simply averaged."""
+        if not self.filters or self.filters[0].function != SMOOTHING:
+            return None
+        return Smoothing(**dict(self.filters[0].parameters))  # type: ignore[arg-type]
+
+    def steps(self, draws: Draws | None = None) -> Iterator[tuple[Filter, Draws | None]]:
+        """The filters in their order, each with its own draws."""
+        for number, each in enumerate(self.filters):
+            yield each, None if draws is None else draws.at("filter", number)
+
+    def __call__(self, canvases: Tensor, draws: Draws | None = None) -> Tensor:
+        """Applies the defence once.
+
+        Args:
+            draws: of these images, and of this repeat (`draws.at("repeat", n)`); needed if the defence is random.
+
+        Raises:
+            InputError: a parameter is out of its range.
+            TypeError: the defence is random, and there are no draws.
+        """
+        for each, own in self.steps(draws):
+            canvases = each.apply(defense_function(each.function), canvases, own)
+        return canvases
+
+
+NO_DEFENSE = Defense()
+
+
+def parse(written: str) -> Defense:
+    """A defence as tables write it: `jpeg:quality=75`, `jpeg:quality=75+blur:sigma=1`, `none`.
+
+    Raises:
+        InputError: unknown defence or parameter, a missing or repeated one, or not a number.
+    """
+    if written == NO_DEFENSE.name:
+        return NO_DEFENSE
+    return Defense(tuple(_parse_filter(each) for each in _JOINT.split(written)))
+
+
+def defenses(section: Any) -> tuple[Defense, ...]:
+    """What an experiment's `defenses:` stands for: one entry, as `grid` takes it, that is a mapping, or a list of any.
+
+    Raises:
+        InputError: as `grid` does, naming the key; a defence is there twice.
+    """
+    if isinstance(section, Mapping):
+        made = grid(section, "defenses")
+    elif isinstance(section, Sequence) and not isinstance(section, str):
+        made = tuple(each for number, entry in enumerate(section) for each in grid(entry, f"defenses.{number}"))
+    else:
+        raise InputError("defenses: should be a section such as {lowpass: {cutoff: [0.7]}}, or a list of such")
+    for each in made:
+        if each == NO_DEFENSE:
+            raise InputError("defenses: every experiment looks at undefended canvases anyway; leave 'none' out")
+        if made.count(each) > 1:
+            raise InputError(f"defenses: {each.name} is listed twice")
+    return made
+
+
+def grid(entry: Any, where: str) -> tuple[Defense, ...]:
+    """The defences that one entry stands for, in the order given.
+
+    Args:
+        entry: from YAML. A string is one defence. A mapping {name: {parameter: value or list of values}} is every
+            combination of values. A list is a composition, whose items are strings or mappings: every combination of
+            what its items stand for.
+        where: the entry's key, for errors.
+
+    Raises:
+        InputError: unknown defence or parameter, a missing or repeated value, or not a number.
+    """
+    if isinstance(entry, str):
+        with _at(where):
+            return (parse(entry),)
+    if isinstance(entry, Mapping):
+        made = [each for name, values in entry.items() for each in _filters(str(name), values, f"{where}.{name}")]
+        with _at(where):
+            return tuple(Defense((each,)) for each in made)
+    if isinstance(entry, Sequence):
+        parts = [grid(item, f"{where}.{number}") for number, item in enumerate(entry)]
+        with _at(where):
+            return tuple(
+                Defense(tuple(each for part in chosen for each in part.filters)) for chosen in itertools.product(*parts)
+            )
+    raise InputError(f"{where}: {entry!r} is not a defence such as lowpass:cutoff=0.5")
+
+
+def _parse_filter(written: str) -> Filter:
+    function, _, rest = written.partition(":")
+    pairs = [each.partition("=") for each in rest.split(",") if each]
+    given = {key: value for key, _, value in pairs}
+    if len(given) < len(pairs):
+        raise InputError(f"{written!r} gives a parameter twice")
+    missing = [key for key in parameter_types(function) if key not in given]
+    if missing:
+        form = ",".join(f"{key}=..." for key in parameter_types(function))
+        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {function}:{form}")
+    return _filters(function, given, function)[0]
+
+
+def _filters(function: str, section: Any, where: str) -> list[Filter]:
+    """Every combination of a function's values."""
+    with _at(where):
+        types = parameter_types(function)
+        section = _checked({} if section is None else section, types)
+    lists = [_values(section[key], kind, f"{where}.{key}") for key, kind in types.items()]
+    return [Filter(function, tuple(zip(types, values, strict=True))) for values in itertools.product(*lists)]
+
+
+def _checked(section: Any, types: Mapping[str, type[Value]]) -> Mapping[str, Any]:
+    if not isinstance(section, Mapping):
+        form = ", ".join(f"{key}: [...]" for key in types)
+        raise InputError(f"list the values of each parameter, as in {{{form}}}")
+    for key in section:
+        if key not in types:
+            raise unknown("parameter", key, types)
+    for key in types:
+        if key not in section:
+            raise InputError(f"needs a list of values for {key!r}")
+    return section
+
+
+def _values(written: Any, kind: type[Value], where: str) -> list[Value]:
+    with _at(where):
+        values = [_number(each, kind) for each in (written if isinstance(written, list) else [written])]
         if not values or len(set(values)) < len(values):
-            raise InputError(f"{function}: {key} must list different values, not {list(values)}")
-    for key in known:
-        if key not in parameters:
-            raise InputError(f"{function}: needs a list of values for {key!r}")
-    combinations = itertools.product(*(parameters[key] for key in known))
-    return tuple(Defense(function, tuple(zip(known, values, strict=True))) for values in combinations)
+            raise InputError(f"must list different values, not {written}")
+    return values
+
+
+def _number(written: Any, kind: type[Value]) -> Value:
+    ratio = parse_ratio(written)
+    if kind is int and ratio.denominator != 1:
+        raise InputError(f"{written!r} is not a whole number")
+    return kind(ratio)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Adds the key to an error."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -1,10 +1,18 @@
 """A network together with the way its weights expect to be shown a picture."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from transforms.errors import InputError, unknown
+
+# Pillow's nearest takes the pixel at the centre, as torch's "nearest-exact" does; torch's "nearest" does not.
+_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
 
 
 @dataclass(frozen=True)
@@ -13,17 +21,48 @@ class Preprocessing:
 
     Attributes:
         input_size: side of the square input, pixels.
-        field: the part of the image's centre square that the network was evaluated on when its accuracy was
-            published: crop / resize of its own preprocessing, in (0, 1].
-        interpolation: how a window of another size is resized: "bilinear" or "bicubic" (antialiased).
-        mean, std: per channel (RGB), in the unit of [0, 1] pixels.
+        resize: short side, in pixels, to which an image was resized before the square of `input_size` was cut from its
+            centre when the network's accuracy was published.
+        interpolation: how a window of another size is resized: "bilinear", "bicubic" or "nearest".
+        mean, std: of red, green and blue (in this order, whatever `channels` says), in the unit of `value_range`: the
+            network's input is (pixel · value_range − mean) / std.
+        antialias: whether resizing to fewer pixels filters first, as Pillow does. Nearest never does.
+        value_range: what white is before mean and std: 1.0 or 255.0.
+        channels: the order in which the network takes them, "RGB" or "BGR".
     """
 
     input_size: int
-    field: float
+    resize: int
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    antialias: bool = True
+    value_range: float = 1.0
+    channels: str = "RGB"
+
+    @classmethod
+    def stated(cls, model: str, keys: Mapping[str, Any]) -> "Preprocessing":
+        """Reads what a file or an experiment states of every key; lists do for tuples.
+
+        Raises:
+            InputError: a key is unknown or lacking, or its value makes no sense; the message begins with `model`.
+        """
+        names = [field.name for field in fields(cls)]
+        for key, value in keys.items():
+            if key not in names:
+                raise unknown(f"preprocessing key of {model}", key, names)
+            fits, right = _RULES[key]
+            if not fits(value):
+                raise InputError(f"{model}: preprocessing.{key} is {value!r}; give {right}")
+        if missing := [name for name in names if name not in keys]:
+            raise InputError(f"{model}: give its preprocessing, which nothing else says: {', '.join(missing)}")
+        values: dict[str, Any] = {**keys, "mean": tuple(keys["mean"]), "std": tuple(keys["std"])}
+        return cls(**values)
+
+    @property
+    def field(self) -> float:
+        """The part of the image's centre square that the network was evaluated on, in (0, 1]."""
+        return min(1.0, self.input_size / self.resize)
 
     def window(self, side: int, field: float) -> int:
         """Side (pixels) of the window that the network should see of a canvas of `side` pixels.
@@ -36,17 +75,47 @@ class Preprocessing:
         return min(side, max(own_field, self.input_size))
 
 
-class Classifier(nn.Module):
-    """Maps windows of a canvas, float (B, 3, h, h) in [0, 1], to logits (B, classes); differentiable, frozen."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are_three(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == len("RGB") and all(map(_is_number, value))
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "input_size": (_is_side, "a whole number of pixels"),
+    "resize": (_is_side, "a whole number of pixels"),
+    "interpolation": (lambda value: value in list(_MODES), "bilinear, bicubic or nearest"),
+    "mean": (_are_three, "three numbers: of red, green and blue"),
+    "std": (lambda value: _are_three(value) and min(value) > 0, "three positive numbers: of red, green and blue"),
+    "antialias": (lambda value: isinstance(value, bool), "true or false"),
+    "value_range": (lambda value: _is_number(value) and value in (1, 255), "1.0 or 255.0, what white is"),
+    "channels": (lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
+}
+
+
+class Classifier(nn.Module):
+    """Maps windows of a canvas, float (B, 3, h, h) in [0, 1], to logits (B, classes); frozen.
+
+    Attributes:
+        differentiable: whether gradients of the logits with respect to the windows can be had.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, differentiable: bool = True) -> None:
         super().__init__()
         self.preprocessing = preprocessing
         self.network = network
+        self.differentiable = differentiable
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        white = preprocessing.value_range
+        self.register_buffer("mean", torch.tensor([value / white for value in preprocessing.mean]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([value / white for value in preprocessing.std]).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
     @property
@@ -55,10 +124,12 @@ class Classifier(nn.Module):
         return self.mean.device
 
     def forward(self, windows: Tensor) -> Tensor:
-        size = self.preprocessing.input_size
-        if windows.shape[-1] != size:
-            mode = self.preprocessing.interpolation
+        expected = self.preprocessing
+        if windows.shape[-1] != expected.input_size:
+            mode, size = expected.interpolation, (expected.input_size, expected.input_size)
+            antialias = expected.antialias and mode != "nearest"
             # Bicubic interpolation overshoots; an 8-bit resize would have clipped as well.
-            windows = F.interpolate(windows, size=(size, size), mode=mode, antialias=True).clamp(0, 1)
-        logits: Tensor = self.network((windows - self.mean) / self.std)
+            windows = F.interpolate(windows, size=size, mode=_MODES[mode], antialias=antialias).clamp(0, 1)
+        shown = (windows - self.mean) / self.std
+        logits: Tensor = self.network(shown.flip(1) if expected.channels == "BGR" else shown)
         return logits

@@ -1,11 +1,9 @@
 """torchvision's classifiers, `NAME@WEIGHTS`, with the preprocessing of their weights."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from urllib.parse import urlparse
 
-import torch
 import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum
@@ -14,6 +12,7 @@ from torchvision.transforms._presets import ImageClassification
 from transforms.errors import InputError, unknown
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources import ModelSource
+from transforms.models.weights import downloaded, state_dict_into
 
 # These two were trained on another scale and with extra heads: torchvision passes the same when it loads their weights.
 _INCEPTION = {"transform_input": True, "aux_logits": True, "init_weights": False}
@@ -41,8 +40,14 @@ def source(name: str, model: str) -> ModelSource:
         network: nn.Module = torchvision.models.get_model(model, weights=None, **_PRETRAINED_ARGUMENTS.get(model, {}))
         return network
 
-    preprocessing = _preprocessing(weights.transforms())
-    return ModelSource(name, preprocessing, build, lambda: _downloaded(name, weights.url), _modern_key)
+    accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
+    return ModelSource(
+        name,
+        _preprocessing(weights.transforms()),
+        fetch=lambda: downloaded(name, weights.url),
+        read=state_dict_into(build, _modern_key),
+        published=None if math.isnan(accuracy) else accuracy,  # VGG's weights for features
+    )
 
 
 def _classifiers() -> list[str]:
@@ -55,21 +60,6 @@ def _weights_of(model: str) -> Mapping[str, WeightsEnum]:
     return choices
 
 
-def _downloaded(name: str, url: str) -> Path:
-    """The file in torch's own cache, downloaded and checked against the hash in its name if it is not there yet."""
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-        except (OSError, RuntimeError) as error:  # no network; no such folder; the wrong hash
-            raise InputError(
-                f"{name}: no {path}, and downloading it failed ({error}); put {url} there, "
-                "or give a local file as 'weights:'"
-            ) from None
-    return path
-
-
 def _modern_key(key: str) -> str:
     return _DENSENET_KEY.sub(r"\1\2", key)
 
@@ -80,8 +70,9 @@ def _preprocessing(preset: ImageClassification) -> Preprocessing:
     red_std, green_std, blue_std = preset.std
     return Preprocessing(
         input_size=crop,
-        field=crop / max(resize, crop),
+        resize=resize,
         interpolation=preset.interpolation.value,
         mean=(red, green, blue),
         std=(red_std, green_std, blue_std),
+        antialias=bool(preset.antialias),
     )

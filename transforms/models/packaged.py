@@ -10,18 +10,24 @@ from torch import nn
 from transforms.errors import InputError, unknown
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources import ModelSource
+from transforms.models.weights import state_dict_into
 
-_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+# Input size; FP32 accuracy in the table of models/official/efficientnet/lite/README.md, github.com/tensorflow/tpu.
+_MODELS = {
+    "efficientnet-lite0": (224, 0.751),
+    "efficientnet-lite1": (240, 0.767),
+    "efficientnet-lite2": (260, 0.776),
+}
 
 
 def names() -> Iterable[str]:
-    return _SIZES
+    return _MODELS
 
 
 def source(name: str, model: str) -> ModelSource:
-    if model not in _SIZES:
-        raise unknown("packaged model", model, _SIZES)
-    size = _SIZES[model]
+    if model not in _MODELS:
+        raise unknown("packaged model", model, _MODELS)
+    size, published = _MODELS[model]
 
     def build() -> nn.Module:
         if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
@@ -40,5 +46,5 @@ def source(name: str, model: str) -> ModelSource:
         return files[0]
 
     # The networks' own evaluation resizes to size + 32, crops to size, and scales to [-1, 1].
-    preprocessing = Preprocessing(size, size / (size + 32), "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    return ModelSource(name, preprocessing, build, fetch)
+    preprocessing = Preprocessing(size, size + 32, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return ModelSource(name, preprocessing, fetch, state_dict_into(build), published=published)

@@ -1,0 +1,70 @@
+"""Which defences there are: functions by the names that experiments and tables use."""
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import get_type_hints
+
+from torch import Tensor
+
+from transforms.defenses.codecs import bit_depth, jpeg, webp
+from transforms.defenses.filters import bilateral, blur, median, nlm, tvm
+from transforms.defenses.fourier import lowpass, lowpass_butterworth, lowpass_dct, lowpass_gaussian
+from transforms.defenses.own import entry_points_by_name, own_defense
+from transforms.defenses.randomized import noise, pixel_deflection, random_crop, resize_pad
+from transforms.defenses.smoothing import SMOOTHING, smoothing
+from transforms.errors import unknown
+
+DEFENSES: dict[str, Callable[..., Tensor]] = {
+    "lowpass": lowpass,
+    "lowpass-gaussian": lowpass_gaussian,
+    "lowpass-butterworth": lowpass_butterworth,
+    "lowpass-dct": lowpass_dct,
+    "blur": blur,
+    "median": median,
+    "bilateral": bilateral,
+    "nlm": nlm,
+    "tvm": tvm,
+    "jpeg": jpeg,
+    "webp": webp,
+    "bit-depth": bit_depth,
+    "noise": noise,
+    "resize-pad": resize_pad,
+    "random-crop": random_crop,
+    "pixel-deflection": pixel_deflection,
+    SMOOTHING: smoothing,
+}
+"""The house's own. Each maps uint8 canvases (B, 3, S, S) to the same shape: (canvases, *, parameters), or where it is
+random (canvases, draws, *, parameters). Its smooth stand-in, if it has one, is named in `differentiable.SMOOTH`."""
+
+
+def defense_names() -> list[str]:
+    """The house's own, then those of installed packages."""
+    return [*DEFENSES, *(name for name in entry_points_by_name() if name not in DEFENSES)]
+
+
+def defense_function(name: str) -> Callable[..., Tensor]:
+    """Raises InputError for an unknown defence, and for one of another package that is not what it should be."""
+    if name in DEFENSES:
+        return DEFENSES[name]
+    if name not in entry_points_by_name():
+        raise unknown("defense", name, defense_names())
+    return own_defense(name)
+
+
+def is_random(name: str) -> bool:
+    """Whether a defence takes draws; raises InputError as `defense_function` does."""
+    positional = Parameter.POSITIONAL_OR_KEYWORD
+    return sum(each.kind is positional for each in signature(defense_function(name)).parameters.values()) > 1
+
+
+def parameter_types(name: str) -> dict[str, type[int | float]]:
+    """The parameters that are written with a defence, and their types: the keyword parameters of its function, and for
+    a random one `repeats`, how often it is drawn, unless it says so itself; raises InputError as `defense_function`."""
+    function = defense_function(name)
+    hints = get_type_hints(function)
+    types = {
+        each.name: hints[each.name]
+        for each in signature(function).parameters.values()
+        if each.kind is Parameter.KEYWORD_ONLY
+    }
+    return {**types, "repeats": int} if is_random(name) and name != SMOOTHING else types

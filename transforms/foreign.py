@@ -1,0 +1,52 @@
+"""What stands between other people's code and the house: one line for whatever goes wrong, and keyed randomness."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+
+import numpy as np
+import torch
+
+from transforms.errors import InputError, StoppedError
+
+# These are the machine's, nobody's wrong input: whoever called deals with them.
+_MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
+if hasattr(torch, "AcceleratorError"):  # torch 2.8
+    _MACHINE = (*_MACHINE, torch.AcceleratorError)
+# The random generators of torch, NumPy and Python belong to the process.
+_GLOBAL_RANDOMNESS = RLock()
+
+
+@contextmanager
+def refusing(what: str, *passing: type[Exception]) -> Iterator[None]:
+    """Says what goes wrong in somebody else's code in one line; failures of the machine, and of `passing`, go through.
+
+    Args:
+        what: whose code it is, as in "attack scattered".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what}: needs: pip install {error.name}") from error
+    except Exception as error:
+        if isinstance(error, (InputError, *passing, *_MACHINE)):
+            raise
+        said = ": ".join([type(error).__name__, *" ".join(str(error).split()).splitlines()])
+        raise InputError(f"{what}: {said}") from error
+
+
+@contextmanager
+def keyed_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the generators that belong to the process, and puts them back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with _GLOBAL_RANDOMNESS, torch.random.fork_rng(devices=devices):
+        python, numpy = random.getstate(), np.random.get_state()
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
