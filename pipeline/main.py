@@ -270,7 +270,11 @@ def _print_plan(prepared: "Prepared") -> None:
 def _print_proof(proof: "Proof") -> None:
     print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", flush=True)
     if proof.absurd:
-        _say(f"warning: {proof.model} is mostly wrong on clean images; check its weights, and the labels")
+        known = "" if proof.published is None else f", far below the published {proof.published:.1%}"
+        _say(
+            f"warning: {proof.model} is right on {proof.correct} of {proof.of} clean images{known}; check its weights, "
+            "its preprocessing, and the labels"
+        )
 
 
 def _print_table(headings: list[str], rows: Any) -> None:

@@ -1,6 +1,6 @@
 """Models prove themselves: before any attack, each must be mostly right on clean labelled images."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,48 +10,54 @@ from pipeline.experiment import Experiment
 from pipeline.statistics import Rate
 from transforms.chunks import Chunk, ImageRef
 from transforms.decode import BadImage
+from transforms.held_models import ModelPin
 from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
 from transforms.predictions import predict_batch
 
 _IMAGES = 20
+_FAR = 0.1
+"""From the published accuracy, which is of other images than those at hand."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How many of the first clean images a model got right."""
+    """How many of the first clean images a model got right, and the top-1 accuracy that was published of it."""
 
     model: str
     correct: int
     of: int
+    published: float | None = None
 
     @property
     def absurd(self) -> bool:
-        """Whether even a lucky reading of the count leaves the model wrong more often than right."""
-        return self.of > 0 and Rate(self.correct, self.of).high < 1 / 2
+        """Whether even a lucky reading of the count leaves the model far below what was published, or, where nothing
+        is known, wrong more often than right."""
+        least = 1 / 2 if self.published is None else self.published - _FAR
+        return self.of > 0 and Rate(self.correct, self.of).high < least
 
 
 def prove(
     experiment: Experiment,
     chunks: Sequence[Chunk],
-    names: Collection[str],
+    pins: Mapping[str, ModelPin],
     load: Callable[[str], Classifier],
     known: Mapping[str, Sequence[int]],
 ) -> list[Proof]:
-    """Shows each of the named models the same clean images, spread evenly over the experiment's.
+    """Shows each of the models the same clean images, spread evenly over the experiment's.
 
     Args:
         load: a model by its name.
         known: of models that need not be asked again, how many they got right and of how many.
     """
-    proofs = {name: Proof(name, *known[name]) for name in names if name in known}
-    unknown = [name for name in names if name not in known]
+    counts = {name: known[name] for name in pins if name in known}
+    unknown = [name for name in pins if name not in known]
     if unknown:
         labels, canvases = _clean_images(experiment, chunks)
         for name in unknown:
-            proofs[name] = Proof(name, _correct(experiment, load(name), labels, canvases), len(labels))
-    return [proofs[name] for name in names]
+            counts[name] = (_correct(experiment, load(name), labels, canvases), len(labels))
+    return [Proof(name, counts[name][0], counts[name][1], pinned.published) for name, pinned in pins.items()]
 
 
 def _clean_images(experiment: Experiment, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:

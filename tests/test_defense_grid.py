@@ -184,7 +184,7 @@ def test_a_defense_without_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (None, "defenses: should be a section such as {lowpass: {cutoff: [0.7]}}, or a list of such"),
+        (None, r"defenses: should be a section such as {lowpass: {cutoff: \[0.7\]}}, or a list of such"),
         ("jpeg:quality=75", "defenses: should be a section .*"),
         ({"lowpas": {"cutoff": [0.5]}}, "defenses.lowpas: unknown defense 'lowpas'; did you mean 'lowpass'?"),
         ({"none": {}}, "defenses.none: unknown defense 'none'; .*"),

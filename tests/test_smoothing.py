@@ -1,8 +1,9 @@
-"""Randomised smoothing: the published formulas, exact coverage by enumeration, and a classifier whose radius is known."""
+"""Randomised smoothing: the published formulas, exact risks by enumeration, and a classifier whose radius is known."""
 
 import itertools
 from fractions import Fraction
 from math import comb
+from random import Random
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def choices_of(counts: np.ndarray) -> Tensor:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=5), st.sampled_from([0.001, 0.05, 0.2]), st.randoms())
-def test_answer_and_radius_are_the_papers(counts: list[int], alpha: float, shuffled: "np.random.Random") -> None:
+def test_answer_and_radius_are_the_papers(counts: list[int], alpha: float, shuffled: Random) -> None:
     samples = sum(counts)
     if samples < 12:
         return

@@ -2,6 +2,7 @@
 
 import io
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,8 @@ def test_timms_preprocessing(model: str, size: int, resize: int, interpolation: 
 
 
 def test_timms_random_interpolation_is_bilinear(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = timm.models.get_pretrained_cfg("resnet18.a1_in1k")
-    monkeypatch.setattr(config, "interpolation", "random")
+    config = replace(timm.models.get_pretrained_cfg("resnet18.a1_in1k"), interpolation="random")
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda _: config)
     assert model_source("timm/resnet18.a1_in1k").preprocessing.interpolation == "bilinear"
 
 

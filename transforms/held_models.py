@@ -22,19 +22,21 @@ class ModelPin:
         weights: absolute path of a file that the experiment names, or None for the source's own weights.
         weights_sha256: of the weights file.
         preprocessing: as resolved from source and experiment.
+        published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
     """
 
     source: str
     weights: str | None
     weights_sha256: str
     preprocessing: Preprocessing
+    published: float | None = None
 
 
 def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> ModelPin:
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
     found = model_source(source, weights, preprocessing)
     path = str(found.weights.absolute()) if found.local else None
-    return ModelPin(source, path, found.digest(), found.preprocessing)
+    return ModelPin(source, path, found.digest(), found.preprocessing, found.published)
 
 
 class HeldModels:

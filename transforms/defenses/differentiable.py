@@ -19,6 +19,16 @@ from transforms.defenses.randomized import smooth_random_crop, smooth_resize_pad
 from transforms.defenses.registry import defense_function
 from transforms.randomness import Draws
 
+
+def of_levels(smooth: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A stand-in that takes levels (0–255), as one that takes [0, 1]: not the same where it is not linear."""
+
+    def scaled(canvases: Tensor, *draws: Draws, **values: float) -> Tensor:
+        return smooth(canvases * WHITE, *draws, **values) / WHITE
+
+    return scaled
+
+
 SMOOTH: dict[str, Callable[..., Tensor]] = {
     "lowpass": smooth_lowpass,
     "lowpass-gaussian": smooth_lowpass_gaussian,

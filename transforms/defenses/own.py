@@ -59,9 +59,9 @@ def _check(name: str, function: Any) -> None:
     with refusing(f"defense {name}"):
         hints = get_type_hints(function)
     parameters = signature(function).parameters.values()
-    given = [each for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    given = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
     named = [each for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
-    if len(given) not in {1, 2} or len(given) + len(named) < len(parameters):
+    if len(given) + len(named) < len(parameters) or not given or given[1:] not in ([], ["draws"]):
         raise InputError(f"defense {name}: {function.__name__}{signature(function)} is not of the form {_FORM}")
     for each in named:
         if hints.get(each.name) not in {int, float} or each.default is not Parameter.empty:
