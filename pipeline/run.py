@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -75,10 +75,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
-    pins = {
-        name: pin(config.source, config.weights, config.preprocessing)
-        for name, config in experiment.used_models.items()
-    }
+    pins = _pins(experiment, old["definitions"]["models"] if old else {})
     new = definitions(experiment, chunks, pins)
     run: Json = {
         "experiment": experiment.model_dump(mode="json"),
@@ -92,6 +89,21 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     whole = {path for path in parts if store.is_whole(path)}
     plan = make_plan(experiment, chunks, whole)
     return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
+
+
+def _pins(experiment: Experiment, before: Json) -> dict[str, ModelPin]:
+    """The models, with their weights found.
+
+    A model that no attack follows is a black box. What it was in this run directory before it stays, so that all of its
+    predictions are made alike.
+    """
+    followed = {name for spec in experiment.specs for name in spec.surrogates}
+    pins = {}
+    for name, config in experiment.used_models.items():
+        black_box = before[name].get("black_box", False) if name in before else name not in followed
+        found = pin(config.source, config.weights, config.preprocessing)
+        pins[name] = replace(found, black_box=black_box)
+    return pins
 
 
 def execute(
@@ -123,7 +135,7 @@ def execute(
     one_by_one = models_in_memory is not None and len(prepared.pins) > models_in_memory
     models = None if one_by_one else held(prepared.pins)
     proofs = prove(
-        experiment, prepared.chunks, prepared.pins, lambda name: (models or held([name]))[name], run["proofs"]
+        experiment, prepared.chunks, prepared.pins, lambda name: (models or held([name])).target(name), run["proofs"]
     )
     for proof in proofs:
         report(proof)

@@ -19,8 +19,17 @@ if TYPE_CHECKING:  # reading a run needs neither torch nor models
 
 RUN_JSON = "run.json"
 _LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "scikit-image", "torch", "torchvision")
-_ATTACK_LIBRARIES = ("adv-lib", "foolbox", "torchattacks")
-"""Not needed, but where they are installed their attacks can be named."""
+_OPTIONAL = (
+    "adv-lib",
+    "foolbox",
+    "keras",
+    "onnxruntime",
+    "opencv-python-headless",
+    "PyWavelets",
+    "timm",
+    "torchattacks",
+)
+"""Not needed by every experiment, but rows depend on them where they are used."""
 
 _KEYS = {"experiment": dict, "definitions": dict, "versions": dict, "proofs": dict, "costs": list}
 
@@ -43,6 +52,7 @@ def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping
                 "source": pinned.source,
                 "weights_sha256": pinned.weights_sha256,
                 "preprocessing": asdict(pinned.preprocessing),
+                "black_box": pinned.black_box,
             }
             for name, pinned in pins.items()
         },
@@ -126,7 +136,7 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
 def versions() -> dict[str, str]:
     """The versions on which the last bit of a row depends."""
     found = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
-    for name in _ATTACK_LIBRARIES:
+    for name in _OPTIONAL:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -247,7 +247,7 @@ def non_local(planes: np.ndarray, search: int, patch: int, strength: float) -> n
 
 @pytest.mark.parametrize(("search", "patch", "strength"), [(11, 3, 4.0), (7, 5, 12.0)])
 def test_nlm_is_its_formula_in_cielab(search: int, patch: int, strength: float) -> None:
-    """OpenCV's weights are whole numbers, and its CIELAB has 8 bits, from which colours come back within 3 levels."""
+    """OpenCV's weights are whole numbers, and its CIELAB has 8 bits: colours come back within a few levels."""
     grain = np.random.default_rng(0).integers(-6, 7, (1, 3, 24, 24))
     canvases = torch.from_numpy((waves(24, count=1).numpy() + grain).clip(0, 255).astype(np.uint8))
     lab = cv2.cvtColor(np.ascontiguousarray(canvases[0].permute(1, 2, 0).numpy()), cv2.COLOR_LRGB2Lab)

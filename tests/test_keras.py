@@ -86,7 +86,9 @@ def test_predictions_are_keras_own(name: str, weights: Weights) -> None:
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keras in double precision; on torch its batch normalisation would still round to single."""
+    monkeypatch.setitem(keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     keras.config.set_dtype_policy("float64")
     keras.config.set_floatx("float64")
     yield
@@ -97,19 +99,20 @@ def float64() -> Iterator[None]:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_against_finite_differences(name: str, weights: Weights) -> None:
-    """Central differences in double precision along random directions; a few pass a kink of a ReLU."""
+    """Central differences in double precision along random directions, at a picture without two equal pixels."""
     network = model_source(f"keras/{name}", weights(name)).load(CPU)
     classifier = Classifier(network.network.double(), network.preprocessing).double()
-    picture = windows(1, torch.float64).requires_grad_()
-    (gradient,) = torch.autograd.grad(classifier(picture)[0, 7], picture)
     generator = torch.Generator().manual_seed(0)
-    step = 1e-6
+    picture = windows(1, torch.float64) + 0.01 * torch.rand((1, 3, 224, 224), generator=generator, dtype=torch.float64)
+    picture.requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier(picture)[0, 7], picture)
+    step = 1e-10  # a ReLU is bent somewhere: the shorter the step, the fewer kinks it passes
     for _ in range(3):
         direction = torch.randn(picture.shape, generator=generator, dtype=torch.float64)
         slope = (gradient * direction).sum()
         with torch.no_grad():
             above, below = (classifier(picture + sign * step * direction)[0, 7] for sign in (1, -1))
-        assert float((above - below) / (2 * step)) == pytest.approx(float(slope), rel=1e-3)
+        assert float((above - below) / (2 * step)) == pytest.approx(float(slope), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

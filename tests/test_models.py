@@ -77,6 +77,12 @@ def test_window_bounds(size: int, resize: int, side: int, field: float) -> None:
         assert abs(window / side * field - own) <= 0.5 / side * field + 1e-9
 
 
+def test_a_crop_as_large_as_what_it_is_cut_from_or_larger() -> None:
+    """Whose own evaluation padded saw the whole, and not more."""
+    assert preprocessing(224, 224).field == preprocessing(224, 200).field == 1
+    assert preprocessing(224, 256).field == 7 / 8
+
+
 # The classifier ------------------------------------------------------------------------------------------------------
 
 

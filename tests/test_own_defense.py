@@ -1,15 +1,15 @@
 """Defences of a user's own package, and the page about defences."""
 
 import re
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from defense_helpers import draws_for, pictures
+from package_helpers import Package, installing
 from ruamel.yaml import YAML
 from scipy import stats
 
@@ -19,27 +19,13 @@ from transforms.defenses.registry import DEFENSES, defense_function, defense_nam
 from transforms.errors import InputError
 
 PAGE = (Path(__file__).parents[1] / "docs" / "defenses.md").read_text()
-Package = Callable[..., None]
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
     """Installs a user's package: (module, source, **entry points)."""
-    installed = []
-
-    def install(module: str, source: str, **points: str) -> None:
-        (tmp_path / f"{module}.py").write_text(source)
-        folder = tmp_path / f"{module}-0.1.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0.1\n")
-        lines = [f"{name} = {value}" for name, value in points.items()]
-        (folder / "entry_points.txt").write_text("\n".join(["[megalith.defenses]", *lines, ""]))
-        monkeypatch.syspath_prepend(str(tmp_path))
-        installed.append(module)
-
-    yield install
-    for module in installed:
-        sys.modules.pop(module, None)
+    with installing("megalith.defenses", tmp_path, monkeypatch) as install:
+        yield install
 
 
 def blocks(language: str) -> list[str]:

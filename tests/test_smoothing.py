@@ -65,6 +65,16 @@ def test_a_tie_is_an_abstention() -> None:
     assert (found.predicted.tolist(), found.abstained.tolist(), found.radius.tolist()) == ([1, 0], [True] * 2, [0, 0])
 
 
+@pytest.mark.parametrize(("first", "second", "others"), [(60, 40, 0), (61, 39, 0), (17, 8, 75), (18, 7, 75)])
+def test_the_sign_test_decides_whether_to_abstain(first: int, second: int, others: int) -> None:
+    """By tables of the two-sided sign test, 39 of 100 and 7 of 25 are significant at 5 %, and one more is not. Other
+    classes, with three votes each, do not count."""
+    counts = np.array([[*([3] * (others // 3)), first, second]])
+    found = Smoothing(0.5, 100, 0.05).certify(choices_of(counts))
+    assert found.predicted.tolist() == [others // 3]
+    assert found.abstained.tolist() == [(first, second) in {(60, 40), (17, 8)}]
+
+
 def outcomes(samples: int, classes: int) -> np.ndarray:
     """Every way in which samples can fall into classes: (N, classes)."""
     cuts = itertools.combinations(range(samples + classes - 1), classes - 1)

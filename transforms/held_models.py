@@ -9,6 +9,7 @@ import torch
 from apache_beam.utils.shared import Shared
 
 from transforms.errors import InputError
+from transforms.models.black_box import as_black_box
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.sources import model_source
 
@@ -23,6 +24,7 @@ class ModelPin:
         weights_sha256: of the weights file.
         preprocessing: as resolved from source and experiment.
         published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
+        black_box: whether predictions are made without any regard to gradients, see `as_black_box`.
     """
 
     source: str
@@ -30,6 +32,7 @@ class ModelPin:
     weights_sha256: str
     preprocessing: Preprocessing
     published: float | None = None
+    black_box: bool = False
 
 
 def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> ModelPin:
@@ -42,14 +45,15 @@ def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any
 class HeldModels:
     """The models of an experiment by name, each loaded when first asked for and shared by all DoFns of a process.
 
-    So a run that adds one model to many loads one. Picklable: what is loaded stays behind.
+    So a run that adds one model to many loads one. `models[name]` has gradients, if any has; `models.target(name)` is
+    for predictions. Picklable: what is loaded stays behind.
     """
 
     def __init__(self, pins: Mapping[str, ModelPin], device: str) -> None:
         self._pins = dict(pins)
         self._device = device
-        self._shared = {name: Shared() for name in pins}
-        self._loaded: dict[str, Classifier] = {}
+        self._shared = {(name, target): Shared() for name in pins for target in (False, True)}
+        self._loaded: dict[tuple[str, bool], Classifier] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_loaded": {}}
@@ -61,16 +65,25 @@ class HeldModels:
 
     def __getitem__(self, name: str) -> Classifier:
         """Raises InputError if the weights found here are not those that the run was started with."""
-        if name not in self._loaded:
-            self._loaded[name] = self._shared[name].acquire(partial(self._load, self._pins[name]))
-        return self._loaded[name]
+        return self._held(name, target=False)
 
-    def _load(self, pinned: ModelPin) -> Classifier:
+    def target(self, name: str) -> Classifier:
+        """The model as it predicts; raises InputError like `models[name]`."""
+        return self._held(name, target=self._pins[name].black_box)
+
+    def _held(self, name: str, *, target: bool) -> Classifier:
+        key = (name, target)
+        if key not in self._loaded:
+            self._loaded[key] = self._shared[key].acquire(partial(self._load, self._pins[name], black_box=target))
+        return self._loaded[key]
+
+    def _load(self, pinned: ModelPin, *, black_box: bool) -> Classifier:
         prepare_torch()
         source = model_source(pinned.source, pinned.weights, asdict(pinned.preprocessing))
         if source.digest() != pinned.weights_sha256:
             raise InputError(f"{source.weights}: not the weights of {source.name} that this run was started with")
-        return source.load(self.device)
+        loaded = source.load(self.device)
+        return as_black_box(loaded) if black_box else loaded
 
 
 def torch_device(name: str) -> torch.device:

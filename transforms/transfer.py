@@ -68,7 +68,7 @@ class Transfer(beam.DoFn):
         for repeat in range(defense.repeats):
             pixels = defend_batch(defense, batch, setting.seed, repeat, models.device, size)
             for model, view in looks:
-                answers[model, view].add(predict_batch(models[model], view, setting.canvas.field, pixels, size))
+                answers[model, view].add(predict_batch(models.target(model), view, setting.canvas.field, pixels, size))
         return answers
 
 

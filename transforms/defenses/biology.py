@@ -41,8 +41,8 @@ def fovea(canvases: Tensor, *, degrees: float, contrast: float, x: float, y: flo
     which is their formula with `contrast` in place of 1. Each place of the canvas is blurred by a Gaussian that halves
     the amplitude of f(e); the Gaussian and the half are ours. Where f(e) is at least twice the highest frequency that
     the canvas holds, S / (2 degrees), nothing changes. A linear filter cannot tell contrasts apart: what is too fine
-    for `contrast` goes, whatever contrast it has. With `contrast` 1 nearly all of a canvas of 224 pixels is kept: from
-    however near it is looked at, it holds less than the eye resolves.
+    for `contrast` goes, whatever contrast it has. With `contrast` 1 hardly anything goes from 224 pixels that are 20
+    degrees wide or more: from so near, the canvas holds less than the eye resolves, but in the corners at 20 degrees.
 
     Args:
         canvases: uint8 (B, 3, S, S).

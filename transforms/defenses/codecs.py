@@ -38,7 +38,7 @@ def webp(canvases: Tensor, *, quality: int) -> Tensor:
 def bit_depth(canvases: Tensor, *, bits: int) -> Tensor:
     """Rounds each colour of a pixel to the nearest of 2^bits evenly spaced levels from 0 to 255, `bits` 1–8.
 
-    Feature squeezing (Xu et al. 2018, arXiv:1704.01155, §III-A). 8 changes nothing.
+    Feature squeezing (Xu et al. 2018, arXiv:1704.01155). 8 changes nothing.
 
     Raises:
         InputError: bits outside 1–8.

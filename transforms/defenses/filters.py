@@ -44,7 +44,7 @@ def smooth_blur(canvases: Tensor, *, sigma: float) -> Tensor:
 def median(canvases: Tensor, *, window: int) -> Tensor:
     """The median of the `window` × `window` pixels around each, colour by colour; border pixels are repeated.
 
-    Feature squeezing (Xu et al. 2018, arXiv:1704.01155, §III-B), whose windows may be even and mirror the border;
+    Feature squeezing (Xu et al. 2018, arXiv:1704.01155), whose windows may be even and mirror the border;
     OpenCV's filter, whose windows are odd.
 
     Raises:
@@ -80,9 +80,9 @@ def bilateral(canvases: Tensor, *, sigma_color: float, sigma_space: float) -> Te
 def nlm(canvases: Tensor, *, search: int, patch: int, strength: float) -> Tensor:
     """Non-local means: a mean of the pixels nearby whose surroundings look alike (Buades et al. 2005).
 
-    As in feature squeezing (Xu et al. 2018, arXiv:1704.01155, §III-B, where 11-3-4 is search 11, patch 3, strength 4):
+    As in feature squeezing (Xu et al. 2018, arXiv:1704.01155, where 11-3-4 is search 11, patch 3, strength 4):
     OpenCV's fast variant for colours, which denoises lightness and colour in 8-bit CIELAB, and thereby moves colours by
-    up to three levels, plain areas included. The canvas is mirrored at its border without repeating the border pixel.
+    a few levels, plain areas included. The canvas is mirrored at its border without repeating the border pixel.
 
     Args:
         search: side of the square of pixels to average, odd, 3 … S.
@@ -108,8 +108,8 @@ def tvm(canvases: Tensor, *, weight: float) -> Tensor:
     """Total variation minimisation, colour by colour: the z of least |z - x|² / 2 + weight * TV(z), in [0, 1] pixels.
 
     TV is isotropic (Rudin, Osher & Fatemi 1992), and minimised by 200 steps of fast gradient projection (Beck &
-    Teboulle 2009, doi:10.1109/TIP.2009.2028250): on a photograph the sum is then within 0.2 % of the least one for
-    weights up to 0.3, and within 2 % for a weight of 1. Of Guo et al. 2018 (arXiv:1711.00117, §3) this is the denoising
+    Teboulle 2009, IEEE Trans. Image Processing 18): on a photograph the sum is then within 0.2 % of the least one for
+    weights up to 0.3, and within 2 % for a weight of 1. Of Guo et al. 2018 (arXiv:1711.00117) this is the denoising
     alone: they drop half of the pixels at random first and let the rest fill the gaps.
 
     Args:

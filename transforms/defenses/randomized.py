@@ -30,7 +30,7 @@ def resize_pad(canvases: Tensor, draws: Draws, *, scale: float) -> Tensor:
     """Enlarged by a random factor, put at a random place on a black square, and resized back (Xie et al. 2018).
 
     The square's side is T = round(scale * S), the enlarged canvas's is uniform on S … T - 1, and its place is uniform
-    (arXiv:1711.01991, §3, where S = 299 and T = 331, scale 1.107). There the model takes the whole square, enlarged to
+    (arXiv:1711.01991, where S = 299 and T = 331, scale 1.107). There the model takes the whole square, enlarged to
     nearest neighbours; here canvases are enlarged bilinearly, and the square is resized back to S, antialiased.
 
     Args:
@@ -64,7 +64,7 @@ def smooth_resize_pad(canvases: Tensor, draws: Draws, *, scale: float) -> Tensor
 
 
 def random_crop(canvases: Tensor, draws: Draws, *, crop: float) -> Tensor:
-    """A random square out of the canvas, resized bilinearly to the whole of it (Guo et al. 2018, arXiv:1711.00117, §3).
+    """A random square out of the canvas, resized bilinearly to the whole of it (Guo et al. 2018, arXiv:1711.00117).
 
     Its side is round(crop * S), at a uniformly drawn place; the paper averages 30 crops of 90 pixels out of 224.
 
@@ -106,9 +106,10 @@ def pixel_deflection(canvases: Tensor, draws: Draws, *, deflections: int, window
     pixel move; the authors' code draws for each colour alone.
 
     Args:
-        deflections: pixels to replace, >= 1; 200 in the authors' code for 299 × 299.
+        deflections: pixels to replace, >= 1; 200 in the authors' code.
         window: how far away, pixels, 1 … S - 1; 10 in the authors' code.
-        sigma: standard deviation of the noise that is removed, in the unit of [0, 1] pixels, > 0; 0.04 in the paper.
+        sigma: standard deviation of the noise that is removed, in the unit of [0, 1] pixels, > 0; 0.04 in the authors'
+            code.
 
     Raises:
         InputError: a parameter out of its range.

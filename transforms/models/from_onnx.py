@@ -22,7 +22,7 @@ _FLOAT = 1  # TensorProto.FLOAT
 _ROUNDING = 1e-3
 
 
-class _Pictures(NamedTuple):
+class Pictures(NamedTuple):
     """What a file takes: how many at a time and of which side, None for any."""
 
     batch: int | None
@@ -48,7 +48,7 @@ def source(name: str, path: Path, preprocessing: Mapping[str, Any]) -> ModelSour
         name,
         found,
         fetch=lambda: path,
-        read=lambda file, device: _network(_Session(file, device, pictures), found.input_size),
+        read=lambda file, device: _network(Session(file.read_bytes(), device, pictures), found.input_size),
         differentiable=False,
         local=True,
     )
@@ -87,7 +87,7 @@ def _tensors(part: Any) -> Iterator[Any]:
             yield from _tensors(inner)
 
 
-def _pictures(name: str, model: Any) -> _Pictures:
+def _pictures(name: str, model: Any) -> Pictures:
     """What a file takes, after a look at what it answers."""
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]
@@ -99,9 +99,9 @@ def _pictures(name: str, model: Any) -> _Pictures:
     shape = _shape(inputs[0])
     match shape, inputs[0].type.tensor_type.elem_type == _FLOAT:
         case [batch, 3, height, width], True if height == width:
-            return _Pictures(batch, height, channels_first=True)
+            return Pictures(batch, height, channels_first=True)
         case [batch, height, width, 3], True if height == width:
-            return _Pictures(batch, height, channels_first=False)
+            return Pictures(batch, height, channels_first=False)
     written = " × ".join("any" if each is None else str(each) for each in shape)
     raise InputError(f"{name}: takes {written}; it has to take float pictures, any × 3 × h × h or any × h × h × 3")
 
@@ -111,14 +111,14 @@ def _shape(value: Any) -> list[int | None]:
     return [each.dim_value or None for each in value.type.tensor_type.shape.dim]
 
 
-class _Session(nn.Module):
+class Session(nn.Module):
     """An ONNX file as a network: windows (B, 3, h, h) to what it answers (B, classes), both on the caller's device.
 
     On one thread and with deterministic kernels, as all networks here. A file that was made for a certain number of
     pictures gets so many at a time.
     """
 
-    def __init__(self, path: Path, device: torch.device, pictures: _Pictures) -> None:
+    def __init__(self, model: bytes, device: torch.device, pictures: Pictures) -> None:
         super().__init__()
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
@@ -128,7 +128,7 @@ class _Session(nn.Module):
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"][device.type != "cuda" :]
         providers = [each for each in wanted if each in runtime.get_available_providers()]
         self.pictures = pictures
-        self.session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
+        self.session = runtime.InferenceSession(model, options, providers=providers)
 
     def forward(self, windows: Tensor) -> Tensor:
         shown = windows.detach().cpu()
@@ -143,7 +143,7 @@ class _Session(nn.Module):
         return torch.from_numpy(answer)
 
 
-def _network(session: _Session, side: int) -> nn.Module:
+def _network(session: Session, side: int) -> nn.Module:
     """The file's, answering with logits."""
     answer = session(torch.zeros(1, 3, side, side))
     # A network that ends in a softmax gives what sums to 1, which logits do not do by chance.
