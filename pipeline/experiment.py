@@ -243,7 +243,7 @@ class Experiment(Strict):
     attacks: dict[Name, AttackConfig] = Field(default_factory=dict)
     targets: Names = Field(default_factory=lambda data: tuple(data["models"]))
     views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_different)] = ("center",)
-    defenses: tuple[Defense, ...] = ()
+    defenses: tuple[OneDefense, ...] = ()
     all_probabilities: bool = False
     keep_canvases: bool = True
 

@@ -18,18 +18,12 @@ if TYPE_CHECKING:  # reading a run needs neither torch nor models
     from transforms.held_models import ModelPin
 
 RUN_JSON = "run.json"
-_LIBRARIES = ("megalith", "apache-beam", "numpy", "pillow", "pyarrow", "scikit-image", "torch", "torchvision")
-_OPTIONAL = (
-    "adv-lib",
-    "foolbox",
-    "keras",
-    "onnxruntime",
-    "opencv-python-headless",
-    "PyWavelets",
-    "timm",
-    "torchattacks",
+_LIBRARIES = (
+    *("megalith", "apache-beam", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow", "PyWavelets"),
+    *("scikit-image", "torch", "torchvision"),
 )
-"""Not needed by every experiment, but rows depend on them where they are used."""
+_OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
+"""Not needed, but where they are installed their attacks and models can be named."""
 
 _KEYS = {"experiment": dict, "definitions": dict, "versions": dict, "proofs": dict, "costs": list}
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torchattacks
 from conftest import Samples
+from package_helpers import Package, installing
 from pipeline_helpers import rows, run, tiny, written
 from ruamel.yaml import YAML
 from torch import Tensor, nn
@@ -443,7 +444,7 @@ def test_names_that_cannot_be_used(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_recipes_of_the_house_and_of_the_user_are_suggested(package: "Package") -> None:
+def test_recipes_of_the_house_and_of_the_user_are_suggested(package: Package) -> None:
     with pytest.raises(InputError, match="did you mean 'mi-fgsm'"):
         recipe("mi-fgms")
     package("my_attacks", _blocks("python")[0], scattered="my_attacks:scattered")
@@ -451,7 +452,7 @@ def test_recipes_of_the_house_and_of_the_user_are_suggested(package: "Package") 
         recipe("scatered")
 
 
-def test_the_experiments_of_the_page(package: "Package", tmp_path: Path) -> None:
+def test_the_experiments_of_the_page(package: Package, tmp_path: Path) -> None:
     """An own attack goes through the whole pipeline; attacks of libraries are at least accepted."""
     package("my_attacks", _blocks("python")[0], scattered="my_attacks:scattered")
     own, libraries = (YAML(typ="safe", pure=True).load(text)["attacks"] for text in _blocks("yaml"))
@@ -477,7 +478,7 @@ def test_the_experiments_of_the_page(package: "Package", tmp_path: Path) -> None
     ],
 )
 def test_what_an_experiment_refuses_of_other_peoples_attacks(
-    attack: dict[str, Any], said: str, package: "Package", tmp_path: Path
+    attack: dict[str, Any], said: str, package: Package, tmp_path: Path
 ) -> None:
     clashing = "def attack(surrogates, batch, ball, *, norm: str = 'l2'):\n    return batch.clean\n"
     package("clashing", clashing, clashing="clashing:attack")
@@ -524,27 +525,11 @@ def test_a_full_accelerator_passes_through(monkeypatch: pytest.MonkeyPatch) -> N
     assert plain.tally is whole
 
 
-Package = Callable[..., None]
-
-
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
     """Installs a user's package: (module, source, **entry points)."""
-    installed = []
-
-    def install(module: str, source: str, **points: str) -> None:
-        (tmp_path / f"{module}.py").write_text(source)
-        folder = tmp_path / f"{module}-0.1.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0.1\n")
-        lines = [f"{name} = {value}" for name, value in points.items()]
-        (folder / "entry_points.txt").write_text("\n".join(["[megalith.attacks]", *lines, ""]))
-        monkeypatch.syspath_prepend(str(tmp_path))
-        installed.append(module)
-
-    yield install
-    for module in installed:
-        sys.modules.pop(module, None)
+    with installing("megalith.attacks", tmp_path, monkeypatch) as install:
+        yield install
 
 
 def _blocks(language: str) -> list[str]:

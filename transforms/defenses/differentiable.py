@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from transforms.defenses.biology import smooth_fovea, smooth_fovea_saccades, smooth_retina, smooth_v1
 from transforms.defenses.eight_bit import WHITE
 from transforms.defenses.filters import smooth_blur
 from transforms.defenses.fourier import (
@@ -37,6 +38,10 @@ SMOOTH: dict[str, Callable[..., Tensor]] = {
     "blur": smooth_blur,
     "resize-pad": smooth_resize_pad,
     "random-crop": smooth_random_crop,
+    "fovea": smooth_fovea,
+    "fovea-saccades": smooth_fovea_saccades,
+    "retina": of_levels(smooth_retina),
+    "v1": of_levels(smooth_v1),
 }
 """The defences that are differentiable but for their rounding to 8 bits, by their stand-ins: the same arguments, on
 float canvases in [0, 1]. Through the others gradients pass as if they were the identity (BPDA, Athalye et al. 2018,

@@ -6,6 +6,7 @@ from typing import get_type_hints
 
 from torch import Tensor
 
+from transforms.defenses.biology import fovea, fovea_saccades, retina, v1
 from transforms.defenses.codecs import bit_depth, jpeg, webp
 from transforms.defenses.filters import bilateral, blur, median, nlm, tvm
 from transforms.defenses.fourier import lowpass, lowpass_butterworth, lowpass_dct, lowpass_gaussian
@@ -32,6 +33,10 @@ DEFENSES: dict[str, Callable[..., Tensor]] = {
     "random-crop": random_crop,
     "pixel-deflection": pixel_deflection,
     SMOOTHING: smoothing,
+    "fovea": fovea,
+    "fovea-saccades": fovea_saccades,
+    "retina": retina,
+    "v1": v1,
 }
 """The house's own. Each maps uint8 canvases (B, 3, S, S) to the same shape: (canvases, *, parameters), or where it is
 random (canvases, draws, *, parameters). Its smooth stand-in, if it has one, is named in `differentiable.SMOOTH`."""

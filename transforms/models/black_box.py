@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
@@ -24,10 +23,10 @@ def as_black_box(classifier: Classifier) -> Classifier:
 
     Returns:
         One without gradients, run by ONNX Runtime on one thread of a CPU, of which labels of some pictures are the same
-        and probabilities within 1e-4; or, where it cannot be had (another device, a network that torch cannot export,
-        no onnxruntime) or says something else, `classifier` as it is.
+        and probabilities within 1e-4; or, where it cannot be had (another device, a network that torch cannot export)
+        or says something else, `classifier` as it is.
     """
-    if classifier.device.type != "cpu" or not classifier.differentiable or find_spec("onnxruntime") is None:
+    if classifier.device.type != "cpu" or not classifier.differentiable:
         return classifier
     side = classifier.preprocessing.input_size
     try:

@@ -6,14 +6,10 @@ slower than a recipe of the house.
 """
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from threading import RLock
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,19 +18,14 @@ from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch, Found
 from transforms.attacks.surrogates import Surrogates, Tally, watching
-from transforms.errors import InputError, StoppedError
+from transforms.errors import InputError
+from transforms.foreign import keyed_randomness, refusing
 
 Find = Callable[[Surrogates, Batch, int], Tensor]
 """(surrogates, batch of one, seed in 0 … 2**31 - 1) -> adversarial canvas, float (1, 3, S, S), not yet bounded."""
 
-# These are the machine's, nobody's wrong input: whoever called deals with them.
-_MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
-if hasattr(torch, "AcceleratorError"):  # torch 2.8
-    _MACHINE = (*_MACHINE, torch.AcceleratorError)
 _STEPS = ("steps", "num_steps", "n_iter", "max_iterations", "max_iter", "iter", "nb_iter", "num_iter_set", "n_queries")
 _REPEATS = ("restarts", "n_restarts", "eot_iter", "repeats")
-# The random generators of torch, NumPy and Python belong to the process.
-_GLOBAL_RANDOMNESS = RLock()
 
 
 class NoneFoundError(Exception):
@@ -133,7 +124,7 @@ class OneByOne:
     def _found(self, surrogates: Surrogates, one: Batch) -> Tensor:
         seed = int(_seeds(one))
         try:
-            with refusing(self.name), keyed_randomness(seed, one.canvases.device):
+            with refusing(f"attack {self.name}", NoneFoundError), keyed_randomness(seed, one.canvases.device):
                 adversarial = self.find(surrogates, one, seed)
         except NoneFoundError:
             return one.clean
@@ -143,36 +134,6 @@ class OneByOne:
         if not adversarial.is_floating_point():
             raise InputError(f"attack {self.name}: returned {adversarial.dtype}, not floats in [0, 1]")
         return adversarial.detach().to(one.canvases.device, torch.float32)
-
-
-@contextmanager
-def keyed_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the generators that belong to the process, and puts them back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with _GLOBAL_RANDOMNESS, torch.random.fork_rng(devices=devices):
-        python, numpy = random.getstate(), np.random.get_state()
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def refusing(name: str) -> Iterator[None]:
-    """Says what goes wrong in somebody else's code in one line; failures of the machine pass through."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(f"attack {name}: needs: pip install {error.name}") from error
-    except Exception as error:
-        if isinstance(error, (InputError, NoneFoundError, *_MACHINE)):
-            raise
-        said = ": ".join([type(error).__name__, *" ".join(str(error).split()).splitlines()])
-        raise InputError(f"attack {name}: {said}") from error
 
 
 def iterations(parameters: Mapping[str, Any]) -> tuple[int, int]:

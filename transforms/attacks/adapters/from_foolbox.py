@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transforms.attacks.adapters.bridge import Find, Network, NoneFoundError, refusing
+from transforms.attacks.adapters.bridge import Find, Network, NoneFoundError
 from transforms.attacks.adapters.libraries import Kept, chosen, goals_of, imported
 from transforms.attacks.adapters.parameters import Offered, offered
 from transforms.attacks.balls import BALLS, Ball
@@ -15,6 +15,7 @@ from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
 from transforms.attacks.registry import Goals, Recipe
 from transforms.attacks.surrogates import Surrogates
+from transforms.foreign import refusing
 
 _WITHHELD = {"constraint", "distance", "tensorboard", "update_stats_every_k"}
 # Left open by the library; the paper's number of power iterations (Miyato et al. 2019, arXiv:1704.03976).
@@ -39,7 +40,7 @@ def recipe(name: str) -> Recipe:
     attack = classes[name]
     parameters = {**offered(attack, _WITHHELD), **_MISSING.get(name, {})}
     defaults = {each: parameter.default for each, parameter in parameters.items()}
-    with refusing(full_name):
+    with refusing(f"attack {full_name}"):
         norms = _norms(library, attack, attack(**defaults))
     minimal = issubclass(attack, library.attacks.base.MinimizationAttack)
 

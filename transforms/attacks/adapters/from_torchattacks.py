@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transforms.attacks.adapters.bridge import Find, Network, refusing
+from transforms.attacks.adapters.bridge import Find, Network
 from transforms.attacks.adapters.libraries import Kept, chosen, imported
 from transforms.attacks.adapters.parameters import offered
 from transforms.attacks.balls import Ball
 from transforms.attacks.protocol import Batch
 from transforms.attacks.registry import Goals, Recipe
 from transforms.attacks.surrogates import Surrogates
+from transforms.foreign import refusing
 
 # A class says its norm in prose only. Its README and these lines agree where the README does.
 _LINF = "FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM PGDRS SINIFGSM VMIFGSM VNIFGSM"
@@ -58,7 +59,7 @@ def recipe(name: str) -> Recipe:
 
         return find
 
-    with refusing(full_name):
+    with refusing(f"attack {full_name}"):
         targeted = "targeted" in attack(nn.Linear(1, 1)).supported_mode
     goals: Goals = "any" if targeted else "untargeted"
     source = "torchattacks: Kim 2020, arXiv:2010.01950"

@@ -10,13 +10,14 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import Tensor, nn
 
-from transforms.attacks.adapters.bridge import Find, OneByOne, iterations, refusing
+from transforms.attacks.adapters.bridge import Find, OneByOne, iterations
 from transforms.attacks.adapters.parameters import Offered, maker
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack
 from transforms.attacks.registry import Goals, Kind, Recipe
 from transforms.errors import InputError, unknown
+from transforms.foreign import refusing
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Kept:
     def _attack(self, ball: Ball, values: dict[str, Any]) -> Attack:
         if ball.norm not in self.norms:
             raise InputError(f"norm: {ball.norm} is not bounded by {self.name}; it bounds {' or '.join(self.norms)}")
-        with refusing(self.name):
+        with refusing(f"attack {self.name}"):
             find = self.make(ball, {**values, **self.norms[ball.norm]})
         return OneByOne(self.name, ball, find, self.minimal, *iterations(values))
 

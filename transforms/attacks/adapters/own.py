@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from transforms.attacks.adapters.bridge import OneByOne, iterations, refusing
+from transforms.attacks.adapters.bridge import OneByOne, iterations
 from transforms.attacks.adapters.parameters import maker
 from transforms.attacks.balls import LEVELS, Ball
 from transforms.attacks.bands import Band
@@ -17,6 +17,7 @@ from transforms.attacks.protocol import Attack, Batch, Found, band_of, stages_of
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError, unknown
+from transforms.foreign import refusing
 
 GROUP = "megalith.attacks"
 _GIVEN = 3
@@ -44,7 +45,7 @@ def recipe(name: str) -> Recipe:
     if name not in offered:
         raise unknown("attack of an installed package", name, offered)
     point = offered[name]
-    with refusing(f"{name} ({point.value})"):
+    with refusing(f"attack {name} ({point.value})"):
         loaded = point.load()
     if isinstance(loaded, Recipe):
         return _guarded(name, loaded)
@@ -71,7 +72,7 @@ def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[A
     named = [each for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
     if len(given) != _GIVEN or any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in given):
         raise InputError(f"attack {name}: {function.__qualname__}{signature(function)} is not of the form {_SHAPE}")
-    with refusing(name):
+    with refusing(f"attack {name}"):
         hints = get_type_hints(function)
     for each in named:
         if each.name not in hints or each.default is Parameter.empty:
