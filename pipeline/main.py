@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -133,19 +134,39 @@ def sql(
             _print_table(headings, rows)
 
 
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model, as in keras/NASNetMobile")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH.onnx", help="The new file, named in experiments as onnx/PATH.onnx")
+    ],
+    weights: Annotated[str | None, typer.Option(help="A local file of weights instead of the source's own.")] = None,
+) -> None:
+    """Writes a model as an ONNX file, with its preprocessing inside."""
+    with _one_line_errors():
+        from transforms.models import export as exporting
+
+        exporting.export(source, path, weights)
+        print(f"{path}: {source}")
+
+
 @app.command("list")
 def list_(
     thing: Thing,
     name: Annotated[
-        str | None, typer.Argument(help="A recipe, to see its parameters: mi-di-ti, foolbox/LinfPGD")
+        str | None,
+        typer.Argument(help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names"),
     ] = None,
 ) -> None:
     """Shows the names that an experiment may use, or what one attack may be told."""
     with _one_line_errors():
         if name is not None:
-            if thing is not Thing.ATTACKS:
-                raise InputError(f"list {thing.value}: takes no name; only `list attacks NAME` does")
-            _print_recipe(name)
+            if thing is Thing.ATTACKS:
+                _print_recipe(name)
+            elif thing is Thing.MODELS:
+                _print_table(_MODEL_HEADINGS, _models(name))
+            else:
+                raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
             return
         headings, rows = _LISTS[thing]
         _print_table(headings, rows())
@@ -202,10 +223,19 @@ def _defenses() -> Iterator[tuple[str, ...]]:
         yield name, _first_line(defense_function(name)), ", ".join(parameter_types(name))
 
 
-def _models() -> Iterator[tuple[str, ...]]:
-    from transforms.models.sources import source_names
+def _models(part: str = "") -> Iterator[tuple[str, ...]]:
+    """Those with this in their names, and what they are shown."""
+    from transforms.models.sources import model_source, source_names
 
-    return ((name,) for name in source_names())
+    for name in source_names():
+        if part in name:
+            found = model_source(name)
+            shown = found.preprocessing
+            resized = f"{shown.resize} {shown.interpolation}{'' if shown.antialias else ', not antialiased'}"
+            colours = f"{shown.channels} to {shown.value_range:g}"
+            moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
+            published = "" if found.published is None else f"{found.published:.1%}"
+            yield name, resized, str(shown.input_size), colours, *moments, published
 
 
 def _views() -> Iterator[tuple[str, ...]]:
@@ -218,13 +248,15 @@ _OF_SEVERAL = " (of two surrogates together)"
 _SHOWN_EPS = 16 / 255
 """Any budget: costs do not depend on it."""
 
+_MODEL_HEADINGS = ["model", "resize", "crop", "range", "mean", "std", "published"]
+
 _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
     Thing.ATTACKS: (
         ["recipe", "kind", "norms", "forwards", "backwards", "source"],
         _attacks,
     ),
     Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
-    Thing.MODELS: (["model"], _models),
+    Thing.MODELS: (_MODEL_HEADINGS, _models),
     Thing.VIEWS: (["view", "what"], _views),
 }
 

@@ -154,7 +154,7 @@ class Table(nn.Module):
 
 def as_is(network: nn.Module, side: int = SIDE) -> Classifier:
     """A network that is shown pixels in [0, 1] as they are."""
-    return Classifier(network, Preprocessing(side, 1.0, "bilinear", mean=(0, 0, 0), std=(1, 1, 1)))
+    return Classifier(network, Preprocessing(side, side, "bilinear", mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 def surrogates(*networks: nn.Module, side: int = SIDE, view: View = center, **more: Any) -> Surrogates:

@@ -14,6 +14,9 @@ from transforms.decode import CanvasSpec, decode
 from transforms.models.classifier import Classifier
 from transforms.models.sources import model_source
 
+# Keras chooses its backend when it is imported, once per process.
+os.environ["KERAS_BACKEND"] = "torch"
+
 # Convolution kernels sum in another order with another number of threads.
 torch.set_num_threads(1)
 

@@ -84,7 +84,7 @@ class Broken(Bent):
 
 
 def surrogates(*networks: nn.Module, precision: str = "fp32") -> Surrogates:
-    as_is = Preprocessing(SIDE, 1.0, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+    as_is = Preprocessing(SIDE, SIDE, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     return Surrogates([Classifier(each, as_is) for each in networks], center, 1.0, precision=precision)
 
 

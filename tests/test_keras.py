@@ -5,11 +5,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-os.environ["KERAS_BACKEND"] = "torch"
 
 import h5py
 import keras
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from keras_helpers import MODELS, MODULES, calibrated, pixels
 from torch import Tensor
 
 from transforms.errors import InputError
@@ -25,33 +23,6 @@ from transforms.models.classifier import Classifier
 from transforms.models.sources import model_source, source_names
 
 CPU = torch.device("cpu")
-# One of each way to preprocess: BGR without scale, built into the network, ImageNet's mean and deviation, [-1, 1].
-MODELS = ["ResNet50", "EfficientNetB0", "DenseNet201", "MobileNetV2"]
-MODULES = {
-    "ResNet50": keras.applications.resnet50,
-    "EfficientNetB0": keras.applications.efficientnet,
-    "DenseNet201": keras.applications.densenet,
-    "MobileNetV2": keras.applications.mobilenet_v2,
-}
-
-
-@cache
-def calibrated(name: str) -> Any:
-    """With random weights whose answers depend on what is shown: normalised as if trained on noise."""
-    keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    preprocessed = MODULES[name].preprocess_input(pixels(4, seed=1), data_format="channels_last")
-    model(preprocessed, training=True)
-    return model
-
-
-def pixels(count: int, seed: int = 0) -> Any:
-    """Smooth pictures of 224 × 224, float32 (count, 224, 224, 3) of whole numbers in [0, 255]."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 14, 14, 3))
-    return coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.float32)
 
 
 def windows(count: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,9 +1,6 @@
 """ONNX files: what is exported answers as the original does, and what is no such classifier is refused in one line."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import Samples
+from nasnet_fixtures import NASNet
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -24,6 +22,8 @@ from transforms.models.classifier import Classifier
 from transforms.models.export import export
 from transforms.models.sources import ModelSource, model_source
 from transforms.models.views import center, look
+
+pytest_plugins = ["nasnet_fixtures"]
 
 CPU = torch.device("cpu")
 LITE1 = "packaged/efficientnet-lite1"
@@ -85,19 +85,24 @@ def test_an_export_can_be_shown_otherwise(exported: Path) -> None:
     assert found.interpolation == "nearest" and found.resize == 272
 
 
-def test_an_overridden_export_keeps_the_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSource:
+    """A linear model of somebody's, by the name `mine`."""
     torch.manual_seed(0)
-    small = model_source(LITE1, preprocessing=SHOWN).preprocessing
+    shown = model_source(LITE1, preprocessing=SHOWN).preprocessing
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
     (tmp_path / "weights").write_bytes(b"abc")
-    mine = ModelSource("mine", small, lambda: tmp_path / "weights", lambda *_: network)
-    monkeypatch.setattr("transforms.models.export.model_source", lambda *_: mine)
+    source = ModelSource("mine", shown, lambda: tmp_path / "weights", lambda *_: network)
+    monkeypatch.setattr("transforms.models.export.model_source", lambda *_: source)
+    return source
+
+
+def test_an_exported_model_is_shown_what_its_original_is(mine: ModelSource, tmp_path: Path) -> None:
     export("mine", tmp_path / "mine.onnx")
     found = model_source(f"onnx/{tmp_path / 'mine.onnx'}")
-    assert found.preprocessing == small
-    windows = torch.rand((3, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert found.preprocessing == mine.preprocessing
     with torch.no_grad():
-        assert torch.allclose(found.load(CPU)(windows), network(windows), atol=1e-5)
+        assert torch.allclose(found.load(CPU)(windows(3)), mine.load(CPU)(windows(3)), atol=1e-5)
 
 
 def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
@@ -114,43 +119,19 @@ def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
     assert exported.read_bytes() == before
 
 
+@pytest.mark.usefixtures("mine")
 def test_a_failing_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pathlib.Path.rename", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        export(LITE1, tmp_path / "x.onnx")
-    assert list(tmp_path.iterdir()) == []
+        export("mine", tmp_path / "x.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["weights"]
 
 
-NASNET = """
-import os
-os.environ["KERAS_BACKEND"] = "tensorflow"
-import keras, numpy, sys
-keras.utils.set_random_seed(0)
-model = keras.applications.NASNetMobile(weights=None, classifier_activation=None)
-pixels = numpy.load("pixels.npy")
-shown = keras.applications.nasnet.preprocess_input(pixels.copy())
-for layer in model.layers:
-    if isinstance(layer, keras.layers.BatchNormalization):
-        layer.momentum = 0.0
-model(shown, training=True)
-model.save_weights("nasnet.weights.h5")
-numpy.save("expected.npy", model(shown, training=False).numpy())
-"""
-
-
-def test_nasnet_answers_as_keras_own(tmp_path: Path) -> None:
-    """By Keras on TensorFlow, in processes of their own."""
-    coarse = np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3))
-    pixels = coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.float32)
-    np.save(tmp_path / "pixels.npy", pixels)
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-c", NASNET], cwd=tmp_path, env=quiet, check=True, capture_output=True)
-    path = tmp_path / "nasnet.onnx"
-    export("keras/NASNetMobile", path, str(tmp_path / "nasnet.weights.h5"))
-    source = model_source(f"onnx/{path}")
+def test_nasnet_answers_as_keras_own(nasnet: NASNet) -> None:
+    source = model_source(f"onnx/{nasnet.path}")
     assert (source.preprocessing.input_size, source.preprocessing.mean) == (224, (127.5, 127.5, 127.5))
-    found = source.load(CPU)(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255).numpy()
-    expected = np.load(tmp_path / "expected.npy")
+    found = source.load(CPU)(torch.from_numpy(nasnet.pixels).permute(0, 3, 1, 2) / 255).numpy()
+    expected = nasnet.expected
     assert (expected[0] - expected[1]).std() > 0.1 * expected.std() > 0
     assert np.abs(found - expected).max() < 1e-3 * expected.std()
 

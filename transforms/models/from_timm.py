@@ -79,6 +79,7 @@ def _from_hub(name: str, repository: str, file: str) -> Path:
     """What the hub's own cache holds is taken without asking the network, which takes long to fail offline."""
     hub = importlib.import_module("huggingface_hub")
     errors = importlib.import_module("huggingface_hub.errors")
+    hub.logging.set_verbosity_error()  # a line for each attempt; the last one is ours
     try:
         try:
             return Path(hub.hf_hub_download(repository, file, local_files_only=True))
