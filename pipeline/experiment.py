@@ -25,7 +25,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.manifest import ImagesConfig
 from pipeline.strict import Ratio, Strict, first_problem
 from transforms.attack import AttackSpec
-from transforms.attacks.balls import BALLS, LEVELS
+from transforms.attacks.balls import BALLS
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
 from transforms.attacks.recipes import RECIPES, recipe
@@ -34,6 +34,7 @@ from transforms.classes import resolve_class
 from transforms.decode import CanvasSpec
 from transforms.defenses.grid import NO_DEFENSE, Defense, defenses, parse
 from transforms.errors import InputError, unknown
+from transforms.levels import WHITE
 from transforms.models.sources import ModelSource, model_source
 from transforms.models.views import VIEWS, problem
 from transforms.randomness import Draws
@@ -187,7 +188,7 @@ class AttackConfig(Strict):
 
     @model_validator(mode="after")
     def _budget(self) -> "AttackConfig":
-        if self.eps * LEVELS < 1:
+        if self.eps * WHITE < 1:
             raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
         if self.norm == "linf" and self.eps >= 1:
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pipeline.experiment import load_experiment
 from transforms.attacks.adapters import adapted, from_adv_lib, own_names
-from transforms.attacks.balls import BALLS, LEVELS, Ball, L2Ball, LinfBall
+from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.bands import DctBand
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.protocol import Batch, Found, band_of, stages_of
@@ -33,6 +33,7 @@ from transforms.attacks.recipes import RECIPES, combined, recipe
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
+from transforms.levels import WHITE
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.views import center, look
 from transforms.randomness import Draws
@@ -92,7 +93,7 @@ def some_batch(images: range, *, targeted: bool = False, seed: int = 0) -> Batch
     """The images of these numbers, each the same in any batch, with what Bent takes them for as their classes."""
     generators = [torch.Generator().manual_seed(100 + each) for each in images]
     canvases = torch.stack([torch.randint(256, (3, SIDE, SIDE), generator=each) for each in generators]).byte()
-    labels = surrogates(Bent()).logits(canvases.float() / LEVELS).argmax(dim=1)
+    labels = surrogates(Bent()).logits(canvases.float() / WHITE).argmax(dim=1)
     targets = (labels + 1) % 12 if targeted else None
     draws = Draws(seed, "attack", [f"image {each}" for each in images])
     return Batch(canvases, Goal(labels, targets), draws, canvases[:1], labels[:1])
@@ -200,7 +201,7 @@ def test_the_nearest_boundary_of_a_linear_model(name: str, norm: str) -> None:
     weight = torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
     canvases = torch.randint(100, 156, (3, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).byte()
     plain = surrogates(Linear(weight))
-    logits = plain.logits(canvases.float() / LEVELS)
+    logits = plain.logits(canvases.float() / WHITE)
     batch = Batch(canvases, Goal(logits.argmax(dim=1)), Draws(0, "attack", list("abc")), canvases, canvases[:, 0, 0, 0])
     dual = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     distances = (logits[:, 0] - logits[:, 1]).abs() / torch.linalg.vector_norm(2 * weight, ord=dual)
@@ -208,9 +209,9 @@ def test_the_nearest_boundary_of_a_linear_model(name: str, norm: str) -> None:
     assert found.norms is not None
     assert (found.norms >= 0.999 * distances).all()
     assert (found.norms <= 1.06 * distances + 1e-4).all()
-    assert batch.goal.reached(plain.logits(found.canvases.float() / LEVELS)).all()
+    assert batch.goal.reached(plain.logits(found.canvases.float() / WHITE)).all()
     near = adapted(name).make(BALLS[norm](float(distances.min()) / 2))(plain, batch)
-    assert not batch.goal.reached(plain.logits(near.canvases.float() / LEVELS)).any()
+    assert not batch.goal.reached(plain.logits(near.canvases.float() / WHITE)).any()
     assert near.norms.isinf().all() if name == "torchattacks/FAB" else torch.allclose(near.norms, found.norms)
 
 
@@ -225,11 +226,11 @@ def test_targets_of_a_linear_model(name: str) -> None:
 
     plain, canvases = surrogates(Four()), torch.full((2, 3, SIDE, SIDE), 128).byte()
     canvases[:, 0] += torch.randint(30, (2, SIDE, SIDE), generator=torch.Generator().manual_seed(3)).byte()
-    ordered = plain.logits(canvases.float() / LEVELS).argsort(dim=1, descending=True)
+    ordered = plain.logits(canvases.float() / WHITE).argsort(dim=1, descending=True)
     goal = Goal(ordered[:, 0], ordered[:, 2])
     batch = Batch(canvases, goal, Draws(0, "attack", list("ab")), canvases, goal.labels)
     found = adapted(name).make(LinfBall(0.3))(plain, batch)
-    assert goal.reached(plain.logits(found.canvases.float() / LEVELS)).all()
+    assert goal.reached(plain.logits(found.canvases.float() / WHITE)).all()
 
 
 MANY: list[tuple[str, str, dict[str, Any]]] = [
@@ -291,7 +292,7 @@ def test_budget_and_counts(name: str, norm: str, parameters: dict[str, Any], cap
     assert found.canvases.dtype == torch.uint8
     change = (found.canvases.long() - batch.canvases.long()).flatten(1)
     size = {"linf": change.abs().amax(1), "l2": (change**2).sum(1).sqrt(), "l1": change.abs().sum(1)}[norm]
-    assert (size <= EPS[norm] * LEVELS + 1e-6).all()
+    assert (size <= EPS[norm] * WHITE + 1e-6).all()
     assert (found.norms is not None) == (adapted(name).kind == "minimal-norm")
     assert (int(plain.tally.forwards.sum()), int(plain.tally.backwards.sum())) == (network.forwards, network.backwards)
     assert plain.tally.forwards.min() > 0
@@ -608,8 +609,8 @@ def test_an_own_attack_cannot_leave_the_budget(package: Package) -> None:
         change = adapted("far").make(ball(EPS[norm]))(surrogates(Bent()), batch).canvases.long() - batch.canvases.long()
         size = {"linf": change.abs().amax((1, 2, 3)), "l1": change.abs().sum((1, 2, 3))}
         size["l2"] = (change**2).sum((1, 2, 3)).sqrt()
-        assert (size[norm] <= EPS[norm] * LEVELS + 1e-6).all()
-        assert (size[norm] > 0.9 * EPS[norm] * LEVELS).all()
+        assert (size[norm] <= EPS[norm] * WHITE + 1e-6).all()
+        assert (size[norm] > 0.9 * EPS[norm] * WHITE).all()
     plain = surrogates(Bent())
     adapted("copies").make(LinfBall(0.1))(plain, batch)
     assert plain.tally.forwards.tolist() == [5, 5, 5]

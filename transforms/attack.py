@@ -10,7 +10,7 @@ import apache_beam as beam
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import BALLS, LEVELS
+from transforms.attacks.balls import BALLS
 from transforms.attacks.bands import Band, leaked
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
@@ -24,6 +24,7 @@ from transforms.defenses.grid import Defense
 from transforms.distances import distances
 from transforms.held_models import prepare_torch
 from transforms.images import read_batch
+from transforms.levels import WHITE
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS
@@ -196,7 +197,7 @@ class _Work:
 
 def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
     with torch.inference_mode():
-        return surrogates.logits(canvases.float() / LEVELS).softmax(dim=1).cpu()
+        return surrogates.logits(canvases.float() / WHITE).softmax(dim=1).cpu()
 
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.metrics import structural_similarity
 
-_WHITE = 255
+from transforms.levels import WHITE
 
 
 def distances(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -24,10 +24,10 @@ def distances(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) 
         clean, adversarial, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     return {
-        "linf": int(np.abs(difference).max()) / _WHITE,
-        "l2": math.sqrt(squares) / _WHITE,
-        "l1": int(np.abs(difference).sum()) / _WHITE,
+        "linf": int(np.abs(difference).max()) / WHITE,
+        "l2": math.sqrt(squares) / WHITE,
+        "l1": int(np.abs(difference).sum()) / WHITE,
         "l0": int((difference != 0).any(axis=0).sum()),
-        "psnr": 10 * math.log10(_WHITE**2 * difference.size / squares) if squares else math.inf,
+        "psnr": 10 * math.log10(WHITE**2 * difference.size / squares) if squares else math.inf,
         "ssim": float(similarity),
     }

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS
 from transforms.canvases import CanvasBatch
 from transforms.classes import class_name
 from transforms.defenses.grid import Defense
+from transforms.levels import WHITE
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS, look
@@ -54,7 +54,7 @@ def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tenso
 
     def work(items: list[int]) -> tuple[Tensor]:
         with torch.inference_mode():
-            canvases = pixels[items].to(classifier.device).float() / LEVELS
+            canvases = pixels[items].to(classifier.device).float() / WHITE
             return (look(classifier, VIEWS[view], canvases, field).log_softmax(dim=1).cpu(),)
 
     (log_probabilities,) = in_micro_batches(work, len(pixels), size)

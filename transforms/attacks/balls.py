@@ -11,9 +11,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 
-LEVELS = 255
 _HALVINGS = 30
 """Enough to find a number between 0 and 1 to the precision of a float32."""
 _LONGEST = 32
@@ -85,10 +85,10 @@ class LinfBall:
         return _in_box(perturbation.clamp(-self.eps, self.eps), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
-        levels = math.floor(self.eps * LEVELS + 1e-9)  # 4/255 * 255 may come out as 3.999… in binary
+        levels = math.floor(self.eps * WHITE + 1e-9)  # 4/255 * 255 may come out as 3.999… in binary
         clean = canvases.to(torch.int16)
-        rounded = (adversarial * LEVELS).round().to(torch.int16)
-        return torch.clamp(rounded, (clean - levels).clamp(min=0), (clean + levels).clamp(max=LEVELS)).to(torch.uint8)
+        rounded = (adversarial * WHITE).round().to(torch.int16)
+        return torch.clamp(rounded, (clean - levels).clamp(min=0), (clean + levels).clamp(max=WHITE)).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -214,17 +214,17 @@ def _round_inside(canvases: Tensor, adversarial: Tensor, eps: float, power: int)
     longer first, so that what is left is about as long as it was: its largest values, in whole levels.
     """
     clean = canvases.flatten(1).to(torch.int64)
-    budget = math.floor((eps * LEVELS) ** power + 1e-6)
-    exact = adversarial.flatten(1).double() * LEVELS - clean
+    budget = math.floor((eps * WHITE) ** power + 1e-6)
+    exact = adversarial.flatten(1).double() * WHITE - clean
     # Inside the ball in single precision may be a little outside.
     norms = torch.linalg.vector_norm(exact, ord=power, dim=1, keepdim=True)
-    exact = exact * (eps * LEVELS / norms).clamp(max=1)
+    exact = exact * (eps * WHITE / norms).clamp(max=1)
 
     limit = (exact.abs() ** power).sum(1)
 
     def longer(share: Tensor) -> Tensor:
         lengthened: Tensor = exact * (1 + (_LONGEST - 1) * share[:, None])
-        return lengthened.round().long().clamp(-clean, LEVELS - clean)
+        return lengthened.round().long().clamp(-clean, WHITE - clean)
 
     # Every rounded value grows with the length, and so does their norm.
     fits = _largest(torch.zeros_like(limit), lambda share: (longer(share).abs() ** power).sum(1) <= limit, _LENGTHS)

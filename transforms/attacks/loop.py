@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.balls import Ball
 from transforms.attacks.bands import Band
 from transforms.attacks.estimators import AtThePoint, Estimator
 from transforms.attacks.momentum import Momentum, no_momentum
@@ -18,6 +18,7 @@ from transforms.attacks.steps import Step, steepest
 from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
 from transforms.attacks.transformations import Transformation
 from transforms.errors import InputError
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 Keep = Literal["last", "best", "first"]
@@ -176,7 +177,7 @@ class _Kept:
             self.canvases = canvases
             return
         oracle = self._oracle
-        reached, value = oracle.surrogates.judge(canvases.float() / LEVELS, oracle.objective, oracle.batch.goal)
+        reached, value = oracle.surrogates.judge(canvases.float() / WHITE, oracle.objective, oracle.batch.goal)
         higher = (reached == self._reached) & (value > self._value)
         if self._loop.keep == "first":
             higher &= ~self._reached if last else torch.zeros_like(higher)

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS
 from transforms.attacks.bands import Band
 from transforms.attacks.objectives import Goal
 from transforms.attacks.surrogates import Surrogates
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 
@@ -34,7 +34,7 @@ class Batch:
     @property
     def clean(self) -> Tensor:
         """The canvases as float (B, 3, S, S) in [0, 1]."""
-        return self.canvases.float() / LEVELS
+        return self.canvases.float() / WHITE
 
 
 class Found(NamedTuple):

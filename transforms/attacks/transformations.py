@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS
 from transforms.attacks.protocol import Batch
 from transforms.errors import InputError
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 from transforms.spectrum import cosines, lowest_cosines
 
@@ -132,7 +132,7 @@ class Mixing:
         order = draws.permutation(len(batch.pool), "mix").to(points.device)
         other = batch.pool_labels[order] != batch.goal.labels[:, None]
         first = other.int().argmax(dim=1, keepdim=True)
-        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / LEVELS
+        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
         found = other.any(dim=1).view(-1, 1, 1, 1)
         return points + self.strength * torch.where(found, pictures, points.detach())
 

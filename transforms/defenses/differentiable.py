@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from transforms.defenses.biology import smooth_fovea, smooth_fovea_saccades, smooth_retina, smooth_v1
-from transforms.defenses.eight_bit import WHITE
 from transforms.defenses.filters import smooth_blur
 from transforms.defenses.fourier import (
     smooth_lowpass,
@@ -18,6 +17,7 @@ from transforms.defenses.fourier import (
 from transforms.defenses.grid import Defense, Filter
 from transforms.defenses.randomized import smooth_random_crop, smooth_resize_pad
 from transforms.defenses.registry import defense_function
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-WHITE = 255
+from transforms.levels import WHITE
 
 Picture = npt.NDArray[Any]
 """uint8 (S, S, 3), contiguous: a canvas as Pillow, OpenCV and scikit-image want it."""

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.defenses.eight_bit import WHITE, Picture, picture_by_picture, to_8bit
+from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit
 from transforms.errors import InputError
+from transforms.levels import WHITE
 
 # A worker is one thread.
 cv2.setNumThreads(0)

@@ -65,7 +65,9 @@ def _keys(stated: str) -> dict[str, Any]:
 
 def _parsed(name: str, path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"{name}: no file {str(path)!r}; give the path of an ONNX file, such as `megalith export` writes")
+        raise InputError(
+            f"{name}: no file {str(path)!r}; give the path of an ONNX file, such as `megalith export` writes"
+        )
     onnx = importlib.import_module("onnx")
     with reading(path, name):
         model = onnx.load(str(path), load_external_data=False)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from transforms.attacks.adapters.bridge import OneByOne, iterations
 from transforms.attacks.adapters.parameters import maker
-from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.balls import Ball
 from transforms.attacks.bands import Band
 from transforms.attacks.protocol import Attack, Batch, Found, band_of, stages_of
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError, unknown
 from transforms.foreign import refusing
+from transforms.levels import WHITE
 
 GROUP = "megalith.attacks"
 _GIVEN = 3
@@ -110,7 +111,7 @@ class _Guarded:
             got = f"{found.canvases.dtype} {tuple(found.canvases.shape)}"
             raise InputError(f"attack {self.name}: returned {got}, not uint8 {tuple(batch.canvases.shape)}")
         # What is on the grid and in the budget already comes back as it is.
-        return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / LEVELS))
+        return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / WHITE))
 
 
 def _guarded(name: str, theirs: Recipe) -> Recipe:

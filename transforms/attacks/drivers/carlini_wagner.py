@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, judged_slope, settle
 from transforms.attacks.drivers.shared import at_least, bounded_in, not_negative, positive
 from transforms.attacks.objectives import margin
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.levels import WHITE
 
 _DECAYS = (0.9, 0.999)
 _TINY = 1e-8
@@ -108,7 +109,7 @@ class CarliniWagner:
 
 def _start(canvases: Tensor) -> Tensor:
     """Canvases, uint8, in tanh space. From a table: the kernel of atanh rounds by a value's place in the batch."""
-    levels = torch.linspace(-1, 1, LEVELS + 1, dtype=torch.float64) * _INSIDE
+    levels = torch.linspace(-1, 1, WHITE + 1, dtype=torch.float64) * _INSIDE
     return levels.atanh().float().to(canvases.device)[canvases.long()]
 
 

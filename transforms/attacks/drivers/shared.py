@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.balls import Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch, where
 from transforms.attacks.surrogates import Surrogates, Watch
 from transforms.errors import InputError
+from transforms.levels import WHITE
 
 
 def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:
     """Logits (B, classes) of uint8 canvases, as they will be judged."""
-    return surrogates.logits(canvases.float() / LEVELS)
+    return surrogates.logits(canvases.float() / WHITE)
 
 
 def best_others(logits: Tensor, classes: Tensor, count: int) -> Tensor:

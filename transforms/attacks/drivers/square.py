@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transforms.attacks.balls import LEVELS, Ball
+from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.shared import Standing, at_least, below_one, bounded_in
 from transforms.attacks.objectives import cross_entropy, margin
 from transforms.attacks.protocol import Batch, Found, one_by_one, where
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -79,7 +80,7 @@ class Square:
         """The next picture to ask about, float (B, 3, S, S)."""
         draws = batch.draws.at("query", query)
         if self.ball.norm == "linf":
-            reach = math.floor(self.ball.eps * LEVELS + 1e-9) / LEVELS
+            reach = math.floor(self.ball.eps * WHITE + 1e-9) / WHITE
             if query == 0:
                 return _stripes(batch.clean, reach, draws)
             side = self._side(query, batch.clean.shape[-1])
@@ -117,7 +118,7 @@ def _square_linf(clean: Tensor, closest: Tensor, reach: float, side: int, draws:
 
 def _on_grid(pixels: Tensor) -> Tensor:
     """Exactly the floats that a stored canvas is read as."""
-    return (pixels * LEVELS).round().clamp(0, LEVELS) / LEVELS
+    return (pixels * WHITE).round().clamp(0, WHITE) / WHITE
 
 
 def _tiles(clean: Tensor, draws: Draws) -> Tensor:
