@@ -14,7 +14,8 @@ from transforms.errors import InputError
 from transforms.store import Store
 
 if TYPE_CHECKING:  # reading a run needs neither torch nor models
-    from pipeline.experiment import AttackConfig, Experiment
+    from pipeline.attack_config import AttackConfig
+    from pipeline.experiment import Experiment
     from transforms.held_models import ModelPin
 
 RUN_JSON = "run.json"
@@ -105,7 +106,7 @@ def merge_definitions(store: Store, old: Json, new: Json) -> Json:
 def _completed(old: Json, new: Json) -> Json:
     """An attack of an old run with the keys that attacks have got since. One without a key was made as if the key had
     its default."""
-    from pipeline.experiment import AttackConfig  # noqa: PLC0415 - reading a run needs neither torch nor models
+    from pipeline.attack_config import AttackConfig  # noqa: PLC0415 - reading a run needs neither torch nor models
 
     found = dict(old)
     for key in new.keys() - old.keys():

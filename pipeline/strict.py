@@ -1,12 +1,21 @@
 """Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-from transforms.errors import unknown
+from transforms.errors import InputError, unknown
 from transforms.ratios import parse_ratio
 
 
@@ -25,6 +34,28 @@ class Strict(BaseModel):
         return section
 
 
+def one_of(kind: str, choices: Collection[str]) -> BeforeValidator:
+    """Refuses a name that is not among the choices, and suggests the nearest."""
+
+    def check(name: Any) -> Any:
+        if not isinstance(name, str) or name not in choices:
+            raise unknown(kind, name, choices)
+        return name
+
+    return BeforeValidator(check)
+
+
+def different(names: Sequence[str]) -> Sequence[str]:
+    """Refuses a list that has a name twice."""
+    for name in names:
+        if list(names).count(name) > 1:
+            raise InputError(f"{name!r} is listed twice")
+    return names
+
+
+# Names stand in paths and in --set's dotted keys.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(different)]
 Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
 
 

@@ -4,7 +4,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.experiment import KNOWING, Experiment
+from pipeline.attack_config import KNOWING
+from pipeline.experiment import Experiment
 from pipeline.results import Run
 from pipeline.statistics import Rate
 from pipeline.terminal import text_table

@@ -244,7 +244,9 @@ def test_there_are_experiments() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_experiments_of_this_repository_are_valid(path: Path) -> None:
-    experiment = load_experiment(str(path))
+    # The origin's names a file that has to be exported first: test_origin.py makes one.
+    exported = ["models.nasnet=keras/MobileNetV2"] if path.stem == "origin" else []
+    experiment = load_experiment(str(path), exported)
     assert experiment.name == path.stem
     assert experiment.specs
 
