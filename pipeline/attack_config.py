@@ -7,7 +7,15 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, create_model, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializeAsAny,
+    create_model,
+    model_validator,
+)
 
 from pipeline.strict import Names, Ratio, Strict, one_of
 from transforms.attack import AttackSpec
@@ -15,7 +23,7 @@ from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
-from transforms.defenses.grid import NO_DEFENSE, Defense, parse
+from transforms.defenses.grid import NO_DEFENSE, Defense, grid, parse
 from transforms.errors import InputError, unknown
 from transforms.levels import WHITE
 from transforms.models.views import VIEWS
@@ -31,18 +39,38 @@ Norm = Annotated[str, one_of("norm", BALLS)]
 
 
 def _one_defense(written: Any) -> Defense:
-    """`lowpass:cutoff=0.5`, as in tables, or a list of several that are composed."""
+    """Whatever an entry of `defenses:` may be, if it stands for one."""
     if written is None or isinstance(written, Defense):
         return written or NO_DEFENSE
-    if isinstance(written, list):
-        return Defense(tuple(each for part in written for each in _one_defense(part).filters))
-    if not isinstance(written, str):
-        raise InputError(f"{written!r} is not a defence such as lowpass:cutoff=0.5")
-    return parse(written)
+    if isinstance(written, str):
+        return parse(written)
+    try:
+        found = grid(written, "defense")
+    except InputError as error:
+        raise InputError(f"{error}; or write it as tables do: lowpass:cutoff=0.5") from None
+    if len(found) != 1:
+        raise InputError(f"{written!r} stands for {len(found)} defences, where there should be one")
+    return found[0]
+
+
+def _known_defenses(written: Any) -> bool | tuple[Defense, ...]:
+    if isinstance(written, bool):
+        return written
+    if not isinstance(written, list | tuple) or not written:
+        raise InputError(f"{written!r} is neither true nor a list of defences such as ['jpeg:quality=75']")
+    known = tuple(_one_defense(each) for each in written)
+    for each in known:
+        if known.count(each) > 1:
+            raise InputError(f"{each.name} is listed twice")
+    return known
 
 
 def _defense_name(defense: Defense) -> str:
     return defense.name
+
+
+def _known_names(known: bool | tuple[Defense, ...]) -> bool | list[str]:
+    return known if isinstance(known, bool) else [each.name for each in known]
 
 
 OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
@@ -56,7 +84,9 @@ class AttackConfig(Strict):
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: OneDefense = NO_DEFENSE
-    adaptive: bool | tuple[OneDefense, ...] = False
+    adaptive: Annotated[bool | tuple[Defense, ...], PlainValidator(_known_defenses), PlainSerializer(_known_names)] = (
+        False
+    )
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
     norm: Norm = "linf"
     eps: Ratio

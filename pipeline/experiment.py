@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -24,6 +25,9 @@ from transforms.models.sources import ModelSource, model_source
 from transforms.models.views import problem
 from transforms.randomness import Draws
 from transforms.store import CLEAN
+
+_LONGEST_NAME = 240
+"""Of a folder, with `defense=` before it: filesystems take 255 bytes."""
 
 
 class CanvasConfig(Strict):
@@ -100,13 +104,24 @@ class Experiment(Strict):
             for name in config.surrogates:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Experiment":
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
             self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
         for view in self.views:
             self._check_view("views", view, self.targets)
-        # A blank canvas shows a parameter out of range before any work is done.
+        for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
+            if len(quote(name, safe="")) > _LONGEST_NAME:
+                raise InputError(f"{name}: too long to name a folder; leave out a part of the composition")
+        return self
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "Experiment":
+        """A blank canvas shows a parameter out of range before any work is done."""
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for spec in self.specs:
             try:
@@ -138,9 +153,7 @@ class Experiment(Strict):
         try:
             drawn = [dict(spec.parameters).get("eot", 1) for spec in config.specs(attack, self.defenses)]
         except InputError as error:
-            raise InputError(
-                f"attacks.{attack}.{error}; or list the defences that it is to know, as in adaptive: [jpeg:quality=75]"
-            ) from None
+            raise InputError(f"attacks.{attack}.{error}; or list those that it is to know under adaptive:") from None
         if eot not in drawn:
             raise InputError(f"attacks.{attack}.eot: {eot} has no effect, because none of the defences is random")
 

@@ -81,13 +81,12 @@ def run(
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
     with _one_line_errors():
-        from rich.console import Console
-
         from pipeline.experiment import load_experiment
         from pipeline.results import open_run
         from pipeline.run import execute, prepare
         from pipeline.runners import runner_options
         from pipeline.summary import print_summary
+        from pipeline.terminal import console
         from transforms.held_models import torch_device
 
         options = runner_options(runner, context.args)
@@ -96,7 +95,7 @@ def run(
         _print_plan(prepared)
         execute(prepared, options, device, _print_proof, models_in_memory)
         results = open_run(output)
-        print_summary(results, prepared.experiment, Console())
+        print_summary(results, prepared.experiment, console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]
         print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
@@ -310,13 +309,9 @@ def _print_proof(proof: "Proof") -> None:
 
 
 def _print_table(headings: list[str], rows: Any) -> None:
-    from rich.console import Console
+    from pipeline.terminal import console, text_table
 
-    from pipeline.terminal import text_table
-
-    # A pipe has no width: nothing is cut off there.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
-    console.print(text_table("", headings, rows))
+    console().print(text_table("", headings, rows))
 
 
 def _json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:

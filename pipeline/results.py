@@ -93,7 +93,8 @@ class Run:
     def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
         """Success of each attack on each model, with Wilson's 95 % interval.
 
-        An untargeted attack succeeds where the model's answer is wrong, a targeted one where it is the target.
+        An untargeted attack succeeds where the model's answer is not right, an abstention behind `smoothing` included;
+        a targeted one where it is the target.
         Images of the target class itself never count.
 
         Args:
@@ -146,7 +147,8 @@ _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-foole
 
 _SUCCESS = """
 select attack, model, seen.view, defense, attacks.through,
-       coalesce(sum(case when seen.target is null then not seen.correct else seen.predicted = seen.target end), 0)
+       coalesce(sum(case when seen.target is null then not seen.correct
+                         else seen.predicted = seen.target and not coalesce(seen.abstained, false) end), 0)
          ::bigint as successes,
        count(*) as "of"
 from predictions as seen

@@ -124,8 +124,8 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
             found += _changes(old[key], new[key], where)
         elif old[key] != new[key]:
             found.append((where, old[key], new[key]))
-    # Another recipe brings other parameters with it: say the cause, not its consequences.
-    return sorted(found, key=lambda change: (not change[0].endswith(".recipe"), change[0]))
+    # Another recipe brings other parameters with it, another model other preprocessing: say the cause.
+    return sorted(found, key=lambda change: (not change[0].endswith((".recipe", ".source")), change[0]))
 
 
 def versions() -> dict[str, str]:

@@ -71,6 +71,8 @@ def first_problem(error: ValidationError) -> str:
     if kind in _WANTED:
         example = f", as in [{first['input']}]" if kind == "tuple_type" and isinstance(first["input"], str) else ""
         message = f"should be {_WANTED[kind]}{example}, not {given}"
+    elif kind == "too_short":
+        message = "is empty; name at least one"
     elif kind == "missing":
         message = "is missing"
     elif kind == "value_error":

@@ -43,6 +43,9 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
             console.print(_pivot(title, rates, down, across))
             if any(name.endswith(_UNKNOWN) for name in rates["defense"].cat.categories):
                 console.print(_NOT_KNOWN)
+        others = [name for name in experiment.targets if name not in _attacked(experiment)]
+        if others:
+            console.print(f"Behind defences, {', '.join(others)}: open_run(…).success(), or megalith sql")
     failures = run.sql(_FAILURES)
     if len(failures):
         console.print(text_table("Failures", failures.columns, failures.itertuples(index=False)))

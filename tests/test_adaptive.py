@@ -109,9 +109,14 @@ def test_one_more_defence_costs_its_variant_and_its_looks(finished: Finished, tm
         ([f"defenses=['{JPEG}']"], ["attacks.bim.eot", "3", "none of the defences is random"]),
         (["attacks.fgsm.adaptive=['jpeg:quality=70']"], ["attacks.fgsm.adaptive", "did you mean 'jpeg:quality=75'?"]),
         (["attacks.written.adaptive=true"], ["attacks.written", "adaptive", JPEG]),
+        (["attacks.fgsm.adaptive=[jpg:quality=75]"], ["attacks.fgsm.adaptive", "did you mean 'jpeg'?"]),
+        ([f"attacks.fgsm.adaptive=['{JPEG}', '{JPEG}']"], ["attacks.fgsm.adaptive", "twice"]),
+        (["attacks.fgsm.adaptive=[]"], ["attacks.fgsm.adaptive", "true", "list of defences"]),
+        (["attacks.fgsm.adaptive=yes please"], ["attacks.fgsm.adaptive", "'yes please'"]),
+        ([f"defenses=['{JPEG}', '{NOISE}', '{'+'.join([JPEG] * 12)}']"], ["too long to name a folder"]),
         (
             ["attacks.bim={recipe: apgd-ce, surrogates: [lite0], eps: 4/255, adaptive: true}"],
-            ["attacks.bim", "random", "apgd-ce", "pgd", "adaptive: ["],
+            ["attacks.bim", "random", "apgd-ce", "pgd", "adaptive:"],
         ),
         (
             [f"attacks.bim={{recipe: square, surrogates: [lite0], eps: 4/255, defense: '{NOISE}'}}"],
@@ -119,7 +124,7 @@ def test_one_more_defence_costs_its_variant_and_its_looks(finished: Finished, tm
         ),
         (
             ["attacks.bim.defense=[jpeg:quality=75, {blur: {sigma: [1, 2]}}]", "attacks.bim.adaptive=false"],
-            ["blur", "is not a defence such as"],
+            ["stands for 2 defences"],
         ),
     ],
 )
@@ -163,7 +168,7 @@ def attacked(network: torch.nn.Module, ids: list[int], **parameters: Any) -> tor
         defense=[differentiable(noise, batch.draws.at("judging", n)) for n in range(noise.repeats)],
         redraw=partial(differentiable, noise),
     )
-    return behind_random("bim").make(LinfBall(8 / 255), **parameters)(models, batch).canvases
+    return behind_random("bim", noise.repeats).make(LinfBall(8 / 255), **parameters)(models, batch).canvases
 
 
 def test_each_gradient_is_of_another_draw_and_none_of_those_that_judge() -> None:

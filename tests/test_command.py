@@ -388,7 +388,7 @@ def test_list_shows_what_a_recipe_may_be_told(name: str) -> None:
 
 def test_list_of_an_attack_that_there_is_not() -> None:
     assert "did you mean 'mi-fgsm'?" in complaint(invoke("list", "attacks", "mi-fsgm"))
-    assert "only `list attacks NAME` does" in complaint(invoke("list", "views", "center"))
+    assert "`list attacks NAME` and `list models PART` do" in complaint(invoke("list", "views", "center"))
 
 
 def test_plan_tells_what_each_attack_takes(tmp_path: Path) -> None:
@@ -594,9 +594,10 @@ def test_what_a_run_prints(tiny_run: Finished) -> None:
 def test_settings_change_the_experiment(tiny_run: Finished, tmp_path: Path) -> None:
     """--set, in the order given; the experiment's file stays as it is."""
     before = tiny_run.experiment.read_bytes()
-    changes = ["--set", "images.limit=2", "--set", "attacks={}", "--set", "defenses={}", "--set", "images.limit=1"]
-    run(tiny_run.experiment, tmp_path / "run", *changes)
-    (row,) = rows(tmp_path / "run", "predictions")
+    attacks = "attacks={pgd: {recipe: pgd, surrogates: [lite0], eps: 4/255, steps: 1}}"
+    changes = ["images.limit=2", attacks, "defenses={}", "images.limit=1"]
+    run(tiny_run.experiment, tmp_path / "run", *(f"--set={each}" for each in changes))
+    (row,) = [each for each in rows(tmp_path / "run", "predictions") if each["attack"] == "none"]
     (same,) = [
         each
         for each in rows(tiny_run.output, "predictions")

@@ -69,7 +69,8 @@ class AttackSpec:
 
     def build(self) -> Attack:
         """Makes the attack; raises InputError for a parameter out of its range, or a defence that it cannot know."""
-        made = behind_random(self.recipe) if self.defense.random else recipe(self.recipe)
+        defense = self.defense
+        made = behind_random(self.recipe, defense.repeats) if defense.random else recipe(self.recipe)
         return made.make(BALLS[self.norm](self.eps), **dict(self.parameters))
 
 

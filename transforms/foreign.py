@@ -12,6 +12,8 @@ from transforms.errors import InputError, StoppedError
 
 # These are the machine's, nobody's wrong input: whoever called deals with them.
 _MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
+# Somebody's own file, on a machine that is well.
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 if hasattr(torch, "AcceleratorError"):  # torch 2.8
     _MACHINE = (*_MACHINE, torch.AcceleratorError)
 # The random generators of torch, NumPy and Python belong to the process.
@@ -30,7 +32,7 @@ def refusing(what: str, *passing: type[Exception]) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise InputError(f"{what}: needs: pip install {error.name}") from error
     except Exception as error:
-        if isinstance(error, (InputError, *passing, *_MACHINE)):
+        if isinstance(error, (InputError, *passing, *_MACHINE)) and not isinstance(error, _MISSING):
             raise
         said = ": ".join([type(error).__name__, *" ".join(str(error).split()).splitlines()])
         raise InputError(f"{what}: {said}") from error

@@ -54,7 +54,8 @@ class AttackLoop:
         keep: what is kept of a restart: the last canvas, the best, or the first that reaches the goal (and else the
             last). The last two look at the 8-bit canvas of each step, which costs a forward pass.
         random_start: whether to begin at a random point of the ball instead of the image.
-        random_models: whether the surrogates are random themselves, as behind a random defence.
+        model_draws: how often the surrogates are drawn to judge a canvas where they are random themselves, as behind a
+            random defence; 0 where they are not.
         restarts: independent runs; of each image the best is kept: one that reaches the goal before one that does
             not, then the one with the highest objective, then the earliest.
     """
@@ -73,7 +74,7 @@ class AttackLoop:
     band: Band | None = None
     keep: Keep = "last"
     random_start: bool = False
-    random_models: bool = False
+    model_draws: int = 0
     restarts: int = 1
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class AttackLoop:
     @property
     def redraws(self) -> bool:
         """Whether the gradient at a point is another one each time."""
-        return self.random_models or any(each.random for each in self.transformations)
+        return self.model_draws > 0 or any(each.random for each in self.transformations)
 
     @property
     def _random(self) -> bool:
@@ -112,7 +113,7 @@ class AttackLoop:
             copies *= each.copies
         forwards, backwards = self.estimator.passes(self.steps, models, copies)
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
-        return self.restarts * forwards + judged * models, self.restarts * backwards
+        return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""

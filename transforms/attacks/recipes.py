@@ -395,8 +395,11 @@ def recipe(name: str) -> Recipe:
     return combined(base, *parts)
 
 
-def behind_random(name: str) -> Recipe:
+def behind_random(name: str, draws: int) -> Recipe:
     """A recipe against surrogates that are random themselves, as behind a random defence, which makes sense of `eot`.
+
+    Args:
+        draws: how often they are drawn to judge a canvas.
 
     Raises:
         InputError: there is no such recipe, or it does not average over draws.
@@ -406,11 +409,11 @@ def behind_random(name: str) -> Recipe:
         raise InputError(
             f"defense: it is random, which {name} does not average over; recipes of the loop do (pgd, say)"
         )
-    return replace(made, chain=(*made.chain[:-1], _random_models, common))
 
+    def against_random(loop: AttackLoop) -> AttackLoop:
+        return replace(loop, model_draws=draws)
 
-def _random_models(loop: AttackLoop) -> AttackLoop:
-    return replace(loop, random_models=True)
+    return replace(made, chain=(*made.chain[:-1], against_random, common))
 
 
 def _unknown(name: str) -> InputError:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.objectives import Goal, Objective
+from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.views import View, averaged, look
 from transforms.randomness import Draws
@@ -187,6 +188,8 @@ class Surrogates:
         """
         if not (torch.is_grad_enabled() and canvases.requires_grad):
             return self.logits(canvases)
+        if not all(each.differentiable for each in self._classifiers):
+            raise InputError("a surrogate gives no gradients, which this attack follows; take it as a target")
         scale = _LOSS_SCALE[self._precision]
         canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
         canvases.register_hook(self._arrived)  # type: ignore[no-untyped-call]
@@ -215,10 +218,11 @@ class Surrogates:
 
     def _looks(self, canvases: Tensor) -> list[Tensor]:
         self.tally.count(len(canvases), forwards=self._passes(canvases))
-        seen = [defended(canvases) for defended in self._defense]
-        return [
-            averaged([look(each, self._view, one, self._field).float() for one in seen]) for each in self._classifiers
-        ]
+        looks = [self._looks_at(defended(canvases)) for defended in self._defense]
+        return [averaged(each) for each in zip(*looks, strict=True)]
+
+    def _looks_at(self, shown: Tensor) -> list[Tensor]:
+        return [look(each, self._view, shown, self._field).float() for each in self._classifiers]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
         if self._fuse == "losses" and self._weights is None:

@@ -69,5 +69,6 @@ def _filtered(each: Filter, canvases: Tensor, draws: Draws | None) -> Tensor:
         rounded = (canvases.clamp(0, 1) * WHITE).round().to(torch.uint8)
         exact = each.apply(defense_function(each.function), rounded, draws).to(canvases) / WHITE
     smooth = SMOOTH.get(each.function)
-    stand_in = canvases if smooth is None else each.apply(smooth, canvases, draws)
+    with torch.autocast(canvases.device.type, enabled=False):  # the mean of a picture in levels overflows fp16
+        stand_in = canvases if smooth is None else each.apply(smooth, canvases, draws)
     return exact + (stand_in - stand_in.detach())

@@ -73,6 +73,7 @@ class Defense:
     filters: tuple[Filter, ...] = ()
 
     def __post_init__(self) -> None:
+        _ = self.smoothing  # has its own bounds
         repeats = sorted({each.repeats for each in self.filters if each.random})
         if len(repeats) > 1:
             raise InputError(f"{self.name}: its parts are drawn together, not {' and '.join(map(str, repeats))} times")
@@ -144,7 +145,7 @@ def defenses(section: Any) -> tuple[Defense, ...]:
         InputError: as `grid` does, naming the key; a defence is there twice.
     """
     if isinstance(section, Mapping):
-        made = grid(section, "defenses")
+        made = grid(section, "defenses") if section else ()
     elif isinstance(section, Sequence) and not isinstance(section, str):
         made = tuple(each for number, entry in enumerate(section) for each in grid(entry, f"defenses.{number}"))
     else:
@@ -172,7 +173,7 @@ def grid(entry: Any, where: str) -> tuple[Defense, ...]:
     if isinstance(entry, str):
         with _at(where):
             return (parse(entry),)
-    if isinstance(entry, Mapping):
+    if isinstance(entry, Mapping) and entry:
         made = [each for name, values in entry.items() for each in _filters(str(name), values, f"{where}.{name}")]
         with _at(where):
             return tuple(Defense((each,)) for each in made)
@@ -191,6 +192,9 @@ def _parse_filter(written: str) -> Filter:
     given = {key: value for key, _, value in pairs}
     if len(given) < len(pairs):
         raise InputError(f"{written!r} gives a parameter twice")
+    for key in given:
+        if key not in parameter_types(function):
+            raise unknown(f"parameter of {function}", key, parameter_types(function))
     missing = [key for key in parameter_types(function) if key not in given]
     if missing:
         form = ",".join(f"{key}=..." for key in parameter_types(function))

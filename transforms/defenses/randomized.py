@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from skimage.restoration import denoise_wavelet
 from torch import Tensor
 
-from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit
+from transforms.defenses.eight_bit import Picture, below_white, picture_by_picture, to_8bit
 from transforms.errors import InputError
 from transforms.levels import WHITE
 from transforms.randomness import Draws
@@ -21,8 +21,7 @@ def noise(canvases: Tensor, draws: Draws, *, sigma: float) -> Tensor:
     Raises:
         InputError: sigma is not positive.
     """
-    if not 0 < sigma < np.inf:
-        raise InputError(f"noise: sigma {sigma} is not positive")
+    below_white("noise: sigma", sigma)
     drawn = draws.normal(canvases.shape[1:], "noise").to(canvases.device)
     return to_8bit(canvases + drawn.double() * (sigma * WHITE))
 
@@ -107,7 +106,7 @@ def pixel_deflection(canvases: Tensor, draws: Draws, *, deflections: int, window
     pixel move; the authors' code draws for each colour alone.
 
     Args:
-        deflections: pixels to replace, >= 1; 200 in the authors' code.
+        deflections: pixels to replace, 1 … S²; 200 in the authors' code.
         window: how far away, pixels, 1 … S - 1; 10 in the authors' code.
         sigma: standard deviation of the noise that is removed, in the unit of [0, 1] pixels, > 0; 0.04 in the authors'
             code.
@@ -116,12 +115,11 @@ def pixel_deflection(canvases: Tensor, draws: Draws, *, deflections: int, window
         InputError: a parameter out of its range.
     """
     side = canvases.shape[-1]
-    if deflections < 1:
-        raise InputError(f"pixel-deflection: deflections {deflections} is not at least 1")
+    if not 1 <= deflections <= side**2:
+        raise InputError(f"pixel-deflection: deflections {deflections} is not in 1–{side**2}, the canvas's pixels")
     if not 1 <= window < side:
         raise InputError(f"pixel-deflection: window {window} is not in 1–{side - 1}")
-    if not 0 < sigma < np.inf:
-        raise InputError(f"pixel-deflection: sigma {sigma} is not positive")
+    below_white("pixel-deflection: sigma", sigma)
     chosen = draws.uniform((deflections, 2, 2), "deflections").double().numpy()
     pixels = np.floor(chosen[..., 0] * side).astype(int)
     low, high = (pixels - window).clip(0), (pixels + window).clip(max=side - 1)

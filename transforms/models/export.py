@@ -5,7 +5,6 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from transforms.errors import InputError
+from transforms.foreign import refusing
 from transforms.models.from_onnx import PREPROCESSING
 from transforms.models.sources import ModelSource, model_source, needed
 from transforms.models.weights import reading
@@ -23,7 +23,7 @@ from transforms.models.weights import reading
 _TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def export(name: str, path: Path, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> None:
+def export(name: str, path: Path, weights: str | None = None) -> None:
     """Writes a model as one ONNX file: float (batch, 3, h, h), of Keras (batch, h, h, 3), to logits (batch, 1000).
 
     What it takes is preprocessed; its metadata tell how, and source and SHA-256 of the weights. torch models are
@@ -31,12 +31,12 @@ def export(name: str, path: Path, weights: str | None = None, preprocessing: Map
     refuses to build on torch. The file appears whole or not at all.
 
     Args:
-        name, weights, preprocessing: as for `model_source`.
+        name, weights: as for `model_source`.
         path: of the new file.
 
     Raises:
         InputError: as `model_source` and `ModelSource.load` do; the path is taken, or its folder is not there; the
-            model is an ONNX file already, or too large for one (2 GB).
+            model is an ONNX file already, too large for one (2 GB), or not one that can be exported.
     """
     if name.startswith("onnx/"):
         raise InputError(f"{name} is an ONNX file already")
@@ -46,11 +46,12 @@ def export(name: str, path: Path, weights: str | None = None, preprocessing: Map
         raise InputError(f"{path}: no folder {str(path.parent)!r}")
     if not name.startswith("keras/"):
         needed(f"exporting {name}", "onnx", "onnxruntime", "onnxscript")
-        return _publish(*_by_torch(model_source(name, weights, preprocessing)), path)
+        with refusing(f"exporting {name}"):
+            return _publish(*_by_torch(model_source(name, weights)), path)
     needed(f"exporting {name}", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
     # Keras chooses its backend once per process, and the one here may have chosen torch.
-    with ProcessPoolExecutor(1, get_context("spawn")) as other:
-        return other.submit(_by_keras, name, path, weights, preprocessing).result()
+    with refusing(f"exporting {name}"), ProcessPoolExecutor(1, get_context("spawn")) as other:
+        return other.submit(_by_keras, name, path, weights).result()
 
 
 def _by_torch(source: ModelSource) -> tuple[ModelSource, Any]:
@@ -70,10 +71,10 @@ def _by_torch(source: ModelSource) -> tuple[ModelSource, Any]:
     return source, program.model_proto
 
 
-def _by_keras(name: str, path: Path, weights: str | None, preprocessing: Mapping[str, Any] | None) -> None:
+def _by_keras(name: str, path: Path, weights: str | None) -> None:
     os.environ.update(_TENSORFLOW)
     importlib.import_module("keras")
-    source = model_source(name, weights, preprocessing)
+    source = model_source(name, weights)
     side = source.preprocessing.input_size
     with reading(source.weights, name):
         model = importlib.import_module("transforms.models.from_keras").with_weights(

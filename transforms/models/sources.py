@@ -66,7 +66,10 @@ class ModelSource:
     @cached_property
     def weights(self) -> Path:
         """The local weights file; raises InputError, naming the file and where to get it, if it cannot be had."""
-        return self.fetch()
+        path = self.fetch()
+        if not path.is_file():
+            raise InputError(f"{self.name}: no weights at {str(path)!r}")
+        return path
 
     def digest(self) -> str:
         """SHA-256 of the weights file, hexadecimal."""

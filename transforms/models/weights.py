@@ -1,8 +1,9 @@
 """Files of weights: fetched into their library's cache, and read without running anything in them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # raised by torch, and no more than that
 from urllib.parse import urlparse
 
 import torch
@@ -47,9 +48,16 @@ def state_dict(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file  # noqa: PLC0415 - needed for such files only
 
         return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError("it holds something else than tensors, code perhaps, and is not read") from None
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by their names")
     # Training scripts often wrap the state dict beside optimiser and epoch.
-    state: dict[str, Tensor] = loaded.get("state_dict", loaded.get("model", loaded))
+    state = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), Mapping)), loaded)
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"it holds {', '.join(map(str, list(state)[:5]))}, not tensors by their names")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
@@ -84,4 +92,4 @@ def reading(path: Path, name: str) -> Iterator[None]:
 
 def in_one_line(error: Exception) -> str:
     """What an exception says, without line breaks and not too long."""
-    return " ".join(str(error).split())[:_LONGEST]
+    return (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
