@@ -135,8 +135,8 @@ def test_a_plain_canvas_stays_nearly_as_it_is(written: str, data: st.DataObject)
         ("median:window=4", "median: window 4 is not an odd number in 3–16"),
         ("median:window=1", "median: window 1 is not an odd number in 3–16"),
         ("median:window=17", "median: window 17 is not an odd number in 3–16"),
-        ("bilateral:sigma_color=0,sigma_space=1", "bilateral: sigma_color 0.0 is not positive"),
-        ("bilateral:sigma_color=1,sigma_space=8.5", "bilateral: sigma_space 8.5 is not in (0, 8.0]"),
+        ("bilateral:sigma_color=0,sigma_space=1", "bilateral: sigma_color 0.0 is not in (0, 1], the range of a pixel"),
+        ("bilateral:sigma_color=0.1,sigma_space=8.5", "bilateral: sigma_space 8.5 is not in (0, 8.0]"),
         ("nlm:search=10,patch=3,strength=1", "nlm: search 10 is not an odd number in 3–16"),
         ("nlm:search=11,patch=19,strength=1", "nlm: patch 19 is not an odd number in 3–16"),
         ("nlm:search=11,patch=3,strength=0", "nlm: strength 0.0 is not positive"),
@@ -148,7 +148,8 @@ def test_a_plain_canvas_stays_nearly_as_it_is(written: str, data: st.DataObject)
         ("webp:quality=101", "webp: quality 101 is not in 0–100"),
         ("bit-depth:bits=0", "bit-depth: bits 0 is not in 1–8"),
         ("bit-depth:bits=9", "bit-depth: bits 9 is not in 1–8"),
-        ("noise:sigma=0,repeats=1", "noise: sigma 0.0 is not positive"),
+        ("noise:sigma=0,repeats=1", "noise: sigma 0.0 is not in (0, 1], the range of a pixel"),
+        ("noise:sigma=8,repeats=1", "noise: sigma 8.0 is not in (0, 1], the range of a pixel; did you mean 8/255?"),
         ("resize-pad:scale=1,repeats=1", "resize-pad: scale 1.0 is not in (1, 2]"),
         ("resize-pad:scale=2.1,repeats=1", "resize-pad: scale 2.1 is not in (1, 2]"),
         ("resize-pad:scale=1.01,repeats=1", "resize-pad: scale 1.01 enlarges 16 pixels by less than one"),
@@ -157,10 +158,13 @@ def test_a_plain_canvas_stays_nearly_as_it_is(written: str, data: st.DataObject)
         ("random-crop:crop=0.99,repeats=1", "random-crop: crop 0.99 of 16 pixels is 16 pixels"),
         (
             "pixel-deflection:deflections=0,window=5,sigma=1,repeats=1",
-            "pixel-deflection: deflections 0 is not at least 1",
+            "pixel-deflection: deflections 0 is not in 1–256, the canvas's pixels",
         ),
         ("pixel-deflection:deflections=9,window=16,sigma=1,repeats=1", "pixel-deflection: window 16 is not in 1–15"),
-        ("pixel-deflection:deflections=9,window=5,sigma=0,repeats=1", "pixel-deflection: sigma 0.0 is not positive"),
+        (
+            "pixel-deflection:deflections=9,window=5,sigma=0,repeats=1",
+            "pixel-deflection: sigma 0.0 is not in (0, 1], the range of a pixel",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(written: str, message: str) -> None:

@@ -150,7 +150,7 @@ def test_smoothing_is_noise_that_is_counted() -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("smoothing:sigma=0,samples=100,alpha=0.001", "smoothing: sigma 0.0 is not positive"),
+        ("smoothing:sigma=0,samples=100,alpha=0.001", "smoothing: sigma 0.0 is not in (0, 1], the range of a pixel"),
         ("smoothing:sigma=0.1,samples=100,alpha=1", "smoothing: alpha 1.0 is not in (0, 1)"),
         ("smoothing:sigma=0.1,samples=10,alpha=0.001", "smoothing: 10 samples tell nothing at alpha 0.001; 11 do"),
     ],

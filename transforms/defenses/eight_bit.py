@@ -15,11 +15,11 @@ Picture = npt.NDArray[Any]
 """uint8 (S, S, 3), contiguous: a canvas as Pillow, OpenCV and scikit-image want it."""
 
 
-def below_white(what: str, value: float) -> None:
-    """Raises InputError unless a length in the unit of [0, 1] pixels is in (0, 1)."""
-    if not 0 < value < 1:
-        meant = f"; did you mean {value:g}/255?" if 1 <= value <= WHITE else ""
-        raise InputError(f"{what} {value} is not in (0, 1), the range of a pixel{meant}")
+def up_to_white(what: str, value: float) -> None:
+    """Raises InputError unless a length in the unit of [0, 1] pixels is in (0, 1]."""
+    if not 0 < value <= 1:
+        meant = f"; did you mean {value:g}/255?" if 1 < value <= WHITE else ""
+        raise InputError(f"{what} {value} is not in (0, 1], the range of a pixel{meant}")
 
 
 def to_8bit(levels: Tensor) -> Tensor:

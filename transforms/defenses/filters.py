@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.defenses.eight_bit import Picture, below_white, picture_by_picture, to_8bit
+from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit, up_to_white
 from transforms.errors import InputError
 from transforms.levels import WHITE
 
@@ -62,14 +62,14 @@ def bilateral(canvases: Tensor, *, sigma_color: float, sigma_space: float) -> Te
     differ by the sum over the three channels; the canvas is mirrored at its border without repeating the border pixel.
 
     Args:
-        sigma_color: standard deviation of the weight by colour, in the unit of [0, 1] pixels, in (0, 1).
+        sigma_color: standard deviation of the weight by colour, in the unit of [0, 1] pixels, in (0, 1].
         sigma_space: standard deviation of the weight by distance, pixels, > 0, at most S / 2.
 
     Raises:
         InputError: a parameter out of its range.
     """
     side = canvases.shape[-1]
-    below_white("bilateral: sigma_color", sigma_color)
+    up_to_white("bilateral: sigma_color", sigma_color)
     if not 0 < sigma_space <= side / 2:
         raise InputError(f"bilateral: sigma_space {sigma_space} is not in (0, {side / 2}]")
     return picture_by_picture(

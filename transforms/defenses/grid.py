@@ -3,7 +3,7 @@ with lists of parameters a grid of them."""
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -192,12 +192,12 @@ def _parse_filter(written: str) -> Filter:
     given = {key: value for key, _, value in pairs}
     if len(given) < len(pairs):
         raise InputError(f"{written!r} gives a parameter twice")
-    for key in given:
-        if key not in parameter_types(function):
-            raise unknown(f"parameter of {function}", key, parameter_types(function))
-    missing = [key for key in parameter_types(function) if key not in given]
+    types = parameter_types(function)
+    with _at(function):
+        _no_unknown(given, types)
+    missing = [key for key in types if key not in given]
     if missing:
-        form = ",".join(f"{key}=..." for key in parameter_types(function))
+        form = ",".join(f"{key}=..." for key in types)
         raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {function}:{form}")
     return _filters(function, given, function)[0]
 
@@ -215,13 +215,17 @@ def _checked(section: Any, types: Mapping[str, type[Value]]) -> Mapping[str, Any
     if not isinstance(section, Mapping):
         form = ", ".join(f"{key}: [...]" for key in types)
         raise InputError(f"list the values of each parameter, as in {{{form}}}")
-    for key in section:
-        if key not in types:
-            raise unknown("parameter", key, types)
+    _no_unknown(section, types)
     for key in types:
         if key not in section:
             raise InputError(f"needs a list of values for {key!r}")
     return section
+
+
+def _no_unknown(keys: Iterable[str], types: Mapping[str, type[Value]]) -> None:
+    for key in keys:
+        if key not in types:
+            raise unknown("parameter", key, types)
 
 
 def _values(written: Any, kind: type[Value], where: str) -> list[Value]:

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from skimage.restoration import denoise_wavelet
 from torch import Tensor
 
-from transforms.defenses.eight_bit import Picture, below_white, picture_by_picture, to_8bit
+from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit, up_to_white
 from transforms.errors import InputError
 from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 
 def noise(canvases: Tensor, draws: Draws, *, sigma: float) -> Tensor:
-    """Gaussian noise of standard deviation `sigma`, in the unit of [0, 1] pixels, > 0; the sum is clipped and rounded.
+    """Gaussian noise of standard deviation `sigma`, in the unit of [0, 1] pixels, in (0, 1]; the sum is clipped, rounded.
 
     Raises:
-        InputError: sigma is not positive.
+        InputError: sigma is not in (0, 1].
     """
-    below_white("noise: sigma", sigma)
+    up_to_white("noise: sigma", sigma)
     drawn = draws.normal(canvases.shape[1:], "noise").to(canvases.device)
     return to_8bit(canvases + drawn.double() * (sigma * WHITE))
 
@@ -119,7 +119,7 @@ def pixel_deflection(canvases: Tensor, draws: Draws, *, deflections: int, window
         raise InputError(f"pixel-deflection: deflections {deflections} is not in 1–{side**2}, the canvas's pixels")
     if not 1 <= window < side:
         raise InputError(f"pixel-deflection: window {window} is not in 1–{side - 1}")
-    below_white("pixel-deflection: sigma", sigma)
+    up_to_white("pixel-deflection: sigma", sigma)
     chosen = draws.uniform((deflections, 2, 2), "deflections").double().numpy()
     pixels = np.floor(chosen[..., 0] * side).astype(int)
     low, high = (pixels - window).clip(0), (pixels + window).clip(max=side - 1)

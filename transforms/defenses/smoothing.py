@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from transforms.defenses.eight_bit import below_white
+from transforms.defenses.eight_bit import up_to_white
 from transforms.defenses.randomized import noise
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -58,7 +58,7 @@ class Smoothing:
     alpha: float
 
     def __post_init__(self) -> None:
-        below_white("smoothing: sigma", self.sigma)
+        up_to_white("smoothing: sigma", self.sigma)
         if not 0 < self.alpha < 1:
             raise InputError(f"smoothing: alpha {self.alpha} is not in (0, 1)")
         least = int(np.log2(2 / self.alpha)) + 1

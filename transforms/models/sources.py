@@ -66,7 +66,7 @@ class ModelSource:
     @cached_property
     def weights(self) -> Path:
         """The local weights file; raises InputError, naming the file and where to get it, if it cannot be had."""
-        path = self.fetch()
+        path = Path(self.fetch())  # somebody's own may say it in a string
         if not path.is_file():
             raise InputError(f"{self.name}: no weights at {str(path)!r}")
         return path
