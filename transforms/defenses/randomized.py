@@ -16,7 +16,7 @@ from transforms.randomness import Draws
 
 
 def noise(canvases: Tensor, draws: Draws, *, sigma: float) -> Tensor:
-    """Gaussian noise of standard deviation `sigma`, (0, 1] in the unit of [0, 1] pixels; the sum is clipped and rounded.
+    """Gaussian noise of standard deviation `sigma`, in (0, 1] of a pixel's range; the sum is clipped and rounded.
 
     Raises:
         InputError: sigma is not in (0, 1].
