@@ -32,7 +32,7 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 lock: $(VENV)/.installed
 	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
 	 printf 'requests>=2.32\nvisdom; python_version < "3"\n' | $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
-	   --extra cli --extra samples --extra models --extra export --extra test --override - --no-annotate --no-header) > requirements.lock
+	   --extra cli --extra samples --extra models --extra export --extra s3 --extra gs --extra test --override - --no-annotate --no-header) > requirements.lock
 	mv requirements.lock requirements.txt
 
 clean:

@@ -40,12 +40,16 @@ EXTRAS = {
     # Models of other libraries. TensorFlow is what Keras exports NASNet with, and nothing else needs it.
     "models": ["keras>=3.10", "h5py>=3.12", "timm>=1.0.15"],
     "export": ["keras>=3.10", "h5py>=3.12", "onnxscript>=0.5", "tensorflow-cpu>=2.20", "tf2onnx>=1.16"],
+    # Run directories and images on object stores.
+    "s3": ["apache-beam[aws]>=2.77,<3"],
+    "gs": ["apache-beam[gcp]>=2.77,<3"],
     # Attacks that other libraries keep. adv-lib is one more, which pip cannot resolve: see docs/own-attack.md.
     "adapters": ["foolbox>=3.3.4", "torchattacks>=3.5.1"],
     "test": [
         "adv-lib>=0.2.8",
         "build",
         "hypothesis",
+        "moto[server]>=5.1",
         "mypy",
         "pytest",
         "pytest-timeout",

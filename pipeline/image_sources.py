@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 
+from pipeline.buckets import reach
 from pipeline.labels import DEVKIT_META, Truth, read_devkit, read_labels
 from pipeline.listing import absolute, exists, list_files, list_tar, locate
 from transforms.chunks import UNLABELED, ImageRef
@@ -50,6 +51,7 @@ def folder_images(folder: str, labels: str | None) -> list[ImageRef]:
         InputError: the folder or the CSV is missing or unreadable, or there is no image, or no class at all.
     """
     root = absolute(folder)
+    reach("images.folder", root)
     files = list_files("folder", root)
     csv_uri = None if labels is None else locate("labels", labels, root)
     truths = {} if csv_uri is None else read_labels(csv_uri)
@@ -76,6 +78,7 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> list[I
         InputError: something named is missing or unreadable, or there are no images, or there is no ground truth.
     """
     root = absolute(path)
+    reach("images.imagenet", root)
     packed = root.endswith(".tar")
     files = list_tar("imagenet", root) if packed else list_files("imagenet", root)
     images = {name: uri for name, uri in files.items() if _is_image(name) and _WNID_FOLDER.fullmatch(_parent(name))}

@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
+import atexit
 import base64
 import csv
 import inspect
@@ -84,7 +85,7 @@ def run(
         from pipeline.experiment import load_experiment
         from pipeline.results import open_run
         from pipeline.run import execute, prepare
-        from pipeline.runners import runner_options
+        from pipeline.runners import check_paths, runner_options
         from pipeline.summary import print_summary
         from pipeline.terminal import console
         from transforms.held_models import torch_device
@@ -92,6 +93,7 @@ def run(
         options = runner_options(runner, context.args)
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
+        check_paths(runner, prepared.paths)
         _print_plan(prepared)
         execute(prepared, options, device, _print_proof, models_in_memory)
         results = open_run(output)
@@ -114,16 +116,21 @@ def plan(context: typer.Context, experiment: ExperimentFile, output: Output, cha
         _print_plan(prepare(load_experiment(experiment, change or []), output))
 
 
-@app.command()
+@app.command(context_settings=_PASS_ON)
 def sql(
+    context: typer.Context,
     run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
     query: Annotated[str, typer.Argument(help="DuckDB's SQL over images, attacks, canvases, predictions, failures.")],
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
 ) -> None:
-    """Answers a query over a run's tables."""
+    """Answers a query over a run's tables. Other options are Beam's own."""
     with _one_line_errors():
         from pipeline.results import open_run
 
+        if context.args:
+            from pipeline.runners import runner_options
+
+            runner_options("direct", context.args)
         headings, rows = open_run(run_directory).rows(query)
         if form is Format.CSV:
             csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
@@ -334,15 +341,26 @@ def _one_line_errors() -> Iterator[None]:
     except InputError as error:
         _say(f"megalith: {error}")
         raise typer.Exit(Exit.WRONG_INPUT) from None
-    except StoppedError as error:
+    except (StoppedError, OSError) as error:
         _leave(f"megalith: {error}", Exit.STOPPED)
     except KeyboardInterrupt:
         _leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
 
 
+class _Retries(logging.Handler):
+    """Says in one line that Beam waits for an object store, which it may do for minutes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match record.args:
+            case (float() as seconds, _, str() as error, _):
+                _say(f"warning: {error.strip()}; trying again in {seconds:.0f} seconds")
+
+
 def _leave(message: str, code: Exit) -> NoReturn:
     _say(message)
     sys.stdout.flush()
+    # Beam stops the job servers that it started when Python ends, which it is not going to.
+    atexit._run_exitfuncs()
     # Other workers may be in the middle of an attack. Parts are published whole, so they need not be waited for.
     os._exit(code)
 
@@ -350,8 +368,15 @@ def _leave(message: str, code: Exit) -> NoReturn:
 def main() -> None:
     """Entry point of the console command."""
     # Beam warns about extras that a local run does not need, and logs what we say in one line.
-    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger().setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Beam sets the level of this one when it starts Prism.
+    logging.getLogger("PrismJobServer").propagate = False
+    logging.getLogger("PrismJobServer").addHandler(logging.NullHandler())
+    retries = logging.getLogger("apache_beam.utils.retry")
+    retries.setLevel(logging.WARNING)
+    retries.addHandler(_Retries())
+    retries.propagate = False
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

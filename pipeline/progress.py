@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -46,9 +46,10 @@ def _watch(store: Store, missing: Sequence[Unit], bar: "tqdm[None]", stop: threa
     while not last:
         last = stop.wait(pause)
         started = time.monotonic()
-        present = store.paths()
-        done = sum(_weight(unit) for unit in missing if all(part.path in present for part in unit.parts))
-        bar.update(done - bar.n)
+        with suppress(OSError):  # An object store that does not answer now is asked again at the next look.
+            present = store.paths()
+            done = sum(_weight(unit) for unit in missing if all(part.path in present for part in unit.parts))
+            bar.update(done - bar.n)
         pause = max(_QUICKEST, (time.monotonic() - started) / _SHARE)
 
 

@@ -2,17 +2,21 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import duckdb
+import fsspec  # type: ignore[import-untyped]
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from pipeline.buckets import reach
 from pipeline.listing import absolute
 from pipeline.run_directory import RUN_JSON, Json, read_run
 from pipeline.statistics import Rate
 from transforms.errors import InputError, unknown
+from transforms.read import is_remote
 from transforms.store import Store
 from transforms.tables import TABLES
 
@@ -23,8 +27,9 @@ class Run:
     """A run directory, finished or not. Each table of `transforms.tables` is an attribute, as a pandas frame."""
 
     def __init__(self, path: str) -> None:
-        """Raises InputError if there is no run at `path`."""
+        """Raises InputError if there is no run at `path`, or its object store cannot be asked."""
         self._store = Store(absolute(path))
+        reach("run directory", self._store.root)
         metadata = read_run(self._store)
         if metadata is None:
             raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
@@ -54,17 +59,14 @@ class Run:
 
     def _dataset(self, table: str, paths: Collection[str]) -> ds.Dataset:
         schema = TABLES[table].schema
-        folder = f"{self._store.root}/{table}"
-        parts = [
-            f"{self._store.root}/{path}"
-            for path in sorted(paths)
-            if path.startswith(f"{table}/") and path.endswith(".parquet")
-        ]
+        parts = sorted(path for path in paths if path.startswith(f"{table}/") and path.endswith(".parquet"))
         if not parts:
             return ds.dataset(schema.empty_table())
         partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
         partitioning = ds.partitioning(partitions, flavor="hive")
-        return ds.dataset(parts, schema=schema, partitioning=partitioning, partition_base_dir=folder)
+        root = self._store.root
+        files = _Files(self._store) if is_remote(root) else SubTreeFileSystem(root, LocalFileSystem())
+        return ds.dataset(parts, schema=schema, filesystem=files, partitioning=partitioning, partition_base_dir=table)
 
     def sql(self, query: str) -> pd.DataFrame:
         """Answers a query in DuckDB's SQL over the tables; raises InputError if it is wrong."""
@@ -88,7 +90,9 @@ class Run:
                     raise InputError("sql: give one query, such as: select * from predictions limit 10")
                 yield connection.sql(query)
             except duckdb.Error as error:
-                raise InputError(f"sql: {error}") from None
+                # Where a part cannot be read, Arrow adds a traceback.
+                reason, _, _ = str(error).partition(" Detail: Python exception:")
+                raise InputError(f"sql: {reason}") from None
 
     def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
         """Success of each attack on each model, with Wilson's 95 % interval.
@@ -130,6 +134,22 @@ class Run:
             raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
         counts = [(budget, int((norms["minimal_norm"] <= budget).sum()), len(norms)) for budget in eps]
         return _with_rates(pd.DataFrame(counts, columns=["eps", "successes", "of"]))
+
+
+class _Files(fsspec.AbstractFileSystem):
+    """A run directory on an object store as pyarrow reads it: through Beam, whose options say how to connect."""
+
+    cachable = False
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "type": "file"}  # only parts that were listed are asked for
+
+    def _open(self, path: str, *_: Any, **__: Any) -> BinaryIO:
+        return self._store.open(path)
 
 
 def _with_rates(counts: pd.DataFrame) -> pd.DataFrame:

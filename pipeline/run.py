@@ -11,22 +11,23 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from filelock import FileLock, Timeout
 
+from pipeline.buckets import reach
 from pipeline.experiment import Experiment
 from pipeline.graph import build
+from pipeline.lease import LOCK, WATCH, lease
 from pipeline.listing import absolute
 from pipeline.manifest import list_images
 from pipeline.plan import Plan, make_plan, make_waves
 from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
+from pipeline.runners import run_to_end
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store, is_temporary
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Prepared:
     damaged: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def paths(self) -> Iterator[str]:
+        """What workers must be able to see: the run directory, the images, and weights that the experiment names."""
+        yield self.store.root
+        yield from (ref.uri for chunk in self.chunks for ref in chunk.refs if not ref.problem)
+        yield from (each.weights for each in self.pins.values() if each.weights)
+
 
 def prepare(experiment: Experiment, output: str) -> Prepared:
     """Lists images, finds weights, and compares the experiment with what the run directory holds.
@@ -66,6 +74,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     if not output:
         raise InputError("--output: give the path of a run directory")
     store = Store(absolute(output))
+    reach("--output", store.root)
     files = store.paths()
     old = read_run(store)
     if old is None and any(path != LOCK and not is_temporary(path) for path in files):
@@ -85,8 +94,10 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         "costs": old["costs"] if old else [],
     }
     warnings = _version_warnings(old["versions"], run["versions"]) if old else ()
+    if is_remote(store.root) and LOCK in files:
+        warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = {path for path in files if path.endswith(".parquet")}
-    whole = {path for path in parts if store.is_whole(path)}
+    whole = store.whole(parts)
     plan = make_plan(experiment, chunks, whole)
     return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
@@ -154,8 +165,9 @@ def execute(
                 for wave in waves:
                     canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
                     setting = Setting(store, models or held(wave.models), canvas, seed, size)
-                    with beam.Pipeline(options=options) as root:
-                        build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
+                    root = beam.Pipeline(options=options)
+                    build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
+                    run_to_end(root)
             seconds = round(time.monotonic() - started, 1)
             run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
             write_run(store, run)
@@ -165,9 +177,10 @@ def execute(
 
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    """Holds the run directory against other runs on this machine; the lock goes with the process, however it ends."""
+    """Holds the run directory against other runs; a local lock goes with the process, however it ends."""
     if is_remote(store.root):
-        yield
+        with lease(store):
+            yield
         return
     try:
         Path(store.root).mkdir(parents=True, exist_ok=True)
@@ -198,8 +211,8 @@ def _machine_failure(error: Exception) -> str | None:
     Workers report the text of an exception, with its traceback; its type survives only in the last line.
     """
     last = str(error).strip().rpartition("\n")[2]
-    kinds = r"\b\w*(OSError|IOError|MemoryError|AcceleratorError|InputError)\b|\bCUDA error\b"
-    return last if re.search(kinds, last) or isinstance(error, OSError | MemoryError) else None
+    kinds = r"\b\w*(OSError|IOError|MemoryError|AcceleratorError|InputError|StoppedError)\b|\bCUDA error\b"
+    return last if re.search(kinds, last) or isinstance(error, OSError | MemoryError | StoppedError) else None
 
 
 def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:

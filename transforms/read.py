@@ -6,6 +6,9 @@ import re
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.errors import StoppedError
+from transforms.remote import os_errors
+
 _SLICE = re.compile(r"(?P<path>.+)#bytes=(?P<first>[0-9]+)-(?P<last>[0-9]+)", re.DOTALL)
 
 
@@ -30,6 +33,7 @@ def read_bytes(uri: str, limit: int) -> bytes:
 
     Raises:
         OSError: the file is missing or unreadable, is larger than `limit` (EFBIG), or ends inside the slice.
+        StoppedError: an object store fails, which says nothing about the file.
     """
     part = _SLICE.fullmatch(uri)
     if part is None:
@@ -48,10 +52,10 @@ def read_bytes(uri: str, limit: int) -> bytes:
 
 def _read(path: str, first: int, size: int) -> bytes:
     try:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        with os_errors(path), FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.seek(first)
             return bytes(file.read(size))
-    except OSError:
+    except OSError as error:
+        if is_remote(path) and error.errno not in {errno.ENOENT, errno.EINVAL}:
+            raise StoppedError(f"{path} cannot be read: {error}") from error
         raise
-    except Exception as error:  # The clients of object stores raise kinds of their own.
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", path) from error

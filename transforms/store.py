@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.read import is_remote
+from transforms.remote import os_errors, sizes_below
 from transforms.tables import TABLES
 
 CLEAN = "none"
@@ -116,9 +118,10 @@ class Store:
         # Readers of Parquet folders pass over names that begin with a dot.
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
-            with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+            with os_errors(temporary), FileSystems.create(temporary, mime_type="application/octet-stream") as file:
                 file.write(content)
-            FileSystems.rename([temporary], [self._at(path)])
+            with os_errors(self._at(path)):
+                FileSystems.rename([temporary], [self._at(path)])
         except BaseException:
             with suppress(Exception):
                 self.delete([temporary.removeprefix(f"{self.root}/")])
@@ -126,26 +129,41 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """A file's content; `path` is relative to the root. Raises OSError if there is none."""
-        with FileSystems.open(self._at(path), mime_type="application/octet-stream") as file:
-            content: bytes = file.read()
-        return content
+        with os_errors(self._at(path)), self.open(path) as file:
+            return file.read()
+
+    def open(self, path: str) -> BinaryIO:
+        """A file to read from; `path` is relative to the root. Raises OSError if there is none."""
+        with os_errors(self._at(path)):
+            file: BinaryIO = FileSystems.open(self._at(path), mime_type="application/octet-stream")
+            return file
 
     def exists(self, path: str) -> bool:
         """Whether there is a file; `path` is relative to the root."""
-        return bool(FileSystems.exists(self._at(path)))
+        with os_errors(self._at(path)):
+            return bool(FileSystems.exists(self._at(path)))
 
     def paths(self) -> set[str]:
         """All files under the root, relative to it; unfinished ones too."""
-        if not is_remote(self.root):
-            # Beam's local match cannot be told that a folder's name holds a `[`.
-            walked = os.walk(self.root)
-            return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
-        (match,) = FileSystems.match([f"{self.root}/**"])
-        return {entry.path.removeprefix(f"{self.root}/") for entry in match.metadata_list}
+        if is_remote(self.root):
+            return set(sizes_below(self.root))
+        # Beam's local match cannot be told that a folder's name holds a `[`.
+        walked = os.walk(self.root)
+        return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
+
+    def whole(self, paths: Iterable[str]) -> set[str]:
+        """Those of these Parquet files that are whole.
+
+        Objects are published whole or not at all, so that on an object store the sizes in a listing are enough.
+        """
+        if is_remote(self.root):
+            sizes = sizes_below(self.root)
+            return {path for path in paths if sizes.get(path, 0) >= _SHORTEST}
+        return set(filter(self.is_whole, paths))
 
     def is_whole(self, path: str) -> bool:
         """Whether a Parquet file begins and ends as one, which a truncated one does not."""
-        with FileSystems.open(self._at(path), mime_type="application/octet-stream") as file:
+        with self.open(path) as file:
             start = file.read(len(_MAGIC))
             length = file.seek(0, io.SEEK_END)
             file.seek(max(length - len(_MAGIC), 0))
@@ -158,7 +176,8 @@ class Store:
             for path in doomed:  # Beam's local delete takes names for patterns.
                 Path(path).unlink(missing_ok=True)
         elif doomed:
-            FileSystems.delete(doomed)
+            with os_errors(self.root):
+                FileSystems.delete(doomed)
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"

@@ -1,0 +1,198 @@
+"""A Flink cluster on this machine: a JobManager, TaskManagers and Beam's job server, each a process of its own.
+
+Each TaskManager starts the Python workers of its jobs by the `boot` of Beam's containers. (A worker pool that two
+TaskManagers share would not do: each numbers its workers from 1, and stopping its own it stops the other's.)
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+from pipeline_helpers import ROOT
+
+_OPEN = ("lang", "lang.reflect", "io", "net", "nio", "text", "time", "util")
+_OPEN_UTIL = ("util.concurrent", "util.concurrent.atomic", "util.concurrent.locks")
+_JAVA = (
+    "java",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    # What Flink's own scripts ask of Java 17.
+    *(f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in (*_OPEN, *_OPEN_UTIL)),
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
+)
+_JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+
+
+class Cluster:
+    """Two TaskManagers of one slot each. What it writes, logs too, is under `folder`."""
+
+    def __init__(self, jars: Path, boot: Path, folder: Path) -> None:
+        self._jars = jars
+        self._boot = boot
+        self._folder = folder
+        self._rest, self._rpc, self._jobs, self._artifacts = free_ports(4)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def options(self) -> list[str]:
+        """Of `megalith run`."""
+        worker = json.dumps({"command": str(self._worker())})
+        return [
+            "--runner=flink",
+            f"--job_endpoint=localhost:{self._jobs}",
+            "--environment_type=PROCESS",
+            f"--environment_config={worker}",
+            "--parallelism=2",
+        ]
+
+    def start(self) -> None:
+        """Returns when both TaskManagers have reported and the job server answers."""
+        (self._folder / "conf").mkdir(parents=True)
+        (self._folder / "workers").mkdir()
+        shutil.copy(Path(__file__).parent / "config.yaml", self._folder / "conf")
+        self._java("jobmanager", _JOB_MANAGER, *self._configured(), "--executionMode", "cluster")
+        self.start_task_manager("first")
+        self.start_task_manager("second")
+        ports = ["--job-port", self._jobs, "--artifact-port", self._artifacts, "--expansion-port", 0]
+        master = ["--flink-master", f"localhost:{self._rest}", "--artifacts-dir", self._folder / "artifacts"]
+        self._java("jobserver", _JOB_SERVER, "--job-host", "localhost", *ports, *master)
+        self.wait(lambda: self.task_managers() == 2 and _answers(self._jobs))
+
+    def start_task_manager(self, name: str) -> None:
+        self._java(name, _TASK_MANAGER, *self._configured(), "-D", f"taskmanager.resource-id={name}")
+
+    def kill_workers(self) -> None:
+        """As workers that are out of memory."""
+        for boot in self.workers():
+            for pid in (*_children(boot), boot):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_a_task_manager_at_work(self) -> str:
+        """As a machine that is switched off; returns its name."""
+        (name, *_) = (each for each, process in self.processes.items() if {*_children(process.pid)} & {*self.workers()})
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+        return name
+
+    def task_managers(self) -> int:
+        """How many the JobManager knows of."""
+        with suppress(OSError), urlopen(f"http://localhost:{self._rest}/taskmanagers", timeout=5) as answer:
+            return len(json.load(answer)["taskmanagers"])
+        return 0
+
+    def last_job(self) -> str:
+        """The state of the job that began last."""
+        with urlopen(f"http://localhost:{self._rest}/jobs/overview", timeout=5) as answer:
+            return str(max(json.load(answer)["jobs"], key=lambda job: job["start-time"])["state"])
+
+    def restarts(self) -> int:
+        """How often tasks were restarted, by the JobManager's log."""
+        return (self._folder / "jobmanager.log").read_text().count("tasks will be restarted")
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers that were started and still run."""
+        return [int(each.name) for each in (self._folder / "workers").iterdir() if _runs(int(each.name))]
+
+    def stop(self) -> None:
+        """Leaves no process behind."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pid in self.workers():  # Only of a TaskManager that was killed.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        self.wait(lambda: not self.workers())
+
+    def _worker(self) -> Path:
+        """A program that starts a Python worker in this environment, and says so."""
+        program = self._folder / "worker"
+        if not program.exists():
+            folder, binaries, root = map(shlex.quote, map(str, (self._folder, Path(sys.executable).parent, ROOT)))
+            lines = [
+                "#!/bin/sh",
+                f"cd {folder} && touch workers/$$",
+                f"export PATH={binaries}:$PATH PYTHONPATH={root}",
+                "export RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 OMP_NUM_THREADS=1",
+                f'exec {shlex.quote(str(self._boot))} --semi_persist_dir="$PWD/staged-$$" "$@"',
+            ]
+            program.write_text("\n".join([*lines, ""]))
+            program.chmod(0o755)
+        return program
+
+    def _configured(self) -> list[object]:
+        ports = ["-D", f"rest.port={self._rest}", "-D", f"jobmanager.rpc.port={self._rpc}"]
+        return ["--configDir", self._folder / "conf", *ports]
+
+    def _java(self, name: str, main: str, *arguments: object) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            command = [*_JAVA, "-cp", f"{self._jars}/*", main, *map(str, arguments)]
+            self.processes[name] = subprocess.Popen(
+                command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self, moment: Callable[[], bool]) -> None:
+        """Returns when the moment has come, as long as nothing ends."""
+        deadline = time.monotonic() + 180
+        while not moment():
+            ended = [name for name, process in self.processes.items() if process.poll() not in (None, 0, 143)]
+            assert not ended, f"{ended}: see the logs in {self._folder}"
+            assert time.monotonic() < deadline, f"nothing happens: see the logs in {self._folder}"
+            time.sleep(0.2)
+
+
+@contextmanager
+def running(jars: Path, boot: Path, folder: Path) -> Iterator[Cluster]:
+    """A cluster, for as long as the body runs."""
+    cluster = Cluster(jars, boot, folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+        return True
+    return False
+
+
+def _children(pid: int) -> list[int]:
+    """Of any of a process's threads."""
+    return [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie that nobody waits for."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

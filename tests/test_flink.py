@@ -1,0 +1,63 @@
+"""A real Flink cluster with two TaskManagers makes the tables that this machine alone makes, bit for bit.
+
+That holds where the processes agree on the library versions and on the kind of CPU, and each sums with one thread.
+"""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flink.cluster import Cluster, running
+from pipeline_helpers import Finished, contents, invoke, run, start, wait_until
+from runner_fixtures import GoInstall, beam_in_go
+
+pytest_plugins = ["pipeline_fixtures", "runner_fixtures"]
+
+
+@pytest.fixture(scope="session")
+def cluster(flink_jars: Path, go_install: GoInstall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    boot = go_install(beam_in_go("python/container"))
+    with running(flink_jars, boot, tmp_path_factory.mktemp("flink")) as found:
+        yield found
+    assert found.workers() == [] and all(each.poll() is not None for each in found.processes.values())
+
+
+def test_flink_makes_the_same_tables(cluster: Cluster, tiny_run: Finished, tmp_path: Path) -> None:
+    before = cluster.restarts()
+    result = invoke("run", tiny_run.experiment, "--output", tmp_path / "run", *cluster.options)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "run") == contents(tiny_run.output)
+    assert cluster.restarts() == before
+
+
+def test_killed_workers_and_a_killed_task_manager_change_nothing(
+    cluster: Cluster, small_run: Finished, tmp_path: Path
+) -> None:
+    """What they had finished is kept; the rest goes on elsewhere, and in what is started in their place."""
+    output, before = tmp_path / "run", cluster.restarts()
+    process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, *cluster.options)
+    wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
+    cluster.kill_workers()
+    wait_until(lambda: cluster.restarts() > before, process)
+    done = len(contents(output))
+    wait_until(lambda: len(contents(output)) > done, process)
+    cluster.start_task_manager(cluster.kill_a_task_manager_at_work())
+    assert process.wait() == 0, (tmp_path / "log" / "stderr").read_text()
+    assert cluster.restarts() > before + 1
+    assert contents(output) == contents(small_run.output)
+
+
+def test_ctrl_c_cancels_the_job(cluster: Cluster, small_run: Finished, tmp_path: Path) -> None:
+    """Nothing goes on in the cluster, and the same command goes on elsewhere."""
+    output = tmp_path / "run"
+    process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, *cluster.options)
+    wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = (tmp_path / "log" / "stderr").read_text().splitlines()[-1]
+    assert said == "megalith: interrupted; what is finished is kept, the same command goes on"
+    cluster.wait(lambda: cluster.last_job() == "CANCELED" and not cluster.workers())
+    assert contents(output).items() < contents(small_run.output).items()
+    run(small_run.experiment, output)
+    assert contents(output) == contents(small_run.output)

@@ -1,0 +1,566 @@
+"""Run directories and images on object stores: the whole cycle, and one line for whatever is wrong with a store."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+import requests
+from apache_beam.internal.gcp.auth import _Credentials
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.utils.retry import with_exponential_backoff
+from pipeline_helpers import (
+    Finished,
+    Result,
+    complaint,
+    contents,
+    invoke,
+    label_of,
+    rows,
+    sample_files,
+    start,
+    tiny,
+    wait_until,
+    written,
+)
+
+import pipeline.buckets
+import pipeline.lease
+from pipeline.buckets import reach
+from pipeline.lease import LOCK, lease
+from pipeline.main import main
+from pipeline.progress import progress_bar
+from pipeline.results import open_run
+from transforms.chunks import ImageRef
+from transforms.decode import CanvasSpec
+from transforms.errors import InputError, StoppedError
+from transforms.images import BadImage, read_image
+from transforms.read import read_bytes, slice_uri
+from transforms.store import Store, attacks_part, images_part
+from transforms.tables import TABLES, rows_table
+
+if TYPE_CHECKING:
+    from object_store_fixtures import Bucket, Gate
+
+pytest_plugins = ["pipeline_fixtures", "object_store_fixtures"]
+
+TEMPORARY = "images/.chunk-00000.parquet.0123456789abcdef0123456789abcdef.tmp"
+
+
+@pytest.fixture
+def store(bucket: "Bucket") -> Store:
+    return Store(f"{bucket.url}/runs/a")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run directory that seems to be in use is watched for a second, not for half a minute."""
+    for name, seconds in {"BEAT": 0.2, "WATCH": 1.0, "_LOOK": 0.1}.items():
+        monkeypatch.setattr(pipeline.lease, name, seconds)
+
+
+# --- the whole cycle
+
+
+def upload_images(bucket: "Bucket") -> dict[str, Any]:
+    """The images of `tiny()`, under the same ids, and the `images:` section that means them."""
+    files = sample_files()[:3]
+    for file in files:
+        bucket.put(f"images/{file.name}", file.read_bytes())
+    labels = "".join(f"{file.name},{label_of(file)}\n" for file in files)
+    bucket.put("images/labels.csv", f"file,label\n{labels}".encode())
+    bucket.put("images/", b"")  # as a console shows a folder
+    return {"folder": f"{bucket.url}/images", "labels": "labels.csv"}
+
+
+def below(found: dict[str, Any], folder: str) -> dict[str, Any]:
+    return {path.removeprefix(f"{folder}/"): each for path, each in found.items() if path.startswith(f"{folder}/")}
+
+
+def parts(found: dict[str, Any]) -> dict[str, Any]:
+    return {path: each for path, each in found.items() if path.endswith(".parquet")}
+
+
+def kill_in_the_middle(arguments: list[object], log: Path, predictions: Callable[[], int]) -> None:
+    process = start(log, *arguments)
+
+    def some_are_there() -> bool:
+        time.sleep(0.1)
+        return predictions() >= 2
+
+    wait_until(some_are_there, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def as_local(bucket: "Bucket", folder: str, copy: Path) -> Path:
+    """The run directory as the store's own client downloads it."""
+    for path, content in below(bucket.objects(), folder).items():
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_bytes(content)
+    return copy
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_whole_cycle(bucket: "Bucket", tiny_run: Finished, tmp_path: Path) -> None:
+    """Killed and resumed, the tables are those of a local run, byte for byte; and every command reads them there."""
+    experiment = written(tmp_path, tiny(images=upload_images(bucket)))
+    output = f"{bucket.url}/runs/tiny"
+    arguments: list[object] = [experiment, "--output", output, "--direct_num_workers=1", *bucket.options]
+    log = tmp_path / "log"
+    kill_in_the_middle(["run", *arguments], log, lambda: sum("/predictions/" in path for path in bucket.stamps()))
+    before = parts(below(bucket.stamps(), "runs/tiny"))
+    assert 0 < len(before) < len(contents(tiny_run.output))
+
+    resumed = invoke("run", *arguments)
+    assert resumed.exit_code == 0, resumed.output
+    after = below(bucket.stamps(), "runs/tiny")
+    assert before == {path: after[path] for path in before}, "a finished part was rewritten"
+    assert set(after) == {*contents(tiny_run.output), "run.json"}
+
+    copy = as_local(bucket, "runs/tiny", tmp_path / "copy")
+    without_uris(copy, tiny_run.output)
+    planned = invoke("plan", *arguments)
+    assert "to do: about 0 forward and 0 backward passes" in planned.stdout
+    said = invoke("sql", output, QUERY, "--format", "json", *bucket.options)
+    assert json.loads(said.stdout) == open_run(str(tiny_run.output)).sql(QUERY).to_dict("records")
+    read_the_same(output, copy)
+
+    again = invoke("run", *arguments)
+    assert again.exit_code == 0
+    assert parts(below(bucket.stamps(), "runs/tiny")) == parts(after)
+    nothing_secret(bucket, log, resumed, planned, said, again)
+
+
+QUERY = "select attack, defense, count(*) as n, avg(correct::int) as rate from predictions group by all order by all"
+
+
+def without_uris(copy: Path, local: Path) -> None:
+    """Two run directories hold the same parts, but for where the images are."""
+    found, expected = contents(copy), contents(local)
+    assert {path: found[path] for path in found if not path.startswith("images/")} == {
+        path: expected[path] for path in expected if not path.startswith("images/")
+    }
+    assert [{**row, "uri": ""} for row in rows(copy, "images")] == [{**row, "uri": ""} for row in rows(local, "images")]
+
+
+def read_the_same(output: str, copy: Path) -> None:
+    remote, local = open_run(output), open_run(str(copy))
+    assert remote.metadata == local.metadata
+    for table in TABLES:
+        assert remote.dataset(table).to_table().equals(local.dataset(table).to_table()), table
+    assert remote.success().equals(local.success())
+
+
+def nothing_secret(bucket: "Bucket", log: Path, *results: Result) -> None:
+    said = [result.output.encode() for result in results] + [path.read_bytes() for path in log.iterdir()]
+    for secret in bucket.secrets:
+        assert not [text for text in [*said, *bucket.objects().values()] if secret.encode() in text]
+
+
+# --- the parts of a run directory
+
+
+def published(rows_: int) -> Any:
+    row = {"uri": "u", "label": 1, "label_name": "goldfish", "width": 2, "height": 3, "bytes_sha256": "0" * 64}
+    return rows_table("images", [{"image_id": f"i{number}", **row} for number in range(rows_)])
+
+
+def test_parts_are_published_and_read(store: Store, bucket: "Bucket") -> None:
+    part = attacks_part(3, "a b:c=[1]*?")  # a name full of what globs mean
+    assert not store.has(part)
+    assert store.paths() == set()
+    store.publish(part, rows_table("attacks", []))
+    store.publish(images_part(0), published(5))
+    assert store.has(part)
+    assert store.read(images_part(0)).equals(published(5))
+    assert store.paths() == {part.path, images_part(0).path}
+    before = bucket.stamps()
+    assert set(before) == {f"runs/a/{part.path}", f"runs/a/{images_part(0).path}"}
+    store.publish(images_part(0), published(5))
+    assert bucket.stamps() == before, "what was there was written again"
+    store.delete([part.path])
+    store.delete([])
+    assert store.paths() == {images_part(0).path}
+    with pytest.raises(FileNotFoundError, match=r"chunk-00003\.parquet"):
+        store.read(part)
+
+
+def test_a_folder_of_a_console_is_no_file(store: Store, bucket: "Bucket") -> None:
+    """Nor is what lies beside the run directory, under a name that begins alike."""
+    bucket.put("runs/a/", b"")
+    bucket.put("runs/ab/run.json", b"{}")
+    bucket.put("runs/a/x", b"1")
+    assert store.paths() == {"x"}
+
+
+def test_a_root_with_glob_characters(bucket: "Bucket") -> None:
+    store = Store(f"{bucket.url}/[x] y?")
+    store.publish_bytes("a", b"1")
+    bucket.put("x y?/b", b"2")
+    assert store.paths() == {"a"}
+    assert store.read_bytes("a") == b"1"
+
+
+def test_a_bucket_as_run_directory(bucket: "Bucket") -> None:
+    store = Store(bucket.url)
+    store.publish_bytes("a/b", b"1")
+    assert store.paths() == {"a/b"}
+    assert bucket.objects() == {"a/b": b"1"}
+
+
+def test_whole_parts_are_known_without_opening_any(
+    store: Store, bucket: "Bucket", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for chunk in range(3):
+        store.publish(images_part(chunk), published(5))
+    bucket.put(f"runs/a/{images_part(1).path}", b"PAR1PAR1")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(FileSystems, "open", never)
+    assert store.whole(store.paths()) == {images_part(0).path, images_part(2).path}
+
+
+def test_a_writer_that_dies_leaves_no_part(store: Store, bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while it writes: an object store's client may finish half an object when its file is closed."""
+    store.publish(images_part(0), published(5))
+    create = FileSystems.create
+
+    class Interrupted:
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def __enter__(self) -> "Interrupted":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+        def write(self, content: bytes) -> None:
+            self._file.write(content[: len(content) // 2])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FileSystems, "create", staticmethod(lambda path, **named: Interrupted(create(path, **named))))
+    with pytest.raises(KeyboardInterrupt):
+        store.publish(images_part(1), published(50))
+    assert set(bucket.objects()) == {f"runs/a/{images_part(0).path}"}
+
+
+# --- images
+
+
+def test_images_and_slices_of_them(bucket: "Bucket") -> None:
+    bucket.put("a#b.bin", b"0123456789")
+    assert read_bytes(f"{bucket.url}/a#b.bin", 10) == b"0123456789"
+    assert read_bytes(slice_uri(f"{bucket.url}/a#b.bin", 2, 3), 10) == b"234"
+    with pytest.raises(OSError, match="larger than 9 bytes"):
+        read_bytes(f"{bucket.url}/a#b.bin", 9)
+    with pytest.raises(OSError, match="after 2 of 5 bytes"):
+        read_bytes(slice_uri(f"{bucket.url}/a#b.bin", 8, 5), 10)
+
+
+def test_a_missing_image_is_a_bad_image(bucket: "Bucket") -> None:
+    with pytest.raises(BadImage, match=r"cannot be read.*x\.jpg"):
+        read_image(ImageRef("x", f"{bucket.url}/x.jpg", 1), CanvasSpec())
+
+
+def test_a_store_that_fails_stops_the_run(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing about the image, which must not become a failure for good."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionDeniedByStoreError("expired")
+
+    monkeypatch.setattr(FileSystems, "open", fails)
+    with pytest.raises(StoppedError, match=r"x\.jpg cannot be read: .*PermissionDeniedByStoreError: expired") as caught:
+        read_image(ImageRef("x", f"{s3_bucket.url}/x.jpg", 1), CanvasSpec())
+    assert "\n" not in str(caught.value)
+
+
+class PermissionDeniedByStoreError(Exception):
+    """Clients of object stores have exceptions of their own."""
+
+
+def test_a_part_that_cannot_be_read_is_named_by_sql(
+    s3_bucket: "Bucket", tiny_run: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"{s3_bucket.url}/run")
+    for path in ("run.json", images_part(0).path):
+        store.publish_bytes(path, (tiny_run.output / path).read_bytes())
+    run = open_run(store.root)
+    assert len(run.sql("select * from images")) == 2
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionDeniedByStoreError("expired")
+
+    monkeypatch.setattr(FileSystems, "open", fails)
+    with pytest.raises(InputError, match=r"chunk-00000\.parquet") as caught:
+        run.sql("select * from images")
+    assert "PermissionDeniedByStoreError: expired" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_client_serves_a_process(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one for each operation, which would cost more than the operation."""
+    made: list[int] = []
+    session = boto3.session.Session
+
+    def counted(*arguments: Any) -> Any:
+        made.append(1)
+        return session(*arguments)
+
+    monkeypatch.setattr(boto3.session, "Session", counted)
+    store = Store(f"{s3_bucket.url}/run")
+
+    def work(number: int) -> bytes:
+        store.publish_bytes(str(number), b"x" * number)
+        return store.read_bytes(str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(1, 41))) == [b"x" * number for number in range(1, 41)]
+    assert len(made) == 1
+
+
+# --- two runs at once
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_run_is_refused_while_the_first_is_at_work(store: Store, bucket: "Bucket") -> None:
+    with lease(store):
+        with pytest.raises(InputError, match="another run is at work in") as caught, lease(store):
+            raise AssertionError("both are at work")
+        assert "\n" not in str(caught.value)
+        assert store.paths() == {LOCK}
+    assert bucket.objects() == {}
+    with lease(store):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_run_directory_of_a_dead_run_is_taken_over(store: Store) -> None:
+    store.publish_bytes(LOCK, b"somebody 7")
+    with lease(store):
+        assert not store.read_bytes(LOCK).startswith(b"somebody")
+    assert store.paths() == set()
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_two_that_begin_at_once_one_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither has seen the other; the later signature stays."""
+    sleep = time.sleep
+
+    def another_signs(seconds: float) -> None:
+        sleep(seconds)
+        store.publish_bytes(LOCK, b"another 0")
+
+    monkeypatch.setattr(pipeline.lease.time, "sleep", another_signs)
+    with pytest.raises(InputError, match="another run is at work"), lease(store):
+        raise AssertionError("the other one signed later")
+    assert store.read_bytes(LOCK) == b"another 0"
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_says_that_a_run_may_be_at_work(s3_bucket: "Bucket", tmp_path: Path) -> None:
+    store = Store(f"{s3_bucket.url}/run")
+    with lease(store):
+        arguments = [written(tmp_path, tiny()), "--output", store.root, *s3_bucket.options]
+        planned = invoke("plan", *arguments)
+        assert planned.exit_code == 0
+        assert "a run may be at work in" in planned.stderr
+
+
+# --- what may be wrong with a store
+
+
+def one_line(path: str) -> str:
+    with pytest.raises(InputError) as caught:
+        reach("--output", path)
+    text = str(caught.value)
+    assert text.startswith("--output: ")
+    assert "\n" not in text
+    return text
+
+
+def test_no_such_bucket(bucket: "Bucket", tmp_path: Path) -> None:
+    """Whichever command meets it, and whatever it is wanted for."""
+    absent = f"{bucket.url}-absent"
+    experiment = written(tmp_path, tiny())
+    images = written(tmp_path, tiny(images={"folder": f"{absent}/images", "labels": "labels.csv"}), "images.yaml")
+    local = tmp_path / "run"
+    for what, *arguments in [
+        ("--output", "run", experiment, "--output", f"{absent}/run"),
+        ("--output", "plan", experiment, "--output", f"{absent}/run"),
+        ("run directory", "sql", f"{absent}/run", "select 1"),
+        ("images.folder", "plan", images, "--output", local),
+    ]:
+        said = complaint(invoke(*arguments, *bucket.options))
+        assert said == f"megalith: {what}: {absent}: there is no such bucket"
+    assert not local.exists()
+
+
+def test_no_run_in_a_bucket(bucket: "Bucket") -> None:
+    assert "run.json" in complaint(invoke("sql", f"{bucket.url}/run", "select 1", *bucket.options))
+
+
+def test_files_that_are_no_run_are_left_alone(bucket: "Bucket", tmp_path: Path) -> None:
+    bucket.put("run/thesis.tex", b"x")
+    said = complaint(invoke("run", written(tmp_path, tiny()), "--output", f"{bucket.url}/run", *bucket.options))
+    assert "holds files but no run.json" in said
+    assert bucket.objects() == {"run/thesis.tex": b"x"}
+
+
+def test_images_that_are_not_there(bucket: "Bucket", tmp_path: Path) -> None:
+    images = {"folder": f"{bucket.url}/images", "labels": "labels.csv"}
+    arguments = [written(tmp_path, tiny(images=images)), "--output", tmp_path / "run", *bucket.options]
+    assert "there is no 'labels.csv'" in complaint(invoke("plan", *arguments))
+    bucket.put("images/labels.csv", b"file,label\n")
+    assert "no images in" in complaint(invoke("plan", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("s3:///run", ["names no bucket", "s3://BUCKET/FOLDER"]),
+        ("S3://bucket/run", ["S3://", "is not installed", "s3:// or gs://"]),
+        ("s4://bucket/run", ["s4://", "is not installed", "s3:// or gs://"]),
+    ],
+)
+def test_wrong_paths(path: str, words: list[str]) -> None:
+    assert [word for word in words if word not in one_line(path)] == []
+
+
+def test_local_paths_are_not_asked_about(tmp_path: Path) -> None:
+    reach("--output", str(tmp_path / "absent"))
+
+
+def test_without_credentials_for_s3(s3_endpoint: str, tmp_path: Path) -> None:
+    arguments = [written(tmp_path, tiny()), "--output", "s3://bucket/run", f"--s3_endpoint_url={s3_endpoint}"]
+    said = complaint(invoke("plan", *arguments))
+    assert "s3://bucket: no credentials" in said
+    assert "AWS_ACCESS_KEY_ID" in said
+
+
+def test_credentials_that_come_later_count(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, say, whose user reads the message and sets the variables that it names."""
+    endpoint, *_ = s3_bucket.options
+    FileSystems.set_options(None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.partition("=")[2])
+    with pytest.raises(InputError, match="no credentials"):
+        open_run(f"{s3_bucket.url}/run")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    with pytest.raises(InputError, match=r"has no run\.json"):
+        open_run(f"{s3_bucket.url}/run")
+
+
+@pytest.fixture
+def strict_s3(s3_bucket: "Bucket") -> Iterator["Bucket"]:
+    """S3 that looks at credentials."""
+    url = f"{s3_bucket.options[0].partition('=')[2]}/moto-api/reset-auth"
+    requests.post(url, data=b"0", timeout=10)
+    yield s3_bucket
+    requests.post(url, data=b"inf", timeout=10)
+
+
+def test_credentials_that_s3_does_not_know(strict_s3: "Bucket") -> None:
+    said = one_line(f"{strict_s3.url}/run")
+    assert "AccessKeyId" in said
+    assert not [secret for secret in strict_s3.secrets if secret in said]
+
+
+def test_without_credentials_for_gcs(gs_bucket: "Bucket", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # else a machine without internet is asked for long what it is
+    said = one_line(f"{gs_bucket.url}/run")
+    assert "no credentials" in said
+    assert "gcloud auth application-default login" in said
+
+
+def test_credentials_that_google_does_not_know(
+    gs_bucket: "Bucket", gs_endpoint: "Gate", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gs_endpoint, "tokens", False)
+    for name, value in {"_credentials_init": False, "_credentials": None}.items():  # Beam keeps what it has found
+        monkeypatch.setattr(_Credentials, name, value)
+    said = one_line(f"{gs_bucket.url}/run")
+    assert "invalid_grant" in said
+    assert gs_endpoint.private_key not in said
+
+
+def test_nobody_listens(s3_bucket: "Bucket", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    _, *others = s3_bucket.options
+    arguments = ["--output", f"{s3_bucket.url}/run", "--s3_endpoint_url=http://127.0.0.1:9", *others]
+    said = complaint(invoke("plan", written(tmp_path, tiny()), *arguments))
+    assert "Could not connect to the endpoint" in said
+    assert not [secret for secret in s3_bucket.secrets if secret in said]
+
+
+def test_somebody_listens_and_never_answers(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a firewall swallows what is sent."""
+    monkeypatch.setattr(pipeline.buckets, "_PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+        FileSystems.set_options(None)
+        started = time.monotonic()
+        said = one_line("s3://bucket/run")
+    assert time.monotonic() - started < 5
+    assert "no answer within" in said
+
+
+def test_a_store_that_may_be_read_only(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionDeniedByStoreError("PutObject is not allowed")
+
+    monkeypatch.setattr(FileSystems, "create", fails)
+    store = Store(f"{s3_bucket.url}/run")
+    with pytest.raises(InputError, match=r"cannot be written: .*PutObject is not allowed") as caught, lease(store):
+        raise AssertionError("nothing was written")
+    assert "\n" not in str(caught.value)
+
+
+# --- a store that goes away in the middle
+
+
+def test_progress_outlives_a_listing_that_fails() -> None:
+    looks: list[int] = []
+
+    class Away:
+        def paths(self) -> set[str]:
+            looks.append(1)
+            raise OSError("the network is away")
+
+    with progress_bar(Away(), [], "run"):  # type: ignore[arg-type]
+        deadline = time.monotonic() + 20
+        while len(looks) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(looks) >= 3  # the last one when the run ends
+
+
+def test_waiting_is_said_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam asks again for minutes, and its own warning would be a traceback."""
+    failures = [ConnectionError("nobody is there\nat all")]
+
+    @with_exponential_backoff(num_retries=1, initial_delay_secs=0.01)
+    def ask() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    monkeypatch.setattr("sys.argv", ["megalith", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    assert ask() == "answer"
+    said = capsys.readouterr().err
+    assert said == "warning: ConnectionError: nobody is there at all; trying again in 0 seconds\n"
