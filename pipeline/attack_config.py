@@ -13,7 +13,9 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     create_model,
+    model_serializer,
     model_validator,
 )
 
@@ -112,6 +114,13 @@ class AttackConfig(Strict):
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
         shared = {key: value for key, value in section.items() if key not in own}
         return {**shared, "parameters": model.model_validate(own)}
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With every key, and the recipe's own among them, as in an experiment."""
+        shared: dict[str, Any] = handler(self)
+        own: dict[str, Any] = shared.pop("parameters")
+        return {**shared, **own}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":

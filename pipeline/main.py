@@ -13,6 +13,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Exit(IntEnum):
     WRONG_INPUT = 2
     DONE_WITH_FAILURES = 3
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class Format(StrEnum):
@@ -105,15 +107,57 @@ def run(
 
 
 @app.command(context_settings=_PASS_ON)
-def plan(context: typer.Context, experiment: ExperimentFile, output: Output, change: Changes = None) -> None:
+def plan(
+    context: typer.Context,
+    experiment: ExperimentFile,
+    output: Output,
+    change: Changes = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Also how long N workers need, by timing some of it here.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Also what they cost, at X for an hour of one.")
+    ] = None,
+) -> None:
     """Shows what `run` would compute, and its cost. Writes nothing. Other options are Beam's own."""
     with _one_line_errors():
+        from pipeline.estimate import estimate
         from pipeline.experiment import load_experiment
         from pipeline.run import prepare
         from pipeline.runners import runner_options
 
+        if price is not None and workers is None:
+            raise InputError("--price: give --workers too, how many there are going to be")
         runner_options("direct", context.args)
-        _print_plan(prepare(load_experiment(experiment, change or []), output))
+        prepared = prepare(load_experiment(experiment, change or []), output)
+        _print_plan(prepared)
+        if workers is not None and prepared.plan.missing:
+            print(estimate(prepared, "auto").in_words(workers, price))
+
+
+@app.command(context_settings=_PASS_ON)
+def verify(
+    context: typer.Context,
+    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Checks a run directory: files, rows, canvases, and some of its work done again. Other options are Beam's own."""
+    with _one_line_errors():
+        from pipeline.runners import runner_options
+        from pipeline.terminal import console, text_table
+        from pipeline.verify import verify as checks_of
+
+        if context.args:
+            runner_options("direct", context.args)
+        checks = list(checks_of(run_directory, sample, device))
+        rows = [(each.what, each.looked_at, len(each.wrong), len(each.unknown)) for each in checks]
+        console().print(text_table("Verified", ["it was checked that", "cases", "wrong", "unknown"], rows))
+        for check in checks:
+            for line in [*check.wrong[:_SHOWN], *check.unknown[:_SHOWN]]:
+                print(line)
+        code = Exit.DONE_WITH_FAILURES if any(each.wrong for each in checks) else Exit.DONE
+    raise typer.Exit(code)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -266,6 +310,9 @@ _LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] =
     Thing.VIEWS: (["view", "what"], _views),
 }
 
+_SHOWN = 10
+"""Lines of each check of `verify`."""
+
 _NEXT_STEPS = """
 The tables are Parquet files in {output}. To go on:
   {command} sql {output} "select * from predictions limit 10"
@@ -343,17 +390,29 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(Exit.WRONG_INPUT) from None
     except (StoppedError, OSError) as error:
         _leave(f"megalith: {error}", Exit.STOPPED)
+    except _TerminatedError:
+        _leave("megalith: terminated; what is finished is kept, the same command goes on", Exit.TERMINATED)
     except KeyboardInterrupt:
         _leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as a machine sends that is about to be taken away, ends a run like Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _TerminatedError
+
+
 class _Retries(logging.Handler):
-    """Says in one line that Beam waits for an object store, which it may do for minutes."""
+    """Says in one line that Beam or Google's client waits for an object store, which may take minutes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         match record.args:
-            case (float() as seconds, _, str() as error, _):
+            case (float() as seconds, _, str() as error, _):  # Beam's, with a traceback besides
                 _say(f"warning: {error.strip()}; trying again in {seconds:.0f} seconds")
+            case _:
+                _say(f"warning: {record.getMessage()}")
 
 
 def _leave(message: str, code: Exit) -> NoReturn:
@@ -367,16 +426,18 @@ def _leave(message: str, code: Exit) -> NoReturn:
 
 def main() -> None:
     """Entry point of the console command."""
+    signal.signal(signal.SIGTERM, _terminate)
     # Beam warns about extras that a local run does not need, and logs what we say in one line.
     logging.getLogger().setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Beam sets the level of this one when it starts Prism.
     logging.getLogger("PrismJobServer").propagate = False
     logging.getLogger("PrismJobServer").addHandler(logging.NullHandler())
-    retries = logging.getLogger("apache_beam.utils.retry")
-    retries.setLevel(logging.WARNING)
-    retries.addHandler(_Retries())
-    retries.propagate = False
+    for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
+        retries = logging.getLogger(library)
+        retries.setLevel(level)
+        retries.addHandler(_Retries())
+        retries.propagate = False
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -17,7 +17,7 @@ from pipeline.run_directory import RUN_JSON, Json, read_run
 from pipeline.statistics import Rate
 from transforms.errors import InputError, unknown
 from transforms.read import is_remote
-from transforms.store import Store
+from transforms.store import Store, superseded
 from transforms.tables import TABLES
 
 Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
@@ -28,12 +28,13 @@ class Run:
 
     def __init__(self, path: str) -> None:
         """Raises InputError if there is no run at `path`, or its object store cannot be asked."""
-        self._store = Store(absolute(path))
-        reach("run directory", self._store.root)
-        metadata = read_run(self._store)
+        self.store = Store(absolute(path))
+        reach("run directory", self.store.root)
+        metadata = read_run(self.store)
         if metadata is None:
             raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
         self.metadata: Json = metadata
+        self.definitions: Json = metadata["definitions"]
 
     def __getattr__(self, table: str) -> pd.DataFrame:
         if table not in TABLES:
@@ -55,7 +56,11 @@ class Run:
         """A table as a lazy Arrow dataset; raises InputError for an unknown one."""
         if table not in TABLES:
             raise unknown("table", table, TABLES)
-        return self._dataset(table, self._store.paths())
+        return self._dataset(table, self._paths())
+
+    def _paths(self) -> set[str]:
+        paths = self.store.paths()
+        return paths - superseded(paths)
 
     def _dataset(self, table: str, paths: Collection[str]) -> ds.Dataset:
         schema = TABLES[table].schema
@@ -64,8 +69,8 @@ class Run:
             return ds.dataset(schema.empty_table())
         partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
         partitioning = ds.partitioning(partitions, flavor="hive")
-        root = self._store.root
-        files = _Files(self._store) if is_remote(root) else SubTreeFileSystem(root, LocalFileSystem())
+        root = self.store.root
+        files = _Files(self.store) if is_remote(root) else SubTreeFileSystem(root, LocalFileSystem())
         return ds.dataset(parts, schema=schema, filesystem=files, partitioning=partitioning, partition_base_dir=table)
 
     def sql(self, query: str) -> pd.DataFrame:
@@ -81,7 +86,7 @@ class Run:
     @contextmanager
     def _answer(self, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
         with duckdb.connect() as connection:
-            paths = self._store.paths()
+            paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._dataset(table, paths))
             try:

@@ -3,15 +3,16 @@
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from filelock import FileLock, Timeout
 
 from pipeline.buckets import reach
+from pipeline.compaction import compact
 from pipeline.experiment import Experiment
 from pipeline.graph import build
 from pipeline.lease import LOCK, WATCH, lease
@@ -22,12 +23,13 @@ from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
 from pipeline.runners import run_to_end
+from transforms.attempts import FOLDER as ATTEMPTS
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
 from transforms.setting import Setting
-from transforms.store import CLEAN, Store, is_temporary
+from transforms.store import CLEAN, Store, is_temporary, parts_in
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = {path for path in files if path.endswith(".parquet")}
     whole = store.whole(parts)
-    plan = make_plan(experiment, chunks, whole)
+    plan = make_plan(experiment, chunks, parts_in(whole))
     return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
@@ -161,18 +163,22 @@ def execute(
         if plan.missing:
             started = time.monotonic()
             progress = progress_bar(store, plan.missing, experiment.name)
-            with _machine_failures(), progress:
+            with _machine_failures(), _no_blame(store, options), progress:
                 for wave in waves:
                     canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
                     setting = Setting(store, models or held(wave.models), canvas, seed, size)
                     root = beam.Pipeline(options=options)
                     build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
                     run_to_end(root)
+                _see_that_all_is_there(prepared)
             seconds = round(time.monotonic() - started, 1)
             run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
             write_run(store, run)
-        if not experiment.keep_canvases:
-            store.delete(path for path in store.paths() if _is_adversarial_canvases(path))
+        with _machine_failures():
+            store.delete(store.paths(ATTEMPTS))
+            if not experiment.keep_canvases:
+                store.delete(path for path in store.paths("canvases") if _is_adversarial(path))
+            compact(store, len(prepared.chunks), experiment.name)
 
 
 @contextmanager
@@ -192,6 +198,31 @@ def _alone(store: Store) -> Iterator[None]:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
     with lock:
         yield
+
+
+@contextmanager
+def _no_blame(store: Store, options: PipelineOptions) -> Iterator[None]:
+    """Forgets what workers had begun when they are stopped on purpose: only those that die leave it behind."""
+    before = store.paths(ATTEMPTS)
+    try:
+        yield
+    except BaseException as error:
+        in_this_process = options.view_as(StandardOptions).runner == "FnApiRunner"
+        if in_this_process or isinstance(error, KeyboardInterrupt):
+            with suppress(OSError):
+                store.delete(store.paths(ATTEMPTS) - before)
+        raise
+
+
+def _see_that_all_is_there(prepared: Prepared) -> None:
+    """Raises StoppedError if something is gone that was finished, as when somebody empties the run directory."""
+    present = parts_in(prepared.store.paths())
+    gone = [part.path for unit in prepared.plan.missing for part in unit.parts if part.path not in present]
+    if gone:
+        raise StoppedError(
+            f"stopped: {len(gone)} finished parts are gone from {prepared.store.root}, such as {gone[0]}; "
+            "the same command makes them again"
+        )
 
 
 @contextmanager
@@ -221,5 +252,5 @@ def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str,
     return (text,) if changed else ()
 
 
-def _is_adversarial_canvases(path: str) -> bool:
-    return path.startswith("canvases/") and not path.startswith(f"canvases/attack={CLEAN}/")
+def _is_adversarial(canvases: str) -> bool:
+    return not canvases.startswith(f"canvases/attack={CLEAN}/")

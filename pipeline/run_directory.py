@@ -51,17 +51,15 @@ def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping
             }
             for name, pinned in pins.items()
         },
-        "attacks": {name: _as_written(attack) for name, attack in experiment.attacks.items()},
+        "attacks": {name: _defined(attack) for name, attack in experiment.attacks.items()},
     }
     plain: Json = json.loads(json.dumps(found))
     return plain
 
 
-def _as_written(attack: "AttackConfig") -> Json:
-    """An attack with every key that its rows depend on, as an experiment would write it."""
-    shared = attack.model_dump(mode="json", exclude={"adaptive"})  # which variants there are, each under its own name
-    own = shared.pop("parameters")
-    return {**shared, **own}
+def _defined(attack: "AttackConfig") -> Json:
+    """An attack with every key that its rows depend on."""
+    return attack.model_dump(mode="json", exclude={"adaptive"})  # each variant has a name of its own
 
 
 def read_run(store: Store) -> Json | None:
@@ -111,7 +109,7 @@ def _completed(old: Json, new: Json) -> Json:
     found = dict(old)
     for key in new.keys() - old.keys():
         without = {each: value for each, value in new.items() if each != key}
-        found[key] = _as_written(AttackConfig.model_validate(without))[key]
+        found[key] = _defined(AttackConfig.model_validate(without))[key]
     return found
 
 

@@ -17,6 +17,7 @@ from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
 from transforms.attacks.recipes import behind_random, recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.attacks.transformations import Mixing
+from transforms.attempts import death_rows, guarded
 from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
 from transforms.chunks import Chunk, ImageRef, Work
 from transforms.defenses.differentiable import differentiable
@@ -294,6 +295,7 @@ class AttackImages(beam.DoFn):
 
     def _attack(self, batch: CanvasBatch, spec: AttackSpec, chunk: Chunk) -> None:
         setting = self._setting
+        failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
         rows: list[dict[str, Any]] = []
         canvases: list[Pixels] = []
         failures: list[dict[str, Any]] = []
@@ -303,13 +305,18 @@ class AttackImages(beam.DoFn):
                 self._pool_read = read_batch(self._pool, setting.canvas)
             pool = self._pool_read if spec.mixes else None
             field, seed = setting.canvas.field, setting.seed
-            attacked = attack_batch(spec, classifiers, field, batch, seed, setting.micro_batch, pool)
-            rows = attack_rows(spec, seed, batch, attacked)
-            canvases = list(attacked.canvases[attacked.finite].numpy())
-            broken = [image_id for image_id, kept in zip(batch.image_ids, attacked.finite, strict=True) if not kept]
-            reason = "a gradient or an answer of the surrogates is not finite"
-            failures = [failure_row(each, "FloatingPointError", reason) for each in broken]
-        failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
+
+            def work(some: Sequence[int]) -> Attacked:
+                return attack_batch(spec, classifiers, field, batch.take(some), seed, setting.micro_batch, pool)
+
+            kept, attacked = guarded(setting.store, attacks_at.path, batch.image_ids, work)
+            failures = death_rows(batch.image_ids, kept)
+            if attacked is not None:
+                rows = attack_rows(spec, seed, batch.take(kept), attacked)
+                canvases = list(attacked.canvases[attacked.finite].numpy())
+                broken = [batch.image_ids[each] for each, fine in zip(kept, attacked.finite, strict=True) if not fine]
+                reason = "a gradient or an answer of the surrogates is not finite"
+                failures += [failure_row(each, "FloatingPointError", reason) for each in broken]
         setting.store.publish(failures_at, rows_table("failures", failures))
         setting.store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
         setting.store.publish(attacks_at, rows_table("attacks", rows))

@@ -39,6 +39,11 @@ class CanvasBatch:
     labels: tuple[int, ...]
     pixels: Pixels
 
+    def take(self, numbers: Sequence[int]) -> "CanvasBatch":
+        """Some of the images, by number."""
+        ids = tuple(self.image_ids[number] for number in numbers)
+        return CanvasBatch(ids, tuple(self.labels[number] for number in numbers), self.pixels[list(numbers)])
+
 
 def canvas_sha256(canvas: Pixels) -> str:
     """SHA-256, hexadecimal, of a canvas's bytes in CHW order: independent of how it is compressed."""
@@ -56,12 +61,16 @@ def canvas_table(image_ids: Sequence[str], canvases: Sequence[Pixels]) -> pa.Tab
 
 def read_canvases(store: Store, reference: Canvases) -> CanvasBatch:
     """Reads the canvases that a reference stands for."""
-    table = store.read(canvases_part(reference.chunk.index, reference.attack))
+    found = stored_canvases(store, reference.chunk.index, reference.attack)
     labels = {ref.image_id: ref.label for ref in reference.chunk.refs if not ref.problem}
-    image_ids = tuple(table["image_id"].to_pylist())
-    pixels = [_from_png(png) for png in table["canvas"].to_pylist()]
-    stacked = np.stack(pixels) if pixels else np.empty((0, 3, 0, 0), np.uint8)
-    return CanvasBatch(image_ids, tuple(labels[image_id] for image_id in image_ids), stacked)
+    stacked = np.stack(list(found.values())) if found else np.empty((0, 3, 0, 0), np.uint8)
+    return CanvasBatch(tuple(found), tuple(labels[image_id] for image_id in found), stacked)
+
+
+def stored_canvases(store: Store, chunk: int, attack: str) -> dict[str, Pixels]:
+    """The stored canvases of a chunk after an attack, uint8 (3, S, S), by image id."""
+    table = store.read(canvases_part(chunk, attack))
+    return dict(zip(table["image_id"].to_pylist(), map(from_png, table["canvas"].to_pylist()), strict=True))
 
 
 def _to_png(canvas: Pixels) -> bytes:
@@ -71,7 +80,8 @@ def _to_png(canvas: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _from_png(png: bytes) -> Pixels:
+def from_png(png: bytes) -> Pixels:
+    """A canvas, uint8 (3, S, S), from the bytes in which it is stored."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         # Contiguous, as decoding makes it: sums over pixels depend on their order in memory in the last bit.
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

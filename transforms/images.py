@@ -9,7 +9,8 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from transforms.canvases import CanvasBatch, canvas_table
+from transforms.attempts import death_rows, guarded
+from transforms.canvases import CanvasBatch, Pixels, canvas_table
 from transforms.chunks import Chunk, ImageRef, Work
 from transforms.classes import class_name
 from transforms.decode import BadImage, CanvasSpec, Decoded, decode
@@ -38,19 +39,29 @@ class LoadImages(beam.DoFn):
 
 def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> None:
     """Reads and decodes a chunk's images and stores what came of it. One bad image costs one row of `failures`."""
-    image_rows, canvases, failures = [], [], []
-    for ref in chunk.refs:
-        try:
-            data, decoded = read_image(ref, canvas)
-        except BadImage as error:
-            failures.append(failure_row(ref.image_id, type(error).__name__, str(error), ref.uri))
-        else:
-            image_rows.append(_image_row(ref, data, decoded))
-            canvases.append(decoded.canvas)
     failures_at, images_at, canvases_at = load_parts(chunk.index)
+    refs, ids = chunk.refs, [ref.image_id for ref in chunk.refs]
+    kept, found = guarded(store, images_at.path, ids, lambda some: [_load(refs[number], canvas) for number in some])
+    failures = death_rows(ids, kept)
+    image_rows, canvases = [], []
+    for row, pixels in found or []:
+        if pixels is None:
+            failures.append(row)
+        else:
+            image_rows.append(row)
+            canvases.append(pixels)
     store.publish(failures_at, rows_table("failures", failures))
     store.publish(images_at, rows_table("images", image_rows))
     store.publish(canvases_at, canvas_table([row["image_id"] for row in image_rows], canvases))
+
+
+def _load(ref: ImageRef, canvas: CanvasSpec) -> tuple[dict[str, Any], Pixels | None]:
+    """A row of `images` and the canvas; or a row of `failures` and None."""
+    try:
+        data, decoded = read_image(ref, canvas)
+    except BadImage as error:
+        return failure_row(ref.image_id, type(error).__name__, str(error), ref.uri), None
+    return _image_row(ref, data, decoded), decoded.canvas
 
 
 def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:

@@ -1,29 +1,36 @@
 """Parts: the files of a run directory, named by what they hold, published whole or not at all."""
 
-import io
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.read import is_remote
-from transforms.remote import os_errors, sizes_below
+from transforms.remote import delete_objects, os_errors, sizes_below
+from transforms.seal import is_whole, sealed
 from transforms.tables import TABLES
 
 CLEAN = "none"
 """The attack column of what was not attacked."""
 
-_MAGIC = b"PAR1"
-_SHORTEST = 12  # bytes: the magic twice, and the length of the footer between
+GROUP = 256
+"""Chunks whose parts of one kind are made one file at the end of a large run."""
+GATHERED = frozenset(TABLES) - {"canvases"}
+"""Tables of which that is so. Canvases are large enough, and are read chunk by chunk."""
+
+_THREADS = 8
+_CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]+)\.parquet")
+_GROUP = re.compile(r"(?P<folder>.+)/group-(?P<group>[0-9]+)\.parquet")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
@@ -38,9 +45,18 @@ class Part:
     @property
     def path(self) -> str:
         """Relative to the run directory, e.g. `attacks/attack=mi4/chunk-00003.parquet`."""
+        return f"{self._folder}/chunk-{self.chunk:05d}.parquet"
+
+    @property
+    def gathered(self) -> str:
+        """Where its rows are once they have been gathered, e.g. `attacks/attack=mi4/group-00000.parquet`."""
+        return f"{self._folder}/group-{self.chunk // GROUP:05d}.parquet"
+
+    @property
+    def _folder(self) -> str:
         partitions = TABLES[self.table].partitions
         folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
-        return "/".join([self.table, *folders, f"chunk-{self.chunk:05d}.parquet"])
+        return "/".join([self.table, *folders])
 
 
 def images_part(chunk: int) -> Part:
@@ -73,6 +89,31 @@ def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
     return _failures_part(chunk, "attack", attack), canvases_part(chunk, attack), attacks_part(chunk, attack)
 
 
+def part_of(path: str) -> Part | None:
+    """The part that a file of one chunk is; None for any other file."""
+    found = _CHUNK.fullmatch(path)
+    if found is None:
+        return None
+    table, *folders = found["folder"].split("/")
+    return Part(table, int(found["chunk"]), tuple(unquote(each.partition("=")[2]) for each in folders))
+
+
+def parts_in(paths: Collection[str]) -> set[str]:
+    """The parts that files hold: those of groups, with the parts that were gathered in them."""
+    gathered = {
+        f"{found['folder']}/chunk-{chunk:05d}.parquet"
+        for found in map(_GROUP.fullmatch, paths)
+        if found
+        for chunk in range(int(found["group"]) * GROUP, (int(found["group"]) + 1) * GROUP)
+    }
+    return gathered.union(paths)
+
+
+def superseded(paths: Collection[str]) -> set[str]:
+    """Parts that are still there although they have been gathered: a reader must not see their rows twice."""
+    return {path for path in paths if (part := part_of(path)) and part.gathered in paths}
+
+
 def is_temporary(path: str) -> bool:
     """Whether a file is one that `Store.publish` had not finished."""
     return _TEMPORARY.fullmatch(path) is not None
@@ -85,19 +126,24 @@ class Store:
         self.root = root.rstrip("/")
 
     def has(self, part: Part) -> bool:
-        """Whether the part has been published."""
-        return self.exists(part.path)
+        """Whether the part has been published, and perhaps gathered since."""
+        return self.exists(part.path) or (part.table in GATHERED and self.exists(part.gathered))
 
     def read(self, part: Part) -> pa.Table:
-        """The part's rows; partition columns are not among them.
+        """The rows of a part that was not gathered; partition columns are not among them.
 
         Raises:
             OSError: it is missing, or damaged; the message names it.
         """
-        try:
-            return pq.read_table(pa.BufferReader(self.read_bytes(part.path)), schema=TABLES[part.table].columns)
-        except pa.ArrowException:
-            raise OSError(f"{self._at(part.path)} is damaged; delete it, and it is made again") from None
+        return self.read_rows(part.path)
+
+    def read_rows(self, path: str) -> pa.Table:
+        """The rows of a Parquet file; `path` is relative to the root. Raises OSError if it is missing or damaged."""
+        content = self.read_bytes(path)
+        with suppress(pa.ArrowException):
+            if is_whole(content):
+                return pq.read_table(pa.BufferReader(content), schema=TABLES[path.partition("/")[0]].columns)
+        raise OSError(f"{self._at(path)} is damaged; the same command makes it again")
 
     def publish(self, part: Part, rows: pa.Table) -> None:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
@@ -107,10 +153,13 @@ class Store:
         Raises:
             OSError: the filesystem refuses, for example because it is full.
         """
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
-        if not (self.has(part) and self.read_bytes(part.path) == buffer.getvalue()):
-            self.publish_bytes(part.path, buffer.getvalue())
+        self.publish_rows(part.path, rows)
+
+    def publish_rows(self, path: str, rows: pa.Table) -> None:
+        """Publishes a table, the same way; `path` is relative to the root."""
+        content = sealed(rows)
+        if not (self.exists(path) and self.read_bytes(path) == content):
+            self.publish_bytes(path, content)
 
     def publish_bytes(self, path: str, content: bytes) -> None:
         """Publishes any file, the same way; `path` is relative to the root."""
@@ -120,6 +169,11 @@ class Store:
         try:
             with os_errors(temporary), FileSystems.create(temporary, mime_type="application/octet-stream") as file:
                 file.write(content)
+                if not is_remote(
+                    self.root
+                ):  # On the disk before it gets its name; object stores see to that themselves.
+                    file.flush()
+                    os.fsync(file.fileno())
             with os_errors(self._at(path)):
                 FileSystems.rename([temporary], [self._at(path)])
         except BaseException:
@@ -143,31 +197,29 @@ class Store:
         with os_errors(self._at(path)):
             return bool(FileSystems.exists(self._at(path)))
 
-    def paths(self) -> set[str]:
-        """All files under the root, relative to it; unfinished ones too."""
+    def paths(self, folder: str = "") -> set[str]:
+        """All files under the root, or a folder in it, relative to the root; unfinished ones too."""
+        below = self._at(folder).rstrip("/")
         if is_remote(self.root):
-            return set(sizes_below(self.root))
+            return {f"{folder}/{path}".lstrip("/") for path in sizes_below(below)}
         # Beam's local match cannot be told that a folder's name holds a `[`.
-        walked = os.walk(self.root)
+        walked = os.walk(below)
         return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
 
     def whole(self, paths: Iterable[str]) -> set[str]:
-        """Those of these Parquet files that are whole.
+        """Those of these Parquet files that are whole: every byte is read, and compared with the file's seal.
 
-        Objects are published whole or not at all, so that on an object store the sizes in a listing are enough.
+        On an object store, which keeps bytes itself and publishes objects whole or not at all, they need only be there.
         """
+        files = list(paths)
         if is_remote(self.root):
-            sizes = sizes_below(self.root)
-            return {path for path in paths if sizes.get(path, 0) >= _SHORTEST}
-        return set(filter(self.is_whole, paths))
+            return set(sizes_below(self.root)) & set(files)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return {path for path, good in zip(files, threads.map(self.is_whole, files), strict=True) if good}
 
     def is_whole(self, path: str) -> bool:
-        """Whether a Parquet file begins and ends as one, which a truncated one does not."""
-        with self.open(path) as file:
-            start = file.read(len(_MAGIC))
-            length = file.seek(0, io.SEEK_END)
-            file.seek(max(length - len(_MAGIC), 0))
-            return bool(start == _MAGIC == file.read()) and length >= _SHORTEST
+        """Whether a Parquet file is, byte for byte, what was published."""
+        return is_whole(self.read_bytes(path))
 
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes files; paths are relative to the root."""
@@ -176,8 +228,7 @@ class Store:
             for path in doomed:  # Beam's local delete takes names for patterns.
                 Path(path).unlink(missing_ok=True)
         elif doomed:
-            with os_errors(self.root):
-                FileSystems.delete(doomed)
+            delete_objects(doomed)
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"

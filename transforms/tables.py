@@ -130,6 +130,8 @@ def rows_table(table: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=TABLES[table].columns)
 
 
-def failure_row(image_id: str, error_type: str, message: str, uri: str | None = None) -> dict[str, Any]:
-    """A row of `failures`; what fails is not tried again, so `attempt` is 1."""
-    return {"image_id": image_id, "uri": uri, "error_type": error_type, "message": message, "attempt": 1}
+def failure_row(
+    image_id: str, error_type: str, message: str, uri: str | None = None, attempt: int = 1
+) -> dict[str, Any]:
+    """A row of `failures`; what fails is not tried again, so that `attempt` is 1, unless it ended its process."""
+    return {"image_id": image_id, "uri": uri, "error_type": error_type, "message": message, "attempt": attempt}

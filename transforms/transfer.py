@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import apache_beam as beam
 import pyarrow as pa
 
+from transforms.attempts import death_rows, guarded
 from transforms.canvases import CanvasBatch, read_canvases
 from transforms.defense import Defended
 from transforms.defenses.grid import Defense
@@ -52,13 +53,24 @@ class Transfer(beam.DoFn):
         if not batch.labels:
             yield from ((part, rows_table("predictions", [])) for part in missing.values())
             return
-        for look, answers in self._asked(defense, batch, list(missing)).items():
-            part, target = missing[look], self._wanted.get(canvases.attack)
-            silent = [batch.image_ids[item] for item in (~answers.finite).nonzero().flatten().tolist()]
-            if silent:
-                failures = [failure_row(each, "FloatingPointError", "the model's answer is NaN") for each in silent]
+        unit = f"{canvases.chunk.index} {canvases.attack} {defense.name}"
+        kept, asked = guarded(
+            self._setting.store,
+            unit,
+            batch.image_ids,
+            lambda some: self._asked(defense, batch.take(some), list(missing)),
+        )
+        deaths, looked_at = death_rows(batch.image_ids, kept), batch.take(kept)
+        for look, part in missing.items():
+            rows, failures = [], deaths
+            if asked is not None:
+                answers, target = asked[look], self._wanted.get(canvases.attack)
+                rows = prediction_rows(looked_at, answers, defense, target, all_probabilities=self._all_probabilities)
+                silent = [looked_at.image_ids[item] for item in (~answers.finite).nonzero().flatten().tolist()]
+                reason = "the model's answer is NaN"
+                failures = deaths + [failure_row(each, "FloatingPointError", reason) for each in silent]
+            if failures:
                 yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
-            rows = prediction_rows(batch, answers, defense, target, all_probabilities=self._all_probabilities)
             yield part, rows_table("predictions", rows)
 
     def _asked(self, defense: Defense, batch: CanvasBatch, looks: Sequence[_Look]) -> dict[_Look, Answers]:

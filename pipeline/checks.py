@@ -1,0 +1,160 @@
+"""Checks of a run directory: whether its tables are whole, complete, and say what is so."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from pipeline.experiment import Experiment
+from pipeline.plan import make_plan
+from pipeline.results import Run
+from pipeline.strict import first_problem
+from transforms.canvases import Pixels, canvas_sha256, stored_canvases
+from transforms.chunks import Chunk
+from transforms.distances import distances
+from transforms.store import CLEAN, Store, part_of, parts_in
+
+_ROUNDING = 1e-6
+_DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        what: it says.
+        looked_at: how many cases were looked at.
+        wrong: one line for each that is not as it should be.
+        unknown: one line for each reason for which something could not be looked at.
+    """
+
+    what: str
+    looked_at: int = 0
+    wrong: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def check_files(store: Store) -> Check:
+    """Reads every byte."""
+    check = Check("files are, byte for byte, what was written")
+    for path in tqdm(sorted(store.paths()), desc="files", delay=1, leave=False):
+        if path.endswith(".parquet"):
+            check.looked_at += 1
+            if not store.is_whole(path):
+                check.wrong.append(f"{path} is damaged; the command that ran the experiment makes it again")
+    return check
+
+
+def check_plan(run: Run) -> Check:
+    """Compares what is there with the experiment that was run last."""
+    check = Check("everything that the experiment asks for is there")
+    images, size = run.definitions["images"]["count"], run.definitions["chunk_size"]
+    try:
+        experiment = Experiment.model_validate(run.metadata["experiment"])
+    except ValidationError as error:
+        check.unknown.append(f"the experiment cannot be read on this machine: {first_problem(error)}")
+        return check
+    # Which parts there should be depends on the number of chunks, not on what is in them.
+    chunks = [Chunk(number, ()) for number in range(math.ceil(images / size))]
+    plan = make_plan(experiment, chunks, parts_in(run.store.paths()))
+    check.looked_at = plan.total.total()
+    check.wrong = [f"{unit.parts[-1].path} is missing; the same command makes it" for unit in plan.missing]
+    return check
+
+
+# What should be there once, and what is.
+ACCOUNTS = {
+    "images": (
+        "select image_id from images union select image_id from failures where stage = 'load'",
+        "select image_id from images union all select image_id from failures where stage = 'load'",
+    ),
+    "attacks": (
+        "select attack, image_id from (select distinct attack from attacks) cross join images",
+        """select attack, image_id from attacks
+           union all select attack, image_id from failures where stage = 'attack'""",
+    ),
+    "canvases": (
+        """select attack, image_id
+           from (select 'none' as attack, image_id from images union all select attack, image_id from attacks)
+           semi join (select distinct attack from canvases) using (attack)""",
+        "select attack, image_id from canvases",
+    ),
+    "predictions": (
+        """select attack, model, view, defense, image_id
+           from (select distinct attack, model, view, defense from predictions)
+           join (select 'none' as attack, image_id from images union all select attack, image_id from attacks)
+           using (attack)""",
+        """select attack, model, view, defense, image_id from predictions
+           union all select attack, model, view, defense, image_id from failures where stage = 'predict'""",
+    ),
+}
+_UNACCOUNTED = """
+with expected as ({expected}), made as ({made})
+select coalesce(found, 0)::bigint as found, * exclude (wanted, found)
+from (select *, true as wanted from expected)
+full join (select *, count(*) as found from made group by all) using ({keys})
+where wanted is null or found is distinct from 1
+order by all
+"""
+
+
+def check_rows(run: Run) -> Check:
+    """Accounts for each image in each table."""
+    check = Check("each image has one row wherever it should, in its table or in failures")
+    for table, (expected, made) in ACCOUNTS.items():
+        keys = run.rows(f"{expected} limit 0")[0]
+        check.looked_at += run.rows(f"select count(*) from ({made})")[1][0][0]  # noqa: S608 - our own text
+        for found, *values in run.rows(_UNACCOUNTED.format(expected=expected, made=made, keys=", ".join(keys)))[1]:
+            where = ", ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True))
+            check.wrong.append(f"{table}: {found} rows instead of 1 for {where}")
+    known = len(run.rows(ACCOUNTS["images"][0])[1])
+    if known != run.definitions["images"]["count"]:
+        check.wrong.append(f"images: {known} are known, the run was made of {run.definitions['images']['count']}")
+    return check
+
+
+def check_canvases(run: Run) -> Check:
+    """Looks at every stored canvas beside its rows."""
+    check = Check("canvases are those that the rows describe, inside their budget")
+    digests = _by_image(run, "canvases", ["canvas_sha256"])
+    described = _by_image(run, "attacks", ["norm", "eps", "canvas_sha256", *_DISTANCES])
+    attacks: defaultdict[int, list[str]] = defaultdict(list)
+    for part in filter(None, map(part_of, run.store.paths())):
+        if part.table == "canvases":
+            attacks[part.chunk] += part.keys
+    for chunk, names in tqdm(sorted(attacks.items()), desc="canvases", delay=1, leave=False):
+        clean = stored_canvases(run.store, chunk, CLEAN) if CLEAN in names else {}
+        for attack in names:
+            for image_id, canvas in stored_canvases(run.store, chunk, attack).items():
+                check.looked_at += 1
+                faults = _not_stored(canvas, digests[image_id, attack])
+                if image_id in clean and (image_id, attack) in described:  # What is missing was said with the rows.
+                    faults += _not_described(clean[image_id], canvas, described[image_id, attack])
+                check.wrong += [f"canvas of {image_id} after {attack}: {fault}" for fault in faults]
+    return check
+
+
+def _by_image(run: Run, table: str, columns: list[str]) -> dict[tuple[str, str], Row]:
+    rows = run.dataset(table).to_table(["image_id", "attack", *columns]).to_pylist()
+    return {(row["image_id"], row["attack"]): row for row in rows}
+
+
+def _not_stored(canvas: Pixels, row: Row) -> list[str]:
+    return [] if canvas_sha256(canvas) == row["canvas_sha256"] else ["its pixels have another digest than its row says"]
+
+
+def _not_described(clean: Pixels, canvas: Pixels, row: Row) -> list[str]:
+    """What a row of `attacks` says that is not so."""
+    faults = _not_stored(canvas, row)
+    found = distances(clean, canvas)
+    if found[row["norm"]] > row["eps"] + _ROUNDING:
+        faults.append(f"its {row['norm']} is {found[row['norm']]:.6f}, beyond {row['eps']:.6f}")
+    differ = [name for name in _DISTANCES if not math.isclose(found[name], row[name], abs_tol=_ROUNDING)]
+    return faults + [f"its {name} is {found[name]:.6f}, not {row[name]:.6f}" for name in differ]

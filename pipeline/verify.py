@@ -1,0 +1,28 @@
+"""Verification: everything that can be checked of a run directory."""
+
+from collections.abc import Iterator
+
+from pipeline.checks import Check, check_canvases, check_files, check_plan, check_rows
+from pipeline.results import open_run
+from pipeline.spot_checks import check_images, check_predictions
+
+
+def verify(path: str, sample: int, device: str) -> Iterator[Check]:
+    """Checks a run directory, one thing after the other; where files are damaged, nothing but that. Writes nothing.
+
+    Args:
+        sample: how many images and predictions, drawn anew each time, are made again.
+        device: auto, cpu or cuda.
+
+    Raises:
+        InputError: there is no run at `path`, or no such device.
+    """
+    run = open_run(path)
+    files = check_files(run.store)
+    yield files
+    if not files.wrong:
+        yield check_plan(run)
+        yield check_rows(run)
+        yield check_canvases(run)
+        yield check_images(run, sample)
+        yield check_predictions(run, sample, device)

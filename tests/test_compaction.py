@@ -1,0 +1,164 @@
+"""Many small parts become few files at the end of a large run, and no reader sees a row twice or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_helpers import invoke, rows, run, sample_files, stamps, tiny, written
+
+from pipeline.compaction import FEW, compact
+from pipeline.results import open_run
+from transforms.store import GROUP, Part, Store, attacks_part, canvases_part, parts_in, superseded
+from transforms.tables import TABLES, rows_table
+
+
+def attack_row(number: int) -> dict[str, Any]:
+    """A row of `attacks` that is nobody's."""
+    row: dict[str, Any] = {field.name: None for field in TABLES["attacks"].columns}
+    words = ("recipe", "view", "through", "norm", "canvas_sha256")
+    numbers = [field.name for field in TABLES["attacks"].columns if not field.nullable and field.name not in words]
+    return {
+        **row,
+        **dict.fromkeys(numbers, 0),
+        **dict.fromkeys(words, "x"),
+        "image_id": f"i{number:05d}",
+        "surrogates": ["m"],
+        "success": True,
+    }
+
+
+def publish(store: Store, chunks: int) -> None:
+    for chunk in range(chunks):
+        store.publish(attacks_part(chunk, "a"), rows_table("attacks", [attack_row(chunk)]))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "run"))
+
+
+def names(store: Store) -> list[str]:
+    return sorted(path.rpartition("/")[2] for path in store.paths())
+
+
+def ids(store: Store) -> list[str]:
+    """As a reader finds them who knows the rules."""
+    paths = sorted(store.paths() - superseded(store.paths()))
+    return [row["image_id"] for path in paths for row in store.read_rows(path).to_pylist()]
+
+
+def test_groups_are_by_number_and_rows_in_order(store: Store) -> None:
+    chunks = 2 * GROUP + 3
+    publish(store, chunks)
+    compact(store, chunks, "run")
+    assert names(store) == [f"group-{number:05d}.parquet" for number in range(3)]
+    assert ids(store) == [f"i{number:05d}" for number in range(chunks)]
+    assert all(store.has(attacks_part(chunk, "a")) for chunk in range(chunks))
+    assert parts_in(store.paths()) >= {attacks_part(chunk, "a").path for chunk in range(chunks)}
+
+
+def test_a_small_run_is_left_as_it_is(store: Store) -> None:
+    publish(store, FEW)
+    compact(store, FEW, "run")
+    assert names(store) == [f"chunk-{number:05d}.parquet" for number in range(FEW)]
+
+
+def test_a_group_that_is_not_full_waits(store: Store) -> None:
+    """As where an experiment of before left something undone."""
+    publish(store, FEW + 4)
+    store.delete([attacks_part(5, "a").path])
+    before = names(store)
+    compact(store, FEW + 4, "run")
+    assert names(store) == before
+
+
+def test_canvases_stay_by_chunk(store: Store) -> None:
+    """Which workers read them by."""
+    for chunk in range(FEW + 1):
+        store.publish(canvases_part(chunk, "none"), rows_table("canvases", []))
+    compact(store, FEW + 1, "run")
+    assert names(store) == [f"chunk-{number:05d}.parquet" for number in range(FEW + 1)]
+
+
+@pytest.mark.parametrize("moment", range(FEW + 6))
+def test_killed_at_any_moment_no_row_is_lost_or_seen_twice(
+    moment: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the group has its name, and between any two parts that go."""
+    publish(store, FEW + 4)
+    expected = ids(store)
+    steps = iter(range(moment))
+
+    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+        def dies(*arguments: Any, **named: Any) -> Any:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return step(*arguments, **named)
+
+        return dies
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "publish_bytes", counted(Store.publish_bytes))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        compact(store, FEW + 4, "run")
+        raise KeyboardInterrupt  # it had ended
+    assert ids(store) == expected
+    compact(store, FEW + 4, "run")
+    assert names(store) == ["group-00000.parquet"]
+    assert ids(store) == expected
+
+
+def test_twice_is_as_good_as_once(store: Store) -> None:
+    publish(store, FEW + 1)
+    compact(store, FEW + 1, "run")
+    before = {path: store.read_bytes(path) for path in store.paths()}
+    compact(store, FEW + 1, "run")
+    assert {path: store.read_bytes(path) for path in store.paths()} == before
+
+
+def test_a_part_of_a_path_and_back() -> None:
+    part = Part("predictions", 7, ("a b", "m/1", "center", "jpeg:quality=75"))
+    assert superseded([part.path, part.gathered]) == {part.path}
+    assert superseded([part.path, Part("predictions", 7, ("a", "m", "center", "none")).gathered]) == set()
+
+
+# --- a real run
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Eighteen chunks of one image; the experiment and its finished run."""
+    folder = tmp_path_factory.mktemp("large")
+    attacks = {"fgsm": {"recipe": "fgsm", "surrogates": ["lite0"], "eps": "4/255"}}
+    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()[: FEW + 2]]}
+    experiment = written(folder, tiny(chunk_size=1, images=images, attacks=attacks, defenses={}))
+    run(experiment, folder / "run")
+    return experiment, folder / "run"
+
+
+def test_a_large_run_ends_with_few_files(large: tuple[Path, Path]) -> None:
+    _, output = large
+    tables = {table: {path.name for path in (output / table).rglob("*.parquet")} for table in TABLES}
+    assert {table for table, found in tables.items() if found == {"group-00000.parquet"}} == set(TABLES) - {"canvases"}
+    assert len(rows(output, "predictions")) == 2 * (FEW + 2)
+    assert len(open_run(str(output)).predictions) == 2 * (FEW + 2)
+
+
+def test_it_is_complete_and_can_be_verified(large: tuple[Path, Path]) -> None:
+    experiment, output = large
+    assert "to do: about 0 forward and 0 backward passes" in invoke("plan", experiment, "--output", output).stdout
+    verified = invoke("verify", output, "--sample", "2")
+    assert verified.exit_code == 0, verified.stdout
+
+
+def test_a_damaged_group_is_made_again(large: tuple[Path, Path]) -> None:
+    """Byte for byte, and the others are left alone."""
+    experiment, output = large
+    group = next(output.glob("predictions/attack=fgsm/*/*/*/*.parquet"))
+    whole, before = group.read_bytes(), stamps(output)
+    group.write_bytes(whole[:-20])
+    run(experiment, output)
+    assert group.read_bytes() == whole
+    name = group.relative_to(output).as_posix()
+    assert {**stamps(output), name: 0} == {**before, name: 0}

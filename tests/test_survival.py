@@ -1,0 +1,245 @@
+"""Nothing that was computed is lost, whatever happens. docs/faults.md lists what is tried, and what comes of it."""
+
+import errno
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pipeline_helpers import (
+    Finished,
+    contents,
+    invoke,
+    rows,
+    run,
+    stamps,
+    tiny,
+    written,
+)
+from preforked import Preforked, Process, preforked
+
+from transforms.store import is_temporary
+
+pytest_plugins = ["pipeline_fixtures"]
+
+KILLS = 20
+MOUNT, UMOUNT = shutil.which("mount") or "", shutil.which("umount") or ""
+PART = "attacks/attack=mi/chunk-00000.parquet"
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Preforked]:
+    with preforked() as found:
+        yield found
+
+
+def wait_for(moment: object, process: Process) -> None:
+    """Returns as soon as there is a file of such a name."""
+    assert isinstance(moment, Path)
+    deadline = time.monotonic() + 120
+    while not any(moment.parent.glob(moment.name)):
+        assert time.monotonic() < deadline, process.stderr
+        time.sleep(0.002)
+
+
+def unfinished(output: Path) -> list[str]:
+    """Files that are neither parts nor the run's own two."""
+    found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    return sorted(found - stamps(output).keys() - {"run.json", ".lock"})
+
+
+def last_line(process: Process) -> str:
+    assert "Traceback" not in process.stderr
+    return process.stderr.rstrip().rpartition("\n")[2].rpartition("\r")[2]
+
+
+# --- killed
+
+
+def test_killed_at_random_moments_the_tables_are_the_same(
+    commands: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """Twenty runs, each killed once or twice; they count from when their first file is there."""
+    moments = random.Random()  # noqa: S311 - others each time
+    started = time.monotonic()
+    assert commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", tmp_path / "whole").wait() == 0
+    length = time.monotonic() - started
+    expected = contents(tmp_path / "whole")
+    killed = 0
+    for number in range(KILLS):
+        output = tmp_path / f"run-{number}"
+        arguments = ["run", tiny_run.experiment, "--output", output]
+        for _ in range(moments.choice([1, 2])):
+            process = commands.start(tmp_path / "log", *arguments)
+            time.sleep(moments.uniform(0, length))
+            process.kill(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        process = commands.start(tmp_path / "log", *arguments)
+        assert process.wait() == 0, process.stderr
+        assert contents(output) == expected
+        assert unfinished(output) == []
+    assert killed >= KILLS // 2  # others had finished
+
+
+# --- what kills
+
+KILLER = '''
+import os, signal
+import torch
+
+def killer(canvases, *, level):
+    """Kills the process that looks at a picture whose first pixel is of that level."""
+    if (canvases[:, :, 0, 0].sum(dim=1) == level).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return canvases
+'''
+
+
+def test_an_image_that_kills_its_process_is_isolated(tiny_run: Finished, tmp_path: Path) -> None:
+    """Behind an own defence that kills: after three deaths there is a row of failures, and the rest is as ever."""
+    package = tmp_path / "package"
+    (package / "killer-0.1.dist-info").mkdir(parents=True)
+    (package / "killer.py").write_text(KILLER)
+    (package / "killer-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 0.1\n")
+    (package / "killer-0.1.dist-info" / "entry_points.txt").write_text("[megalith.defenses]\nkiller = killer:killer\n")
+    output = tiny_run.copy(tmp_path / "run")
+    before = contents(output)
+    level, doomed = first_pixel_of_a_clean_canvas(output)
+    experiment = written(tmp_path, tiny(defenses={"jpeg": {"quality": [75]}, "killer": {"level": level}}))
+    with preforked(PYTHONPATH=str(package)) as commands:
+        codes = []
+        while not codes or codes[-1] == -signal.SIGKILL:
+            assert len(codes) < 10
+            process = commands.start(tmp_path / "log", "run", experiment, "--output", output)
+            codes.append(process.wait())
+    assert codes[-1] == 3, process.stderr
+    failures = rows(output, "failures")
+    assert {row["image_id"] for row in failures} == {doomed}
+    assert {(row["stage"], row["defense"], row["error_type"]) for row in failures} == {
+        ("predict", f"killer:level={level}", "ProcessDied")
+    }
+    assert codes == [-signal.SIGKILL] * (2 + len(failures)) + [3]
+    behind = [row for row in rows(output, "predictions") if row["defense"] == f"killer:level={level}"]
+    assert len(behind) + len(failures) == 3 * 3  # images, attacks and clean
+    after = contents(output)
+    assert before.items() <= after.items()
+    assert unfinished(output) == []
+
+
+def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:
+    """The sum over its channels, and the image's id."""
+    row = next(row for row in rows(output, "canvases") if row["attack"] == "none")
+    return sum(Image.open(io.BytesIO(row["canvas"])).getpixel((0, 0))), row["image_id"]  # type: ignore[arg-type]
+
+
+# --- stopped on purpose
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_stopped_on_purpose_it_says_so_and_blames_nobody(
+    number: int, code: int, word: str, commands: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """Ctrl-C, or a machine that is taken away: as often as one likes."""
+    output = tmp_path / "run"
+    for _ in range(4):
+        process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+        wait_for(output / "attempts" / "*", process)
+        process.kill(number)
+        assert process.wait() == code
+        assert last_line(process) == f"megalith: {word}; what is finished is kept, the same command goes on"
+        assert not [path for path in (output / "attempts").iterdir() if not is_temporary(f"attempts/{path.name}")]
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 0
+    assert contents(output) == contents(tiny_run.output)
+
+
+# --- the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem with room for 600 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=600k", "none", str(folder)]
+    if not MOUNT or subprocess.run([MOUNT, *options], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a filesystem")
+    yield folder
+    subprocess.run([UMOUNT, str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_with_more_room(
+    small_disk: Path, commands: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    output = small_disk / "run"
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 1
+    assert os.strerror(errno.ENOSPC) in last_line(process)
+    before = stamps(output)
+    assert 0 < len(before) < len(stamps(tiny_run.output))
+    subprocess.run([MOUNT, "-o", "remount,size=10m", str(small_disk)], check=True)
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 0, process.stderr
+    after = stamps(output)
+    assert before == {path: after[path] for path in before}
+    assert contents(output) == contents(tiny_run.output)
+
+
+def test_a_run_directory_that_is_removed_in_the_middle(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    """Whatever was then made cannot be whole: the run says so, and the same command makes everything."""
+    output = tmp_path / "run"
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    wait_for(output / "attacks" / "*" / "*.parquet", process)
+    shutil.rmtree(output, ignore_errors=True)
+    assert process.wait() == 1
+    assert last_line(process).startswith("megalith: stopped: ")
+    shutil.rmtree(output, ignore_errors=True)
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 0, process.stderr
+    assert contents(output) == contents(tiny_run.output)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, -5], ids=["rows", "middle", "footer", "end"])
+def test_a_flipped_bit_is_found_and_the_part_made_again(place: float, tiny_run: Finished, tmp_path: Path) -> None:
+    """`plan` says what is to be done, and `run` does it."""
+    output = tiny_run.copy(tmp_path / "run")
+    damaged = bytearray((output / PART).read_bytes())
+    damaged[int(place * len(damaged)) if place > 0 else int(place)] ^= 1
+    (output / PART).write_bytes(damaged)
+    planned = invoke("plan", tiny_run.experiment, "--output", output)
+    assert "attack" in planned.stdout and "about 0 forward" not in planned.stdout
+    run(tiny_run.experiment, output)
+    assert contents(output) == contents(tiny_run.output)
+
+
+def test_a_part_of_another_chunk_is_found_by_verify(tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    shutil.copy(output / PART, (output / PART).with_name("chunk-00001.parquet"))
+    result = invoke("verify", output, "--sample", "0")
+    assert result.exit_code == 3
+    assert "attacks: 2 rows instead of 1" in result.stdout
+
+
+# --- two at once
+
+
+def test_two_runs_at_once_do_no_damage(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    first = commands.start(tmp_path / "first", "run", tiny_run.experiment, "--output", output)
+    wait_for(output / "images" / "*.parquet", first)
+    second = commands.start(tmp_path / "second", "run", tiny_run.experiment, "--output", output)
+    assert second.wait() == 2
+    assert last_line(second) == f"megalith: --output: another run is at work in {output}; wait for it, or stop it"
+    assert first.wait() == 0
+    assert contents(output) == contents(tiny_run.output)
