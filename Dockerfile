@@ -1,11 +1,11 @@
-# A worker of Flink, Dataflow, or any runner of Beam's that starts workers from images.
+# A worker of Flink, Dataflow, or any runner of Beam's that starts workers from images; DEVICE is cpu or cuda.
 #
-#   docker build --target cpu  --tag REPOSITORY/megalith:cpu  .
-#   docker build --target cuda --tag REPOSITORY/megalith:cuda --build-arg MODELS="torchvision/resnet50@IMAGENET1K_V2" .
+#   docker build --build-arg DEVICE=cuda --build-arg MODELS="torchvision/resnet50@IMAGENET1K_V2" --tag REPOSITORY/megalith:1 .
 #
 # Python and Beam are those of the machine that starts runs. MODELS are baked in; others are downloaded by each worker.
 ARG PYTHON=3.11
 ARG BEAM=2.77.0
+ARG DEVICE=cpu
 
 FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
 
@@ -18,23 +18,26 @@ ENV OMP_NUM_THREADS=1 RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
 WORKDIR /opt/megalith
 RUN pip install --no-cache-dir uv==0.13.9
 COPY requirements.txt setup.py pyproject.toml ./
-COPY transforms transforms
-COPY pipeline pipeline
 ENTRYPOINT ["/opt/apache/beam/boot"]
 
 FROM base AS cpu
-ARG MODELS=""
 # The lock names CUDA's libraries, which torch's CPU build does not ask for.
-RUN uv pip install --system --no-cache --torch-backend=cpu --constraint requirements.txt ".[models,samples]" "apache-beam[gcp]"
-# A layer of its own: other models do not install everything anew.
-# hadolint ignore=DL3059
-RUN python -c "import sys; from transforms.held_models import pin; [pin(name) for name in sys.argv[1:]]" ${MODELS}
+RUN uv pip install --system --no-cache --torch-backend=cpu \
+    --constraint requirements.txt --requirement setup.py --extra models --extra samples --extra s3 --extra gs
 
 FROM base AS cuda
-ARG MODELS=""
 # torch's wheel brings CUDA's libraries; only the driver is the machine's, where Dataflow and NVIDIA's toolkit mount it.
-ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 PATH=/usr/local/nvidia/bin:${PATH} NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-RUN uv pip install --system --no-cache --constraint requirements.txt ".[models,samples]" "apache-beam[gcp]"
-# A layer of its own: other models do not install everything anew.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 PATH=/usr/local/nvidia/bin:${PATH} \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN uv pip install --system --no-cache \
+    --constraint requirements.txt --requirement setup.py --extra models --extra samples --extra s3 --extra gs
+
+# Last, because it changes most: a new attack does not install torch anew, nor do other models.
+FROM ${DEVICE} AS worker
+WORKDIR /opt/megalith
+ARG MODELS=""
+COPY transforms transforms
+COPY pipeline pipeline
+RUN uv pip install --system --no-cache --no-deps .
 # hadolint ignore=DL3059
 RUN python -c "import sys; from transforms.held_models import pin; [pin(name) for name in sys.argv[1:]]" ${MODELS}

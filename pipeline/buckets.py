@@ -12,8 +12,7 @@ from threading import Thread
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.listing import said_by
-from transforms.errors import InputError
+from transforms.errors import InputError, said_by
 from transforms.remote import forget_s3_clients
 
 _PATIENCE = 20.0
@@ -49,7 +48,7 @@ def reach(name: str, path: str) -> None:
         if not bucket:
             raise InputError(f"{name}: {path!r} names no bucket; give {scheme}://BUCKET/FOLDER")
         try:
-            _within(_PATIENCE, partial(_QUESTIONS[scheme], bucket, prefix, FileSystems._pipeline_options))
+            within(_PATIENCE, partial(_QUESTIONS[scheme], bucket, prefix, FileSystems._pipeline_options))
         except Exception as error:  # Whatever the client raises.
             forget_s3_clients()
             raise InputError(f"{name}: {scheme}://{bucket}: {_meaning(error)}") from error
@@ -89,7 +88,7 @@ def _meaning(error: Exception) -> str:
     return _MEANINGS.get(code) or said_by(error)
 
 
-def _within(seconds: float, ask: Callable[[], object]) -> None:
+def within(seconds: float, ask: Callable[[], object]) -> None:
     """Asks in a thread that nobody waits for longer; raises what it raises, or Empty."""
     outcome = Queue[Exception | None]()
 

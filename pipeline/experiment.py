@@ -8,12 +8,11 @@ from urllib.parse import quote
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.attack_config import KNOWING, AttackConfig, OneDefense, View
 from pipeline.manifest import ImagesConfig
-from pipeline.strict import Name, Names, Strict, different, first_problem
+from pipeline.plain_yaml import MAX_BYTES, read_yaml
+from pipeline.strict import Name, Names, Strict, different, first_problem, printable
 from transforms.attack import AttackSpec
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
@@ -206,39 +205,42 @@ def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
     Raises:
         InputError: no such file, not YAML, or not an experiment; one line that names the key and the value.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"experiment {path!r} cannot be read: {error}") from None
-    section = _yaml(text, path)
+    section = read_yaml(_text(path), printable(path))
     if not isinstance(section, dict):
-        raise InputError(f"{path}: an experiment is a YAML mapping (name:, images:, models:, ...)")
+        raise InputError(f"{printable(path)}: an experiment is a YAML mapping (name:, images:, models:, ...)")
     for change in changes:
         _apply(section, change)
     try:
         return Experiment.model_validate(section)
     except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
+        raise InputError(f"{printable(path)}: {first_problem(error)}") from None
 
 
-def _yaml(text: str, where: str) -> Any:
+def _text(path: str) -> str:
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(
+                f"larger than {MAX_BYTES:,} bytes; a long list of images goes into a file, see images.select"
+            )
+        return data.decode()
+    except (OSError, ValueError) as error:
+        raise InputError(f"experiment {path!r} cannot be read: {error}") from None
 
 
 def _apply(section: dict[str, Any], change: str) -> None:
+    where = f"--set {printable(repr(change), 200)}"
     path, equals, text = change.partition("=")
     *parents, last = path.split(".")
     if not equals or not last:
-        raise InputError(f"--set {change!r}: write it as key.key=value")
+        raise InputError(f"{where}: write it as key.key=value")
     for parent in parents:
         inner = section.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise InputError(f"--set {change!r}: {parent} is {inner!r}, not a section")
+            raise InputError(f"{where}: {printable(parent)} is {printable(repr(inner), 100)}, not a section")
         section = inner
-    section[last] = _yaml(text, f"--set {change!r}")
+    section[last] = read_yaml(text, where)
 
 
 class _Least(Draws):

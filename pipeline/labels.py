@@ -1,16 +1,18 @@
 """True classes of images: from a labels CSV, or from the development kit of ILSVRC2012."""
 
 import csv
+import gzip
 import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
-from pipeline.listing import said_by
+from pipeline.strict import printable
 from transforms.chunks import UNLABELED
 from transforms.classes import resolve_class
-from transforms.errors import InputError
+from transforms.errors import InputError, StoppedError, said_by
 from transforms.read import read_bytes
 
 FILE_COLUMNS = ("file", "filename", "image", "imageid")
@@ -18,7 +20,9 @@ LABEL_COLUMNS = ("label", "wnid", "class", "name", "predictionstring")
 
 DEVKIT_META = "data/meta.mat"
 _DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_MAX_BYTES = 2**28
+_GZIP = b"\x1f\x8b"
+_MAX_BYTES = 2**26
+"""Of a CSV, and of a development kit, packed or not; those of ImageNet have some 2 MB."""
 
 
 class Truth(NamedTuple):
@@ -70,18 +74,19 @@ def _column(uri: str, kind: str, present: dict[str, str], accepted: tuple[str, .
         if name in present:
             return name
     raise InputError(
-        f"images.labels: {uri} has no {kind} column; its first row names {', '.join(present) or 'nothing'}, "
-        f"accepted are {', '.join(accepted)}"
+        f"images.labels: {uri} has no {kind} column; its first row names "
+        f"{printable(', '.join(present), 200) if present else 'nothing'}, accepted are {', '.join(accepted)}"
     )
 
 
+@lru_cache(2**12)  # to suggest classes takes 10 ms, and a wrong label often comes again
 def _resolve(written: str) -> Truth:
     if not written:
         return Truth(UNLABELED, "unlabeled: its label is empty")
     try:
         return Truth(resolve_class(written))
     except InputError as error:
-        return Truth(UNLABELED, str(error))
+        return Truth(UNLABELED, printable(error, 500))
 
 
 def read_devkit(uri: str) -> dict[str, Truth]:
@@ -125,7 +130,7 @@ def _unpacked(uri: str) -> tuple[bytes, bytes]:
 
 
 def _packed(uri: str) -> tuple[bytes, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(_read("devkit", uri)), mode="r:*") as archive:
+    with tarfile.open(fileobj=io.BytesIO(_unzipped(uri)), mode="r:") as archive:
         found = {
             wanted: archive.extractfile(member)
             for member in archive
@@ -139,8 +144,19 @@ def _packed(uri: str) -> tuple[bytes, bytes]:
     return meta, numbers
 
 
+def _unzipped(uri: str) -> bytes:
+    data = _read("devkit", uri)
+    if not data.startswith(_GZIP):
+        return data
+    with gzip.open(io.BytesIO(data)) as file:
+        unzipped = file.read(_MAX_BYTES + 1)
+    if len(unzipped) > _MAX_BYTES:  # a gigabyte of zeros is a megabyte of gzip
+        raise InputError(f"images.devkit: {uri} unpacks to more than {_MAX_BYTES} bytes, and is no development kit")
+    return unzipped
+
+
 def _read(key: str, uri: str) -> bytes:
     try:
         return read_bytes(uri, _MAX_BYTES)
-    except OSError as error:
+    except (OSError, StoppedError) as error:
         raise InputError(f"images.{key}: {uri} cannot be read: {said_by(error)}") from error

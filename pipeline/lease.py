@@ -20,6 +20,8 @@ BEAT = 10.0
 WATCH = 3 * BEAT
 """Seconds without a change after which a run is taken for dead."""
 _LOOK = 1.0
+_PARTING = 10.0
+"""Seconds that the file may take to go; a store that went away is not waited for."""
 
 
 @contextmanager
@@ -46,10 +48,7 @@ def lease(store: Store) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        beats.join(BEAT)
-        with suppress(OSError):
-            if _is_signed(store, name):
-                store.delete([LOCK])
+        beats.join(_PARTING)
 
 
 def _taken(store: Store) -> InputError:
@@ -68,11 +67,15 @@ def _is_alive(store: Store) -> bool:
 
 
 def _beat(store: Store, name: str, stop: Event) -> None:
+    """Signs until told to stop, then deletes the file."""
     number = 0
     while not stop.wait(BEAT):
         number += 1
         with suppress(OSError):  # The run itself will notice if the store stays away.
             _sign(store, name, number)
+    with suppress(OSError):
+        if _is_signed(store, name):
+            store.delete([LOCK])
 
 
 def _sign(store: Store, name: str, number: int) -> None:

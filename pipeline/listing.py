@@ -4,20 +4,16 @@ Every error names the experiment's key, as in `images.folder`, and the value tha
 """
 
 import os
-import re
 import tarfile
 from pathlib import Path
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from transforms.errors import InputError
+from pipeline.buckets import reach
+from transforms.errors import InputError, said_by
 from transforms.read import is_remote, slice_uri
-
-
-def said_by(error: Exception) -> str:
-    """What a library says, shortened to fit into one line of ours."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+from transforms.remote import sizes_below
 
 
 def absolute(path: str) -> str:
@@ -34,13 +30,14 @@ def locate(key: str, path: str, folder: str) -> str:
         folder: absolute path of the images' folder.
 
     Raises:
-        InputError: it is in neither place.
+        InputError: it is in neither place, or an object store cannot be asked.
     """
     if is_remote(path) or Path(path).expanduser().is_absolute():
         places = [absolute(path)]
     else:
         places = [f"{folder}/{path}", absolute(path)]
     for place in places:
+        reach(f"images.{key}", place)
         if exists(key, place):
             return place
     raise InputError(f"images.{key}: there is no {path!r}; looked for {' and '.join(places)}")
@@ -68,7 +65,7 @@ def list_files(key: str, folder: str) -> dict[str, str]:
         what = "is not a folder" if Path(folder).exists() else "does not exist"
         raise InputError(f"images.{key}: {folder!r} {what}; give a folder of images")
     try:
-        uris = _match_below(folder) if is_remote(folder) else _walk(folder)
+        uris = [f"{folder}/{name}" for name in sizes_below(folder)] if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, folder, error) from error
     return {uri[len(folder) + 1 :]: uri for uri in sorted(uris)}
@@ -106,13 +103,6 @@ def _walk(folder: str) -> list[str]:
     # quote a "[" in the folder's name.
     walked = os.walk(folder, onerror=fail, followlinks=True)
     return [f"{parent}/{name}" for parent, _, names in walked for name in names]
-
-
-def _match_below(folder: str) -> list[str]:
-    # Beam cannot quote glob characters: match any character in their place, then compare.
-    pattern = re.sub(r"[\[*?]", "?", folder) + "/**"
-    (matched,) = FileSystems.match([pattern])
-    return [found.path for found in matched.metadata_list if found.path.startswith(f"{folder}/")]
 
 
 def _unreadable(key: str, path: str, error: Exception) -> InputError:

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
@@ -415,6 +416,12 @@ class _Retries(logging.Handler):
                 _say(f"warning: {record.getMessage()}")
 
 
+def _unless_a_runner_is_lost(error: threading.ExceptHookArgs) -> None:
+    """Threads of Beam's talk to its runner; that it is gone is said once, by the one that waits for the job's end."""
+    if not error.exc_type.__module__.startswith("grpc."):
+        threading.__excepthook__(error)
+
+
 def _leave(message: str, code: Exit) -> NoReturn:
     _say(message)
     sys.stdout.flush()
@@ -433,6 +440,7 @@ def main() -> None:
     # Beam sets the level of this one when it starts Prism.
     logging.getLogger("PrismJobServer").propagate = False
     logging.getLogger("PrismJobServer").addHandler(logging.NullHandler())
+    threading.excepthook = _unless_a_runner_is_lost
     for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
         retries = logging.getLogger(library)
         retries.setLevel(level)

@@ -12,10 +12,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.image_sources import folder_images, foolbox_samples, imagenet_images
-from pipeline.listing import absolute, locate, said_by
+from pipeline.listing import absolute, locate
 from pipeline.strict import Strict
 from transforms.chunks import ImageRef
-from transforms.errors import InputError
+from transforms.errors import InputError, StoppedError, said_by
 from transforms.read import read_bytes
 
 _MAX_LIST_BYTES = 2**26
@@ -113,7 +113,7 @@ def _entries(select: tuple[str, ...] | str, home: str) -> list[str]:
 def _read_list(uri: str) -> list[str]:
     try:
         lines = read_bytes(uri, _MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, StoppedError, UnicodeDecodeError) as error:
         raise InputError(f"images.select: {uri} is not a readable text file: {said_by(error)}") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 

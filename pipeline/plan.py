@@ -2,30 +2,32 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.experiment import Experiment
-from transforms.attack import AttackSpec
 from transforms.chunks import Chunk, Work
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
-from transforms.store import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part
+from transforms.store import CLEAN, Part, attack_parts, canvases_part, images_part, load_parts, predictions_part
 
 Kind = Literal["load", "attack", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A step that is made, reused and counted as one.
+    """A step for one chunk: what is made, reused and counted as one.
 
     Attributes:
         kind: what is done.
         chunk: number of the chunk.
         attack: its name; `none` for the clean images.
-        model: the one that looks; "" where none is asked to.
         parts: the files it makes; it is done when all are there.
+        model: the one that looks; "" where none is asked to.
         forwards, backwards: passes of a network over one window that it takes, about.
     """
 
@@ -38,32 +40,142 @@ class Unit:
     backwards: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done alike for every chunk.
+
+    Attributes:
+        parts: the files it makes of chunk 0.
+        model, view, defense: who looks, how, and behind what; "" where nobody is asked to.
+        forwards, backwards: passes of a network over one window that an image takes, about.
+    """
+
+    kind: Kind
+    attack: str
+    parts: tuple[Part, ...]
+    model: str = ""
+    view: str = ""
+    defense: str = ""
+    forwards: int = 0
+    backwards: int = 0
+
+    def unit(self, chunk: int, images: int) -> Unit:
+        """The step for a chunk of so many images."""
+        parts = tuple(replace(part, chunk=chunk) for part in self.parts)
+        return Unit(self.kind, chunk, self.attack, parts, self.model, self.forwards * images, self.backwards * images)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units, iterated chunk by chunk in the order in which they are done.
+
+    Kept as a table of steps by chunks: a large experiment has millions, and most questions are about whole columns.
+
+    Attributes:
+        steps: S of them.
+        images: int (C,), usable images of each chunk.
+        chosen: bool (C, S), which units are meant.
+    """
+
+    steps: tuple[Step, ...]
+    images: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.bool_]
+
+    @classmethod
+    def every(cls, experiment: Experiment, chunks: Sequence[Chunk]) -> "Units":
+        """All that an experiment needs; the chunks are all of its own, in order."""
+        steps = tuple(steps_of(experiment))
+        images = np.array([sum(not ref.problem for ref in chunk.refs) for chunk in chunks], dtype=np.int64)
+        return cls(steps, images, np.ones((len(chunks), len(steps)), dtype=bool))
+
+    def __len__(self) -> int:
+        return int(self.chosen.sum())
+
+    def __iter__(self) -> Iterator[Unit]:
+        for number, images in enumerate(self.images.tolist()):
+            for step in compress(self.steps, self.chosen[number].tolist()):
+                yield step.unit(number, images)
+
+    def tally(self) -> Iterator[tuple[Step, int, int]]:
+        """Each step of which there are units, with how many there are, and of how many images."""
+        counts = self.chosen.sum(axis=0).tolist(), (self.images @ self.chosen).tolist()
+        return ((step, units, images) for step, units, images in zip(self.steps, *counts, strict=True) if units)
+
+    def where(self, field: Literal["kind", "attack", "model"], values: Collection[str]) -> "Units":
+        """The units of the steps in which a field has one of some values."""
+        columns = np.array([getattr(step, field) in values for step in self.steps], dtype=bool)
+        return replace(self, chosen=self.chosen & columns)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of a network over one window that they take, about."""
+        passes = [(images * step.forwards, images * step.backwards) for step, _, images in self.tally()]
+        return sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes)
+
+    @property
+    def chunks(self) -> npt.NDArray[np.bool_]:
+        """Which chunks have any unit, bool (C,)."""
+        chunks: npt.NDArray[np.bool_] = np.logical_or.reduce(self.chosen, axis=1)
+        return chunks
+
+    def absent_from(self, files: Collection[str]) -> "Units":
+        """The units of which some part is in none of these files, given by their paths in the run directory."""
+        held = _chunks_by_folder(files, len(self.images))
+        there = [np.all([held[_folder(part.path)] for part in step.parts], axis=0) for step in self.steps]
+        return replace(self, chosen=self.chosen & ~np.stack(there, axis=1))
+
+
+def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
+    """Of which chunks each folder holds rows, bool (C,): in files of their own, or gathered."""
+    covered: defaultdict[str, list[int]] = defaultdict(list)
+    for number in range(chunks):
+        part = images_part(number)  # files are called alike in all folders
+        covered[_name(part.path)].append(number)
+        covered[_name(part.gathered)].append(number)
+    held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
+    for path in files:
+        if (name := _name(path)) in covered:
+            held[_folder(path)][covered[name]] = True
+    return held
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be done, and how much there is in all."""
 
-    missing: tuple[Unit, ...]
+    missing: Units
     total: Counter[Kind]
 
     @property
     def cost(self) -> dict[str, int]:
         """What the missing units take: their number by kind, and the network passes."""
-        counted = Counter(unit.kind for unit in self.missing)
-        return {
-            **{kind: counted[kind] for kind in get_args(Kind)},
-            "forwards": sum(unit.forwards for unit in self.missing),
-            "backwards": sum(unit.backwards for unit in self.missing),
-        }
+        counted = _by_kind(self.missing)
+        forwards, backwards = self.missing.passes
+        return {**{kind: counted[kind] for kind in get_args(Kind)}, "forwards": forwards, "backwards": backwards}
 
     @property
     def attack_passes(self) -> dict[str, tuple[int, int]]:
         """Forward and backward passes that each attack's missing units take, by its name."""
-        passes: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for unit in self.missing:
-            if unit.kind == "attack":
-                passes[unit.attack][0] += unit.forwards
-                passes[unit.attack][1] += unit.backwards
-        return {name: (forwards, backwards) for name, (forwards, backwards) in passes.items()}
+        return {
+            step.attack: (images * step.forwards, images * step.backwards)
+            for step, _, images in self.missing.tally()
+            if step.kind == "attack"
+        }
+
+
+def _by_kind(units: Units) -> Counter[Kind]:
+    counted: Counter[Kind] = Counter()
+    for step, count, _ in units.tally():
+        counted[step.kind] += count
+    return counted
 
 
 @dataclass(frozen=True)
@@ -76,28 +188,28 @@ class Wave:
         targets: those of them that look at canvases.
     """
 
-    units: tuple[Unit, ...]
+    units: Units
     models: tuple[str, ...]
     targets: tuple[str, ...]
 
     def work(self, chunks: Sequence[Chunk]) -> list[Work]:
         """The chunks with anything to do, each with the attacks of which something is missing."""
-        attacks: defaultdict[int, set[str]] = defaultdict(set)
-        for unit in self.units:
-            attacks[unit.chunk].add(unit.attack)
-        return [Work(chunk, frozenset(attacks[chunk.index])) for chunk in chunks if chunk.index in attacks]
+        attacked = {step.attack for step, *_ in self.units.tally()}
+        missing = {attack: self.units.where("attack", [attack]).chunks for attack in attacked}
+        work = [Work(chunk, frozenset(each for each in missing if missing[each][chunk.index])) for chunk in chunks]
+        return [each for each in work if each.attacks]
 
 
-def make_plan(experiment: Experiment, chunks: Sequence[Chunk], present: Collection[str]) -> Plan:
-    """Compares what an experiment needs with the paths of the parts that are present and whole."""
-    units = [unit for chunk in chunks for unit in units_of(experiment, chunk)]
-    absent = {unit for unit in units if any(part.path not in present for part in unit.parts)}
+def make_plan(experiment: Experiment, chunks: Sequence[Chunk], files: Collection[str]) -> Plan:
+    """Compares what an experiment needs with the files that are present and whole."""
+    every = Units.every(experiment, chunks)
+    missing = every.absent_from(files)
     if not experiment.keep_canvases:
-        absent |= _attacked_again(units, absent, present)
-    return Plan(tuple(unit for unit in units if unit in absent), Counter(unit.kind for unit in units))
+        missing = _with_attacks_again(missing, files)
+    return Plan(missing, _by_kind(every))
 
 
-def make_waves(experiment: Experiment, missing: Sequence[Unit], models_in_memory: int | None) -> list[Wave]:
+def make_waves(experiment: Experiment, missing: Units, models_in_memory: int | None) -> list[Wave]:
     """Splits what is missing so that no wave needs more than so many models: first attacks, then targets.
 
     Raises:
@@ -107,20 +219,17 @@ def make_waves(experiment: Experiment, missing: Sequence[Unit], models_in_memory
         return []
     models = tuple(experiment.used_models)
     if models_in_memory is None or len(models) <= models_in_memory:
-        return [Wave(tuple(missing), models, experiment.targets)]
-    surrogates = {spec.name: spec.surrogates for spec in experiment.specs}
-    made = [unit for unit in missing if unit.kind != "predict"]
-    groups = _grouped(
-        {name: surrogates[name] for name in surrogates if any(unit.attack == name for unit in made)}, models_in_memory
-    )
-    waves = [
-        Wave(tuple(unit for unit in made if unit.attack in {CLEAN, *attacks}), needed, ())
-        for attacks, needed in groups or [([], ())]
-    ]
-    wanted = [name for name in experiment.targets if any(unit.model == name for unit in missing)]
+        return [Wave(missing, models, experiment.targets)]
+    made = missing.where("kind", ["load", "attack"])
+    attacked = {step.attack for step, *_ in made.tally()}
+    surrogates = {spec.name: spec.surrogates for spec in experiment.specs if spec.name in attacked}
+    groups = _grouped(surrogates, models_in_memory) or [([], ())]
+    waves = [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
+    looking = {step.model for step, *_ in missing.tally()}
+    wanted = [name for name in experiment.targets if name in looking]
     for start in range(0, len(wanted), models_in_memory):
         targets = tuple(wanted[start : start + models_in_memory])
-        waves.append(Wave(tuple(unit for unit in missing if unit.model in targets), targets, targets))
+        waves.append(Wave(missing.where("model", targets), targets, targets))
     return waves
 
 
@@ -142,39 +251,32 @@ def _grouped(surrogates: Mapping[str, Sequence[str]], models_in_memory: int) -> 
     return groups
 
 
-def _attacked_again(units: Sequence[Unit], absent: Collection[Unit], present: Collection[str]) -> set[Unit]:
-    """The attacks whose canvases were not kept, and which something new is to look at."""
-    wanted = {(unit.chunk, unit.attack) for unit in absent if unit.kind == "predict"}
-    return {
-        unit
-        for unit in units
-        if unit.kind == "attack"
-        and (unit.chunk, unit.attack) in wanted
-        and canvases_part(unit.chunk, unit.attack).path not in present
-    }
+def _with_attacks_again(missing: Units, files: Collection[str]) -> Units:
+    """Adds the attacks whose canvases were not kept, and which something new is to look at."""
+    held = _chunks_by_folder(files, len(missing.images))
+    looked_at = missing.where("kind", ["predict"])
+    chosen = missing.chosen.copy()
+    for column, step in enumerate(missing.steps):
+        if step.kind == "attack":
+            kept = held[_folder(canvases_part(0, step.attack).path)]
+            chosen[:, column] |= looked_at.where("attack", [step.attack]).chunks & ~kept
+    return replace(missing, chosen=chosen)
 
 
-@cache
-def _cost(spec: AttackSpec) -> tuple[int, int]:
-    return spec.build().cost(len(spec.surrogates))
-
-
-def units_of(experiment: Experiment, chunk: Chunk) -> Iterator[Unit]:
-    """All units of one chunk, in the order in which they are done."""
-    index = chunk.index
-    images = sum(not ref.problem for ref in chunk.refs)
-    yield Unit("load", index, CLEAN, load_parts(index))
+def steps_of(experiment: Experiment) -> Iterator[Step]:
+    """All steps of an experiment, in the order in which they are done for a chunk."""
+    yield Step("load", CLEAN, load_parts(0))
     for spec in experiment.specs:
-        forwards, backwards = _cost(spec)
-        passes = images * windows(VIEWS[spec.view])
-        parts = attack_parts(index, spec.name)
+        forwards, backwards = spec.build().cost(len(spec.surrogates))
+        passes = windows(VIEWS[spec.view])
+        parts = attack_parts(0, spec.name)
         if not experiment.keep_canvases:
             parts = tuple(part for part in parts if part.table != "canvases")
-        yield Unit("attack", index, spec.name, parts, forwards=forwards * passes, backwards=backwards * passes)
+        yield Step("attack", spec.name, parts, forwards=forwards * passes, backwards=backwards * passes)
     for attack, defenses in experiment.defenses_of.items():
         for defense in defenses:
             for model in experiment.targets:
                 for view in experiment.views:
-                    part = predictions_part(index, attack, model, view, defense.name)
-                    passes = images * defense.repeats * windows(VIEWS[view])
-                    yield Unit("predict", index, attack, (part,), model, passes)
+                    part = predictions_part(0, attack, model, view, defense.name)
+                    passes = defense.repeats * windows(VIEWS[view])
+                    yield Step("predict", attack, (part,), model, view, defense.name, passes)

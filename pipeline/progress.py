@@ -3,27 +3,29 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-from pipeline.plan import Unit
+from pipeline.plan import Units
 from transforms.store import Store
 
 _QUICKEST = 0.5
 """Seconds between two looks at the run directory, at least."""
 _SHARE = 0.02
 """Part of the time that looking may take."""
+_LAST_LOOK = 10.0
+"""Seconds that the last look may take; a store that went away is not waited for."""
 
 
 @contextmanager
-def progress_bar(store: Store, missing: Sequence[Unit], title: str) -> Iterator[None]:
+def progress_bar(store: Store, missing: Units, title: str) -> Iterator[None]:
     """Shows how much of the missing work is done, with an estimate of the time left, while the body runs.
 
     Work is measured in network passes, so that a slow attack and a quick prediction count as what they cost.
     """
-    total = sum(_weight(unit) for unit in missing)
+    total = _weight(missing)
     stop = threading.Event()
     with tqdm(total=total, desc=title, unit="pass", unit_scale=True, mininterval=_patience()) as bar:
         watcher = threading.Thread(target=_watch, args=(store, missing, bar, stop), daemon=True)
@@ -32,7 +34,7 @@ def progress_bar(store: Store, missing: Sequence[Unit], title: str) -> Iterator[
             yield
         finally:
             stop.set()
-            watcher.join()
+            watcher.join(_LAST_LOOK)
 
 
 def _patience() -> float:
@@ -40,18 +42,17 @@ def _patience() -> float:
     return _QUICKEST if sys.stderr.isatty() else 15.0
 
 
-def _watch(store: Store, missing: Sequence[Unit], bar: "tqdm[None]", stop: threading.Event) -> None:
+def _watch(store: Store, missing: Units, bar: "tqdm[None]", stop: threading.Event) -> None:
     pause = _QUICKEST
     last = False
     while not last:
         last = stop.wait(pause)
         started = time.monotonic()
         with suppress(OSError):  # An object store that does not answer now is asked again at the next look.
-            present = store.paths()
-            done = sum(_weight(unit) for unit in missing if all(part.path in present for part in unit.parts))
+            done = _weight(missing) - _weight(missing.absent_from(store.paths()))
             bar.update(done - bar.n)
         pause = max(_QUICKEST, (time.monotonic() - started) / _SHARE)
 
 
-def _weight(unit: Unit) -> int:
-    return 1 + unit.forwards + unit.backwards
+def _weight(units: Units) -> int:
+    return len(units) + sum(units.passes)

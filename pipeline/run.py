@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from filelock import FileLock, Timeout
 
-from pipeline.buckets import reach
+from pipeline.buckets import reach, within
 from pipeline.compaction import compact
 from pipeline.experiment import Experiment
 from pipeline.graph import build
@@ -30,6 +30,10 @@ from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, tor
 from transforms.read import is_remote
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store, is_temporary, parts_in
+
+
+_PATIENCE = 10.0
+"""Seconds that tidying up may take after a fault."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +213,8 @@ def _no_blame(store: Store, options: PipelineOptions) -> Iterator[None]:
     except BaseException as error:
         in_this_process = options.view_as(StandardOptions).runner == "FnApiRunner"
         if in_this_process or isinstance(error, KeyboardInterrupt):
-            with suppress(OSError):
-                store.delete(store.paths(ATTEMPTS) - before)
+            with suppress(Exception):  # An object store that is away is not waited for.
+                within(_PATIENCE, lambda: store.delete(store.paths(ATTEMPTS) - before))
         raise
 
 

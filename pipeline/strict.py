@@ -62,8 +62,15 @@ Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
 _WANTED = {"tuple_type": "a list", "dict_type": "a section of keys and values", "model_type": "a section of keys"}
 
 
+def printable(said: object, longest: int = 2000) -> str:
+    """A text, or what an exception says, on one line: without signs that a terminal acts upon, and cut to a length."""
+    words = " ".join(str(said).split()) or type(said).__name__
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[:longest]} …"
+
+
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a configuration, as `key.key: what is wrong`."""
+    """The first problem of a configuration, as `key.key: what is wrong`, on one line."""
     first = error.errors(include_url=False)[0]
     # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
     where = ".".join(str(step) for step in first["loc"] if step != "parameters")
@@ -79,4 +86,4 @@ def first_problem(error: ValidationError) -> str:
         message = message.removeprefix("Value error, ")
     else:
         message = f"{message[:1].lower()}{message[1:]}, not {given}"
-    return f"{where}: {message}" if where else message
+    return printable(f"{where}: {message}" if where else message)

@@ -1,13 +1,13 @@
 """Object stores on this machine, a fresh bucket per test: a pytest plugin, named by the modules that use it.
 
-S3 is moto's server. GCS is fake-gcs-server, found in PATH or built with Go, behind a gate that also hands out tokens.
+S3 is moto's server, GCS is fake-gcs-server, built with Go. Before each stands a gate that counts requests, can be shut,
+and hands out Google's tokens.
 """
 
 import http.client
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -32,6 +31,11 @@ from google.cloud import storage
 from moto.server import ThreadedMotoServer
 
 from transforms.remote import forget_s3_clients
+
+if TYPE_CHECKING:
+    from runner_fixtures import GoInstall
+
+pytest_plugins = ["runner_fixtures"]
 
 FAKE_GCS_SERVER = "github.com/fsouza/fake-gcs-server@v1.56.1"
 S3_KEY, S3_SECRET, GS_TOKEN = "MEGALITHKEYID", "s3-secret-of-megalith", "gs-token-of-megalith"
@@ -47,6 +51,7 @@ class Bucket:
         url: such as s3://bucket.
         options: what a user types after a command to be let in; with the environment of the tests.
         secrets: what nobody may see.
+        gate: what all requests pass but those of the functions below.
         put: writes an object.
         objects: all objects, by path below the bucket.
         stamps: of each object, what changes whenever it is written again, even with the same bytes.
@@ -55,6 +60,7 @@ class Bucket:
     url: str
     options: tuple[str, ...]
     secrets: tuple[str, ...]
+    gate: "Gate"
     put: Callable[[str, bytes], object]
     objects: Callable[[], dict[str, bytes]]
     stamps: Callable[[], dict[str, str]]
@@ -65,12 +71,13 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     """A new bucket of each kind. Beam is told how to reach it, as the command's options would."""
     made: Bucket = request.getfixturevalue(f"{request.param}_bucket")
     yield made
+    made.gate.open()
 
 
 @pytest.fixture
-def s3_bucket(s3_endpoint: str) -> Iterator[Bucket]:
+def s3_bucket(s3_endpoint: "Gate") -> Iterator[Bucket]:
     """A new bucket in moto's S3, which keeps versions."""
-    client = boto3.session.Session("x", "y").client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
+    client = boto3.session.Session("x", "y").client("s3", endpoint_url=s3_endpoint.inside, region_name="us-east-1")
     name = f"bucket-{next(_numbers)}"
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
@@ -88,19 +95,21 @@ def s3_bucket(s3_endpoint: str) -> Iterator[Bucket]:
         return client.put_object(Bucket=name, Key=key, Body=content)
 
     options = (
-        f"--s3_endpoint_url={s3_endpoint}",
+        f"--s3_endpoint_url={s3_endpoint.url}",
         "--s3_region_name=us-east-1",
         f"--s3_access_key_id={S3_KEY}",
         f"--s3_secret_access_key={S3_SECRET}",
     )
     with _beam_told(options):
-        yield Bucket(f"s3://{name}", options, (S3_KEY, S3_SECRET), put, objects, versions)
+        yield Bucket(f"s3://{name}", options, (S3_KEY, S3_SECRET), s3_endpoint, put, objects, versions)
 
 
 @pytest.fixture
 def gs_bucket(gs_endpoint: "Gate") -> Iterator[Bucket]:
     """A new bucket in fake-gcs-server."""
-    client = storage.Client(project="megalith", credentials=AnonymousCredentials())
+    client = storage.Client(
+        project="megalith", credentials=AnonymousCredentials(), client_options={"api_endpoint": gs_endpoint.inside}
+    )
     name = f"bucket-{next(_numbers)}"
     made = client.create_bucket(name)
 
@@ -114,7 +123,8 @@ def gs_bucket(gs_endpoint: "Gate") -> Iterator[Bucket]:
         return made.blob(key).upload_from_string(content)
 
     with _beam_told(()):
-        yield Bucket(f"gs://{name}", (), (GS_TOKEN, gs_endpoint.private_key), put, objects, generations)
+        secrets = (GS_TOKEN, gs_endpoint.private_key, *gs_endpoint.private_key.splitlines()[1:-1])
+        yield Bucket(f"gs://{name}", (), secrets, gs_endpoint, put, objects, generations)
 
 
 @contextmanager
@@ -130,59 +140,36 @@ def _beam_told(options: tuple[str, ...]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """Where moto's S3 listens. Nothing of the user's own configuration of AWS is seen."""
+def s3_endpoint() -> Iterator["Gate"]:
+    """The gate to moto's S3. Nothing of the user's own configuration of AWS is seen."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    with pytest.MonkeyPatch.context() as patch:
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch, _gate(port) as gate:
         for name in [each for each in os.environ if each.startswith("AWS_")]:
             patch.delenv(name)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield gate
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def gs_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Gate"]:
+def gs_endpoint(tmp_path_factory: pytest.TempPathFactory, go_install: "GoInstall") -> Iterator["Gate"]:
     """The gate to fake-gcs-server, named by the environment, with a service account that it knows."""
-    folder = tmp_path_factory.mktemp("gcs")
     port = _free_port()
     options = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=error"]
-    server = subprocess.Popen([_fake_gcs_server(folder), *options])
+    server = subprocess.Popen([go_install(FAKE_GCS_SERVER), *options])
     _wait_for(port)
-    gate = Gate(port)
-    threading.Thread(target=gate.serve_forever, daemon=True).start()
-    account = folder / "service-account.json"
-    account.write_text(json.dumps(gate.service_account()))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, _gate(port) as gate:
+        account = tmp_path_factory.mktemp("gcs") / "service-account.json"
+        account.write_text(json.dumps(gate.service_account()))
         patch.setenv("STORAGE_EMULATOR_HOST", gate.url)
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
         yield gate
-    gate.shutdown()
     server.kill()
     server.wait()
-
-
-def _fake_gcs_server(folder: Path) -> str:
-    found = shutil.which("fake-gcs-server")
-    if found is not None:
-        return found
-    go = shutil.which("go")
-    if go is None:
-        pytest.skip("needs fake-gcs-server, or Go to build it")
-    built = subprocess.run(
-        [go, "install", FAKE_GCS_SERVER],
-        env={**os.environ, "GOBIN": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode:
-        pytest.skip(f"{FAKE_GCS_SERVER} cannot be built: {built.stderr.splitlines()[-1:]}")
-    return str(folder / "fake-gcs-server")
 
 
 def _free_port() -> int:
@@ -198,12 +185,26 @@ def _wait_for(port: int) -> None:
     raise AssertionError(f"nobody listens on port {port}")
 
 
+@contextmanager
+def _gate(port: int) -> Iterator["Gate"]:
+    gate = Gate(port)
+    threading.Thread(target=gate.serve_forever, daemon=True).start()
+    yield gate
+    gate.shutdown()
+
+
 class Gate(ThreadingHTTPServer):
-    """Passes requests on to fake-gcs-server, and gives the tokens that a service account asks for.
+    """Passes requests on to a store, and gives the tokens that a service account of Google's asks for.
 
     Google's client does not number the parts of a batch, which fake-gcs-server wants: they get numbers here.
 
     Attributes:
+        url: what clients are told.
+        inside: the store itself.
+        requests: method and path of each request that was passed on.
+        shuts_at: where a path holds this, that request and all after it are not answered any more.
+        is_shut: whether that has happened.
+        forbids: where a path holds this, the request is refused.
         tokens: whether tokens are given.
     """
 
@@ -211,10 +212,20 @@ class Gate(ThreadingHTTPServer):
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), partial(_Pass, port))
-        self.tokens = True
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.inside = f"http://127.0.0.1:{port}"
+        self.requests: list[str] = []
+        self.shuts_at: str | None = None
+        self.is_shut = False
+        self.forbids: str | None = None
+        self.tokens = True
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+    def open(self) -> None:
+        """Answers again, and has counted nothing."""
+        self.shuts_at, self.is_shut, self.forbids = None, False, None
+        self.requests.clear()
 
     def service_account(self) -> dict[str, str]:
         return {
@@ -238,21 +249,33 @@ class _Pass(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/token":
-            token = {"access_token": GS_TOKEN, "expires_in": 3600} if self.server.tokens else {"error": "invalid_grant"}
-            return self._answer(200 if self.server.tokens else 400, [], json.dumps(token).encode())
+        gate = self.server
+        gate.is_shut = gate.is_shut or (gate.shuts_at is not None and gate.shuts_at in self.path)
+        if gate.is_shut:
+            self.close_connection = True
+        elif gate.forbids is not None and gate.forbids in self.path:
+            self._answer(403, [], b"")
+        elif self.path == "/token":
+            token = {"access_token": GS_TOKEN, "expires_in": 3600} if gate.tokens else {"error": "invalid_grant"}
+            self._answer(200 if gate.tokens else 400, [], json.dumps(token).encode())
+        else:
+            gate.requests.append(f"{self.command} {self.path}")
+            self._pass_on(_numbered(body) if "/batch" in self.path else body)
+
+    def _pass_on(self, body: bytes) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
         headers = {name: value for name, value in self.headers.items() if name != "Content-Length"}
-        connection.request(self.command, self.path, _numbered(body) if "/batch" in self.path else body, headers)
+        connection.request(self.command, self.path, body, headers)
         answer = connection.getresponse()
         kept = [each for each in answer.getheaders() if each[0] not in {"Content-Length", "Transfer-Encoding"}]
-        return self._answer(answer.status, kept, answer.read())
+        length = answer.getheader("Content-Length")
+        self._answer(answer.status, kept, answer.read(), length if self.command == "HEAD" else None)
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, length: str | None = None) -> None:
         self.send_response(status)
         for name, value in headers:
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", length or str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

@@ -4,24 +4,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_helpers import Finished, Json, everything, run, small, tiny, written
+from pipeline_helpers import ROOT, Finished, everything, run, small, tiny, written
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """`small()`, made by the command with one worker."""
-    yield from _finished(tmp_path_factory.mktemp("small"), small())
+    folder = tmp_path_factory.mktemp("small")
+    yield from _finished(written(folder, small()), folder / "run")
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """`tiny()`, made by the command with one worker."""
-    yield from _finished(tmp_path_factory.mktemp("tiny"), tiny())
+    folder = tmp_path_factory.mktemp("tiny")
+    yield from _finished(written(folder, tiny()), folder / "run")
 
 
-def _finished(folder: Path, experiment: Json) -> Iterator[Finished]:
-    path = written(folder, experiment)
-    finished = Finished(path, folder / "run", run(path, folder / "run").stdout)
-    before = everything(finished.output)
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """What `make run` makes: all CPUs are at work."""
+    experiment = ROOT / "data" / "experiments" / "quickstart.yaml"
+    yield from _finished(experiment, tmp_path_factory.mktemp("quickstart") / "run", "--direct_num_workers=0")
+
+
+def _finished(experiment: Path, output: Path, *options: str) -> Iterator[Finished]:
+    finished = Finished(experiment, output, run(experiment, output, *options).stdout)
+    before = everything(output)
     yield finished
-    assert everything(finished.output) == before, "a test wrote into a shared run"
+    assert everything(output) == before, "a test wrote into a shared run"

@@ -1,22 +1,29 @@
 """Programs that tests of runners need and Python does not bring, got once and kept in pytest's cache: a pytest plugin.
 
-Java, Maven and Go must be on the machine. Where one is not, its tests are skipped in one line; in CI they fail.
+Java, Maven and Go must be on the machine, and their registries answer. Else the tests are skipped in one line; in CI
+they fail.
 """
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from pipeline_helpers import start
 
 GoInstall = Callable[[str], Path]
 """From a package with its version to the program."""
+Begin = Callable[..., "subprocess.Popen[bytes]"]
 
 BEAM_IN_GO = "github.com/apache/beam/sdks/v2"
+_PATIENCE = 240
+"""Seconds that a registry may take for everything it is asked for."""
 
 
 def beam_in_go(program: str) -> str:
@@ -25,11 +32,29 @@ def beam_in_go(program: str) -> str:
 
 
 def need(*programs: str) -> None:
-    """Skips a test for want of a program; in CI the test fails."""
+    """Gives a test up for want of a program."""
     missing = [each for each in programs if shutil.which(each) is None]
     if missing:
-        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-        give_up(f"{' and '.join(missing)} not found on this machine")
+        _give_up(f"{' and '.join(missing)} not found on this machine")
+
+
+def get(command: list[str], **environment: str) -> None:
+    """Runs a command that asks a registry; gives the test up where that does not answer."""
+    try:
+        done = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        _give_up(f"{command[0]}: no answer within {_PATIENCE} seconds")
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("go: downloading")]
+        _give_up(f"{command[0]}: {(said or ['failed'])[0]}")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def running(program: Path) -> list[int]:
@@ -43,6 +68,30 @@ def _is(link: Path, program: Path) -> bool:
     return False
 
 
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """The real command, which ends with the test at the latest; its output is in files of `log`."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: object) -> "subprocess.Popen[bytes]":
+        begun.append(start(tmp_path / "log", *arguments))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            interrupt(process)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        process.kill()
+        process.wait()
+
+
+def interrupt(process: "subprocess.Popen[bytes]") -> None:
+    """Ctrl-C: a terminal tells the command and everything that it started."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
 @pytest.fixture(scope="session")
 def go_install(pytestconfig: pytest.Config) -> GoInstall:
     """Builds a program from the Go module proxy, unless it is there."""
@@ -50,11 +99,11 @@ def go_install(pytestconfig: pytest.Config) -> GoInstall:
     def install(package: str) -> Path:
         need("go")
         path, _, wanted = package.partition("@")
-        folder = pytestconfig.cache.mkdir(f"go-{path.rpartition('/')[2]}-{wanted}")
-        program = folder / path.rpartition("/")[2]
-        if not program.exists():
-            _get(["go", "install", package], {"GOBIN": str(folder)})
-        return program
+        name = path.rpartition("/")[2]
+        folder = pytestconfig.cache.mkdir(f"go-{name}-{wanted}")
+        if not (folder / name).exists():
+            get(["go", "install", package], GOBIN=str(folder))
+        return folder / name
 
     return install
 
@@ -67,13 +116,17 @@ def flink_jars(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.cache.mkdir("flink")
     if not (folder / pom.name).exists() or (folder / pom.name).read_bytes() != pom.read_bytes():
         shutil.rmtree(folder / "jars", ignore_errors=True)
-        _get(["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}/jars"])
+        get(
+            [
+                "mvn",
+                "-B",
+                "-q",
+                "-Dstyle.color=never",
+                "-f",
+                str(pom),
+                "dependency:copy-dependencies",
+                f"-DoutputDirectory={folder}/jars",
+            ]
+        )
         shutil.copy(pom, folder)
     return folder / "jars"
-
-
-def _get(command: list[str], environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -246,3 +246,52 @@ def test_mutated_bytes_raise_nothing_but_bad_image(victim: bytes, wounds: list[t
 def test_impossible_canvases_are_refused(sides: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"canvas\.(resize|crop)"):
         CanvasSpec(*sides)
+
+
+def many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG with more and more of its last scan."""
+    data = encode(noise(side, side), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+def test_scans_of_a_jpeg_are_counted_in_pixels() -> None:
+    """2^31 pixels are gone over at most; the largest image may have its usual ten scans."""
+    assert pixels(many_scans(8, 500)).shape == (8, 8, 3)
+    data = bytearray(many_scans(8, 100))
+    size = data.index(b"\xff\xc2") + 5
+    data[size : size + 4] = struct.pack(">HH", 8000, 8000)
+    with pytest.raises(BadImage, match=f"more than {2**31 // 8000**2} scans of 64000000 pixels"):
+        decode(bytes(data), SAME)
+
+
+def test_pieces_of_a_header_are_counted() -> None:
+    """Pillow's time for a GIF's comments grows with the square of their number."""
+    gif = encode(noise(8, 8), "GIF")
+    picture = gif.index(b",", 13 + 3 * 2 ** (gif[10] % 8 + 1))
+    for count, fine in ((100, True), (100_000, False)):
+        data = gif[:picture] + b"!\xfe\1a\0" * count + gif[picture:]
+        if fine:
+            assert np.array_equal(pixels(data), pixels(gif))
+        else:
+            with pytest.raises(BadImage, match="too many pieces"):
+                decode(data, SAME)
+
+
+def test_tiles_larger_than_an_image_may_be_are_refused() -> None:
+    tags = [(256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1), (322, 2**15), (323, 2**15), (324, 8), (325, 99)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    with pytest.raises(BadImage, match="too large a tile: 32768 x 32768"):
+        decode(b"II*\0" + struct.pack("<I", 107) + bytes(99) + struct.pack("<H", len(tags)) + entries + bytes(4), SAME)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P", "I;16"])
+def test_colours_of_a_large_image_are_those_of_its_parts(mode: str) -> None:
+    """Large images are converted strip by strip: here three of them, with a short one at the end."""
+    wide = np.asarray(noise(1200, 2000).convert("L"))
+    image = Image.fromarray(wide.astype(np.uint16) * 250) if mode == "I;16" else Image.fromarray(wide).convert(mode)
+    options: dict[str, Any] = {"transparency": 7} if mode == "P" else {}
+    whole = pixels(encode(image, **options), CanvasSpec(1200, 1200))
+    for top in (400, 1000, 1500):
+        part = pixels(encode(image.crop((0, top, 1200, top + 100)), **options), CanvasSpec(100, 100))
+        assert np.array_equal(whole[top - 400 : top - 300, 550:650], part)

@@ -272,3 +272,43 @@ def test_the_examples_of_the_documentation_are_valid(tmp_path: Path, monkeypatch
                 (tmp_path / model["weights"]).touch()
         experiment = load_experiment(str(written(tmp_path, whole)))
         assert set(section.get("attacks", {})) <= set(experiment.attacks), text
+
+
+def test_a_change_of_one_attack_leaves_alone_what_it_was_an_alias_of(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(
+        "name: a\nimages: {samples: foolbox}\nmodels: {a: packaged/efficientnet-lite0}\n"
+        "attacks:\n  one: &one {recipe: pgd, surrogates: [a], eps: 4/255}\n  two: *one\n  three: {<<: *one, steps: 3}\n"
+    )
+    attacks = load_experiment(str(path), ["attacks.two.eps=2/255", "attacks.three.surrogates=[a]"]).attacks
+    assert [attacks[name].eps * 255 for name in ("one", "two", "three")] == [4, 2, 4]
+    assert dict(attacks["three"].parameters)["steps"] == 3
+
+
+REFUSED = {
+    "a date": ("seed: 2020-01-01", "line 4 holds a timestamp"),
+    "a date that there is not": ("seed: 2020-13-45", "line 4 holds a timestamp"),
+    "a set, which has no order": ("targets: !!set {a}", "line 4 holds a set"),
+    "a number of many digits": ("seed: " + "9" * 5000, "line 4 has a number of more than 64 signs"),
+    "a number that is none": ("seed: !!int x", "not valid YAML: invalid literal for int"),
+    "nothing but brackets": ("targets: " + "[" * 2000, "nested too deeply"),
+    "itself": ("targets: &t [*t]", "line 4 is nested too deeply"),
+    "aliases of aliases": (
+        "a: &a [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join(['*a' + str(n - 1 or '')] * 9)}]\n" for n in range(1, 9)),
+        "more than 65,536 values, its aliases written out",
+    ),
+    "a key with a line break": ('"a\\nb": 1', "unknown key 'a\\\\nb'"),
+    "a name with a line break": ('attacks: {"a\\nb": {}}', "attacks.a b"),
+    "a name with a colour": ('attacks: {"a\\e[31mb": {recipe: pgd}}', r"attacks.a\\x1b\[31mb"),
+    "a megabyte": ("name: " + "x" * 2**20, "larger than 262,144 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_strange_yaml_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    text, words = REFUSED[what]
+    path = tmp_path / "experiment.yaml"
+    path.write_text(f"name: a\nimages: {{samples: foolbox}}\nmodels: {{a: packaged/efficientnet-lite0}}\n{text}\n")
+    with pytest.raises(InputError, match=words) as caught:
+        load_experiment(str(path))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 2500

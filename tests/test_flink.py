@@ -3,14 +3,13 @@
 That holds where the processes agree on the library versions and on the kind of CPU, and each sums with one thread.
 """
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flink.cluster import Cluster, running
-from pipeline_helpers import Finished, contents, invoke, run, start, wait_until
-from runner_fixtures import GoInstall, beam_in_go
+from pipeline_helpers import Finished, contents, invoke, run, wait_until
+from runner_fixtures import Begin, GoInstall, beam_in_go, interrupt
 
 pytest_plugins = ["pipeline_fixtures", "runner_fixtures"]
 
@@ -20,44 +19,46 @@ def cluster(flink_jars: Path, go_install: GoInstall, tmp_path_factory: pytest.Te
     boot = go_install(beam_in_go("python/container"))
     with running(flink_jars, boot, tmp_path_factory.mktemp("flink")) as found:
         yield found
-    assert found.workers() == [] and all(each.poll() is not None for each in found.processes.values())
+    assert found.all_workers() == [] and all(each.poll() is not None for each in found.processes.values())
 
 
-def test_flink_makes_the_same_tables(cluster: Cluster, tiny_run: Finished, tmp_path: Path) -> None:
-    before = cluster.restarts()
-    result = invoke("run", tiny_run.experiment, "--output", tmp_path / "run", *cluster.options)
+@pytest.mark.timeout(1800)  # for two runs of the quickstart, where other work goes on beside them
+def test_flink_makes_the_same_tables(cluster: Cluster, quickstart_run: Finished, tmp_path: Path) -> None:
+    result = invoke("run", quickstart_run.experiment, "--output", tmp_path / "run", *cluster.options)
     assert result.exit_code == 0, result.output
-    assert contents(tmp_path / "run") == contents(tiny_run.output)
-    assert cluster.restarts() == before
+    assert contents(tmp_path / "run") == contents(quickstart_run.output)
+    assert cluster.setbacks() == []
 
 
 def test_killed_workers_and_a_killed_task_manager_change_nothing(
-    cluster: Cluster, small_run: Finished, tmp_path: Path
+    cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin
 ) -> None:
     """What they had finished is kept; the rest goes on elsewhere, and in what is started in their place."""
-    output, before = tmp_path / "run", cluster.restarts()
-    process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, *cluster.options)
+    output = tmp_path / "run"
+    process = begin("run", small_run.experiment, "--output", output, *cluster.options)
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
     cluster.kill_workers()
-    wait_until(lambda: cluster.restarts() > before, process)
+    wait_until(lambda: len(cluster.setbacks()) == 1, process)
     done = len(contents(output))
-    wait_until(lambda: len(contents(output)) > done, process)
-    cluster.start_task_manager(cluster.kill_a_task_manager_at_work())
+    wait_until(lambda: len(contents(output)) > done and bool(cluster.at_work()), process)
+    lost = cluster.at_work()[0]
+    cluster.kill_task_manager(lost)
+    cluster.start_task_manager(lost)
     assert process.wait() == 0, (tmp_path / "log" / "stderr").read_text()
-    assert cluster.restarts() > before + 1
+    assert cluster.setbacks()[0]["taskManagerId"] == lost
     assert contents(output) == contents(small_run.output)
 
 
-def test_ctrl_c_cancels_the_job(cluster: Cluster, small_run: Finished, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_the_job(cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin) -> None:
     """Nothing goes on in the cluster, and the same command goes on elsewhere."""
     output = tmp_path / "run"
-    process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, *cluster.options)
+    process = begin("run", small_run.experiment, "--output", output, *cluster.options)
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
-    process.send_signal(signal.SIGINT)
+    interrupt(process)
     assert process.wait(60) == 130
     said = (tmp_path / "log" / "stderr").read_text().splitlines()[-1]
     assert said == "megalith: interrupted; what is finished is kept, the same command goes on"
-    cluster.wait(lambda: cluster.last_job() == "CANCELED" and not cluster.workers())
+    cluster.wait(lambda: cluster.last_job()["state"] == "CANCELED" and not cluster.workers())
     assert contents(output).items() < contents(small_run.output).items()
     run(small_run.experiment, output)
     assert contents(output) == contents(small_run.output)

@@ -1,8 +1,12 @@
 """Run directories and images on object stores: the whole cycle, and one line for whatever is wrong with a store."""
 
+import io
 import json
+import re
 import signal
 import socket
+import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import numpy as np
 import pytest
 import requests
+import typer
 from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.utils.retry import with_exponential_backoff
+from apache_beam.io.gcp.gcsio_retry import DEFAULT_RETRY_WITH_THROTTLING_COUNTER
+from apache_beam.utils import retry
+from google.api_core.retry import Retry
+from google.cloud.storage.retry import DEFAULT_RETRY
 from pipeline_helpers import (
-    Finished,
     Result,
     complaint,
     contents,
     invoke,
     label_of,
     rows,
+    run,
     sample_files,
     start,
     tiny,
@@ -32,9 +41,12 @@ from pipeline_helpers import (
 
 import pipeline.buckets
 import pipeline.lease
+import pipeline.main
+import pipeline.progress
 from pipeline.buckets import reach
 from pipeline.lease import LOCK, lease
 from pipeline.main import main
+from pipeline.plan import Units
 from pipeline.progress import progress_bar
 from pipeline.results import open_run
 from transforms.chunks import ImageRef
@@ -48,9 +60,8 @@ from transforms.tables import TABLES, rows_table
 if TYPE_CHECKING:
     from object_store_fixtures import Bucket, Gate
 
-pytest_plugins = ["pipeline_fixtures", "object_store_fixtures"]
 
-TEMPORARY = "images/.chunk-00000.parquet.0123456789abcdef0123456789abcdef.tmp"
+pytest_plugins = ["pipeline_fixtures", "object_store_fixtures"]
 
 
 @pytest.fixture
@@ -68,15 +79,47 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the whole cycle
 
 
+def least(**changes: Any) -> dict[str, Any]:
+    """Two images in two chunks, one attack, one target, one defence."""
+    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()[:2]]}
+    attacks = {"mi": {"recipe": "mi-fgsm", "surrogates": ["lite0"], "target": 649, "eps": "4/255", "steps": 1}}
+    return tiny(
+        chunk_size=1, images=images, models={"lite0": "packaged/efficientnet-lite0"}, attacks=attacks, **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of `least()` on a disk."""
+    folder = tmp_path_factory.mktemp("local")
+    run(written(folder, least()), folder / "run")
+    return folder / "run"
+
+
 def upload_images(bucket: "Bucket") -> dict[str, Any]:
-    """The images of `tiny()`, under the same ids, and the `images:` section that means them."""
-    files = sample_files()[:3]
+    """The images of `least()`, under the same ids, and the `images:` section that means them."""
+    files = sample_files()[:2]
     for file in files:
         bucket.put(f"images/{file.name}", file.read_bytes())
-    labels = "".join(f"{file.name},{label_of(file)}\n" for file in files)
-    bucket.put("images/labels.csv", f"file,label\n{labels}".encode())
+    bucket.put("images/labels.csv", labels_csv(files))
     bucket.put("images/", b"")  # as a console shows a folder
     return {"folder": f"{bucket.url}/images", "labels": "labels.csv"}
+
+
+def upload_tar(bucket: "Bucket") -> dict[str, Any]:
+    """The same images in an archive."""
+    files = sample_files()[:2]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for file in files:
+            archive.add(file, file.name)
+    bucket.put("images/val.tar", packed.getvalue())
+    bucket.put("images/labels.csv", labels_csv(files))
+    return {"imagenet": f"{bucket.url}/images/val.tar", "labels": "labels.csv"}
+
+
+def labels_csv(files: list[Path]) -> bytes:
+    return "".join(["file,label\n", *(f"{file.name},{label_of(file)}\n" for file in files)]).encode()
 
 
 def below(found: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -108,46 +151,46 @@ def as_local(bucket: "Bucket", folder: str, copy: Path) -> Path:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_whole_cycle(bucket: "Bucket", tiny_run: Finished, tmp_path: Path) -> None:
+def test_the_whole_cycle(bucket: "Bucket", local: Path, tmp_path: Path) -> None:
     """Killed and resumed, the tables are those of a local run, byte for byte; and every command reads them there."""
-    experiment = written(tmp_path, tiny(images=upload_images(bucket)))
-    output = f"{bucket.url}/runs/tiny"
+    experiment = written(tmp_path, least() | {"images": upload_images(bucket)})
+    output = f"{bucket.url}/runs/a"
     arguments: list[object] = [experiment, "--output", output, "--direct_num_workers=1", *bucket.options]
     log = tmp_path / "log"
     kill_in_the_middle(["run", *arguments], log, lambda: sum("/predictions/" in path for path in bucket.stamps()))
-    before = parts(below(bucket.stamps(), "runs/tiny"))
-    assert 0 < len(before) < len(contents(tiny_run.output))
+    before = parts(below(bucket.stamps(), "runs/a"))
+    assert 0 < len(before) < len(contents(local))
 
     resumed = invoke("run", *arguments)
     assert resumed.exit_code == 0, resumed.output
-    after = below(bucket.stamps(), "runs/tiny")
+    after = below(bucket.stamps(), "runs/a")
     assert before == {path: after[path] for path in before}, "a finished part was rewritten"
-    assert set(after) == {*contents(tiny_run.output), "run.json"}
+    assert set(after) == {*contents(local), "run.json"}
 
-    copy = as_local(bucket, "runs/tiny", tmp_path / "copy")
-    without_uris(copy, tiny_run.output)
+    copy = as_local(bucket, "runs/a", tmp_path / "copy")
+    same_but_for_uris(copy, local)
     planned = invoke("plan", *arguments)
     assert "to do: about 0 forward and 0 backward passes" in planned.stdout
     said = invoke("sql", output, QUERY, "--format", "json", *bucket.options)
-    assert json.loads(said.stdout) == open_run(str(tiny_run.output)).sql(QUERY).to_dict("records")
+    assert json.loads(said.stdout) == open_run(str(local)).sql(QUERY).to_dict("records")
     read_the_same(output, copy)
-
-    again = invoke("run", *arguments)
-    assert again.exit_code == 0
-    assert parts(below(bucket.stamps(), "runs/tiny")) == parts(after)
-    nothing_secret(bucket, log, resumed, planned, said, again)
+    nothing_secret(bucket, copy, log, resumed, planned, said)
 
 
 QUERY = "select attack, defense, count(*) as n, avg(correct::int) as rate from predictions group by all order by all"
 
 
-def without_uris(copy: Path, local: Path) -> None:
+def same_but_for_uris(found: Path, expected: Path) -> None:
     """Two run directories hold the same parts, but for where the images are."""
-    found, expected = contents(copy), contents(local)
-    assert {path: found[path] for path in found if not path.startswith("images/")} == {
-        path: expected[path] for path in expected if not path.startswith("images/")
-    }
-    assert [{**row, "uri": ""} for row in rows(copy, "images")] == [{**row, "uri": ""} for row in rows(local, "images")]
+
+    def others(folder: Path) -> dict[str, bytes]:
+        return {path: content for path, content in contents(folder).items() if not path.startswith("images/")}
+
+    assert others(found) == others(expected)
+    assert set(contents(found)) == set(contents(expected))
+    assert [{**row, "uri": ""} for row in rows(found, "images")] == [
+        {**row, "uri": ""} for row in rows(expected, "images")
+    ]
 
 
 def read_the_same(output: str, copy: Path) -> None:
@@ -158,10 +201,58 @@ def read_the_same(output: str, copy: Path) -> None:
     assert remote.success().equals(local.success())
 
 
-def nothing_secret(bucket: "Bucket", log: Path, *results: Result) -> None:
+def nothing_secret(bucket: "Bucket", copy: Path, log: Path, *results: Result) -> None:
+    """In what was said, in what is stored, and in the tables once they are decompressed."""
     said = [result.output.encode() for result in results] + [path.read_bytes() for path in log.iterdir()]
+    tables = [repr(rows(copy, table)).encode() for table in TABLES]
+    assert all(tables[:4])
     for secret in bucket.secrets:
-        assert not [text for text in [*said, *bucket.objects().values()] if secret.encode() in text]
+        assert not [text for text in [*said, *bucket.objects().values(), *tables] if secret.encode() in text]
+
+
+def test_a_tar_archive_on_a_store_and_a_local_run_directory(bucket: "Bucket", local: Path, tmp_path: Path) -> None:
+    run(written(tmp_path, least() | {"images": upload_tar(bucket)}), tmp_path / "run", *bucket.options)
+    same_but_for_uris(tmp_path / "run", local)
+    uris = [row["uri"] for row in rows(tmp_path / "run", "images")]
+    assert all(uri.startswith(f"{bucket.url}/images/val.tar#bytes=") for uri in uris)
+
+
+@pytest.mark.usefixtures("quick", "impatient")
+def test_a_store_that_goes_away_in_mid_run(
+    bucket: "Bucket", local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With local images: when the store is back, the same command makes the tables of a local run to the last byte."""
+    output = f"{bucket.url}/runs/a"
+    arguments = ["run", written(tmp_path, least()), "--output", output, "--direct_num_workers=1", *bucket.options]
+    monkeypatch.setattr(pipeline.main, "_leave", leave)
+    bucket.gate.shuts_at = "predictions"
+    stopped = invoke(*arguments)
+    assert bucket.gate.is_shut
+    assert stopped.exit_code == 1
+    last = stopped.stderr.splitlines()[-1]
+    assert last.startswith("megalith: stopped: ")
+    assert "the same command goes on" in last
+    assert not [secret for secret in bucket.secrets if secret in stopped.output]
+    assert parts(below(bucket.stamps(), "runs/a"))
+
+    bucket.gate.open()
+    assert invoke(*arguments).exit_code == 0
+    assert contents(as_local(bucket, "runs/a", tmp_path / "copy")) == contents(local)
+
+
+def leave(message: str, code: int) -> None:
+    """Instead of ending the process."""
+    print(" ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of object stores ask again as often as ever, but do not wait long in between."""
+    monkeypatch.setattr(retry.Clock, "sleep", lambda *_: None)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for policy in (DEFAULT_RETRY, DEFAULT_RETRY_WITH_THROTTLING_COUNTER):
+        monkeypatch.setattr(policy, "_timeout", 0.5)
 
 
 # --- the parts of a run directory
@@ -203,9 +294,41 @@ def test_a_folder_of_a_console_is_no_file(store: Store, bucket: "Bucket") -> Non
 def test_a_root_with_glob_characters(bucket: "Bucket") -> None:
     store = Store(f"{bucket.url}/[x] y?")
     store.publish_bytes("a", b"1")
-    bucket.put("x y?/b", b"2")
+    for beside in ("x y?/b", "x y?/a", "[x] yz/a"):
+        bucket.put(beside, b"2")
     assert store.paths() == {"a"}
     assert store.read_bytes("a") == b"1"
+    store.delete(["a"])
+    assert set(bucket.objects()) == {"x y?/b", "x y?/a", "[x] yz/a"}
+
+
+def test_what_may_not_be_deleted_is_said(store: Store, bucket: "Bucket") -> None:
+    store.publish_bytes("a", b"1")
+    bucket.gate.forbids = "delete" if bucket.url.startswith("s3:") else "/batch"
+    with pytest.raises(OSError, match="403"):
+        store.delete(["a"])
+    assert store.paths() == {"a"}
+
+
+def test_how_many_requests_a_part_takes(store: Store, bucket: "Bucket") -> None:
+    """As docs/stores.md says."""
+
+    def requests_of(work: Callable[[], object]) -> int:
+        bucket.gate.open()
+        work()
+        return len(bucket.gate.requests)
+
+    writing = 7 if bucket.url.startswith("s3:") else 5
+    part = images_part(0)
+    assert requests_of(lambda: store.publish(part, published(5))) <= writing
+    assert requests_of(lambda: store.read(part)) <= 2
+    assert requests_of(lambda: store.has(part)) <= 1
+    paths = [part.path, *(f"{number}" for number in range(5))]
+    for path in paths[1:]:
+        store.publish_bytes(path, b"1")
+    assert requests_of(store.paths) == 1
+    assert requests_of(lambda: store.delete(paths)) == 1
+    assert store.paths() == set()
 
 
 def test_a_bucket_as_run_directory(bucket: "Bucket") -> None:
@@ -215,18 +338,16 @@ def test_a_bucket_as_run_directory(bucket: "Bucket") -> None:
     assert bucket.objects() == {"a/b": b"1"}
 
 
-def test_whole_parts_are_known_without_opening_any(
-    store: Store, bucket: "Bucket", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_parts_are_known_without_opening_any(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {images_part(chunk).path for chunk in range(3)}
     for chunk in range(3):
         store.publish(images_part(chunk), published(5))
-    bucket.put(f"runs/a/{images_part(1).path}", b"PAR1PAR1")
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
     monkeypatch.setattr(FileSystems, "open", never)
-    assert store.whole(store.paths()) == {images_part(0).path, images_part(2).path}
+    assert store.whole(store.paths()) == paths
 
 
 def test_a_writer_that_dies_leaves_no_part(store: Store, bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,21 +388,30 @@ def test_images_and_slices_of_them(bucket: "Bucket") -> None:
         read_bytes(slice_uri(f"{bucket.url}/a#b.bin", 8, 5), 10)
 
 
-def test_a_missing_image_is_a_bad_image(bucket: "Bucket") -> None:
-    with pytest.raises(BadImage, match=r"cannot be read.*x\.jpg"):
-        read_image(ImageRef("x", f"{bucket.url}/x.jpg", 1), CanvasSpec())
+@pytest.mark.parametrize(("name", "words"), [("absent.jpg", r"cannot be read.*absent\.jpg"), ("empty.jpg", "empty")])
+def test_an_image_that_is_gone_or_empty_costs_a_row(bucket: "Bucket", name: str, words: str) -> None:
+    bucket.put("empty.jpg", b"")
+    with pytest.raises(BadImage, match=words):
+        read_image(ImageRef("x", f"{bucket.url}/{name}", 1), CanvasSpec())
 
 
-def test_a_store_that_fails_stops_the_run(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing about the image, which must not become a failure for good."""
-
-    def fails(*_: object, **__: object) -> None:
-        raise PermissionDeniedByStoreError("expired")
-
-    monkeypatch.setattr(FileSystems, "open", fails)
-    with pytest.raises(StoppedError, match=r"x\.jpg cannot be read: .*PermissionDeniedByStoreError: expired") as caught:
-        read_image(ImageRef("x", f"{s3_bucket.url}/x.jpg", 1), CanvasSpec())
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["forbids", "shuts_at"])
+def test_a_store_that_does_not_give_an_image_stops_the_run(bucket: "Bucket", fault: str) -> None:
+    """The image would become a failure for good, and the next ones with it."""
+    bucket.put("x.jpg", sample_files()[0].read_bytes())
+    ref = ImageRef("x", f"{bucket.url}/x.jpg", 1)
+    assert read_image(ref, CanvasSpec())
+    setattr(bucket.gate, fault, "x.jpg")
+    with pytest.raises(StoppedError, match=r"x\.jpg cannot be read: .*") as caught:
+        read_image(ref, CanvasSpec())
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_without_the_extra_stops_the_run() -> None:
+    """As where only its image lacks the client: it could read none."""
+    with pytest.raises(StoppedError, match=r"nosuch://bucket/x\.jpg cannot be read: .*filesystem"):
+        read_image(ImageRef("x", "nosuch://bucket/x.jpg", 1), CanvasSpec())
 
 
 class PermissionDeniedByStoreError(Exception):
@@ -289,13 +419,13 @@ class PermissionDeniedByStoreError(Exception):
 
 
 def test_a_part_that_cannot_be_read_is_named_by_sql(
-    s3_bucket: "Bucket", tiny_run: Finished, monkeypatch: pytest.MonkeyPatch
+    s3_bucket: "Bucket", local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(f"{s3_bucket.url}/run")
     for path in ("run.json", images_part(0).path):
-        store.publish_bytes(path, (tiny_run.output / path).read_bytes())
+        store.publish_bytes(path, (local / path).read_bytes())
     run = open_run(store.root)
-    assert len(run.sql("select * from images")) == 2
+    assert len(run.sql("select * from images")) == 1
 
     def fails(*_: object, **__: object) -> None:
         raise PermissionDeniedByStoreError("expired")
@@ -393,12 +523,14 @@ def test_no_such_bucket(bucket: "Bucket", tmp_path: Path) -> None:
     absent = f"{bucket.url}-absent"
     experiment = written(tmp_path, tiny())
     images = written(tmp_path, tiny(images={"folder": f"{absent}/images", "labels": "labels.csv"}), "images.yaml")
+    labels = written(tmp_path, tiny(images={**upload_images(bucket), "labels": f"{absent}/labels.csv"}), "labels.yaml")
     local = tmp_path / "run"
     for what, *arguments in [
         ("--output", "run", experiment, "--output", f"{absent}/run"),
         ("--output", "plan", experiment, "--output", f"{absent}/run"),
         ("run directory", "sql", f"{absent}/run", "select 1"),
         ("images.folder", "plan", images, "--output", local),
+        ("images.labels", "plan", labels, "--output", local),
     ]:
         said = complaint(invoke(*arguments, *bucket.options))
         assert said == f"megalith: {what}: {absent}: there is no such bucket"
@@ -440,8 +572,8 @@ def test_local_paths_are_not_asked_about(tmp_path: Path) -> None:
     reach("--output", str(tmp_path / "absent"))
 
 
-def test_without_credentials_for_s3(s3_endpoint: str, tmp_path: Path) -> None:
-    arguments = [written(tmp_path, tiny()), "--output", "s3://bucket/run", f"--s3_endpoint_url={s3_endpoint}"]
+def test_without_credentials_for_s3(s3_endpoint: "Gate", tmp_path: Path) -> None:
+    arguments = [written(tmp_path, tiny()), "--output", "s3://bucket/run", f"--s3_endpoint_url={s3_endpoint.url}"]
     said = complaint(invoke("plan", *arguments))
     assert "s3://bucket: no credentials" in said
     assert "AWS_ACCESS_KEY_ID" in said
@@ -449,9 +581,8 @@ def test_without_credentials_for_s3(s3_endpoint: str, tmp_path: Path) -> None:
 
 def test_credentials_that_come_later_count(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
     """In a notebook, say, whose user reads the message and sets the variables that it names."""
-    endpoint, *_ = s3_bucket.options
     FileSystems.set_options(None)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.partition("=")[2])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.gate.url)
     with pytest.raises(InputError, match="no credentials"):
         open_run(f"{s3_bucket.url}/run")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
@@ -463,7 +594,7 @@ def test_credentials_that_come_later_count(s3_bucket: "Bucket", monkeypatch: pyt
 @pytest.fixture
 def strict_s3(s3_bucket: "Bucket") -> Iterator["Bucket"]:
     """S3 that looks at credentials."""
-    url = f"{s3_bucket.options[0].partition('=')[2]}/moto-api/reset-auth"
+    url = f"{s3_bucket.gate.url}/moto-api/reset-auth"
     requests.post(url, data=b"0", timeout=10)
     yield s3_bucket
     requests.post(url, data=b"inf", timeout=10)
@@ -484,38 +615,58 @@ def test_without_credentials_for_gcs(gs_bucket: "Bucket", tmp_path: Path, monkey
     assert "gcloud auth application-default login" in said
 
 
-def test_credentials_that_google_does_not_know(
-    gs_bucket: "Bucket", gs_endpoint: "Gate", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gs_endpoint, "tokens", False)
+def test_credentials_that_google_does_not_know(gs_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gs_bucket.gate, "tokens", False)
     for name, value in {"_credentials_init": False, "_credentials": None}.items():  # Beam keeps what it has found
         monkeypatch.setattr(_Credentials, name, value)
     said = one_line(f"{gs_bucket.url}/run")
     assert "invalid_grant" in said
-    assert gs_endpoint.private_key not in said
+    assert gs_bucket.gate.private_key not in said
 
 
-def test_nobody_listens(s3_bucket: "Bucket", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    _, *others = s3_bucket.options
-    arguments = ["--output", f"{s3_bucket.url}/run", "--s3_endpoint_url=http://127.0.0.1:9", *others]
-    said = complaint(invoke("plan", written(tmp_path, tiny()), *arguments))
-    assert "Could not connect to the endpoint" in said
-    assert not [secret for secret in s3_bucket.secrets if secret in said]
+def test_a_bucket_that_may_not_be_listed(bucket: "Bucket") -> None:
+    bucket.gate.forbids = "list-type" if bucket.url.startswith("s3:") else "/o?"
+    assert re.search("403|Forbidden", one_line(f"{bucket.url}/run"))
 
 
-def test_somebody_listens_and_never_answers(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def endpoint(bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Tells the environment that stores are elsewhere."""
+
+    def tell(url: str) -> None:
+        for name, value in {
+            "STORAGE_EMULATOR_HOST": url,
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "KEYIDOFATEST",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-a-test",
+            "AWS_MAX_ATTEMPTS": "1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        FileSystems.set_options(None)
+
+    return tell
+
+
+def test_nobody_listens(bucket: "Bucket", endpoint: Callable[[str], None]) -> None:
+    """As where the endpoint is wrong, or there is no network."""
+    endpoint("http://127.0.0.1:9")
+    said = one_line(f"{bucket.url}/run")
+    assert "127.0.0.1" in said
+    assert re.search("Could not connect to the endpoint|Connection refu", said)
+    assert not [secret for secret in ("KEYIDOFATEST", "secret-of-a-test", *bucket.secrets) if secret in said]
+
+
+def test_somebody_listens_and_never_answers(
+    bucket: "Bucket", endpoint: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a firewall swallows what is sent."""
     monkeypatch.setattr(pipeline.buckets, "_PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
-        FileSystems.set_options(None)
+        endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
-        said = one_line("s3://bucket/run")
+        said = one_line(f"{bucket.url}/run")
     assert time.monotonic() - started < 5
-    assert "no answer within" in said
+    assert re.search("no answer within|timed out", said)
 
 
 def test_a_store_that_may_be_read_only(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,6 +683,9 @@ def test_a_store_that_may_be_read_only(s3_bucket: "Bucket", monkeypatch: pytest.
 # --- a store that goes away in the middle
 
 
+NOTHING = Units((), np.zeros(0, np.int64), np.zeros((0, 0), np.bool_))
+
+
 def test_progress_outlives_a_listing_that_fails() -> None:
     looks: list[int] = []
 
@@ -540,18 +694,31 @@ def test_progress_outlives_a_listing_that_fails() -> None:
             looks.append(1)
             raise OSError("the network is away")
 
-    with progress_bar(Away(), [], "run"):  # type: ignore[arg-type]
+    with progress_bar(Away(), NOTHING, "run"):  # type: ignore[arg-type]
         deadline = time.monotonic() + 20
         while len(looks) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert len(looks) >= 3  # the last one when the run ends
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_hangs_is_not_waited_for(s3_bucket: "Bucket", monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the run is over, neither the progress bar nor the file that says that it was at work holds it up."""
+    store = Store(f"{s3_bucket.url}/run")
+    for module, name in ((pipeline.progress, "_LAST_LOOK"), (pipeline.lease, "_PARTING")):
+        monkeypatch.setattr(module, name, 0.2)
+    monkeypatch.setattr(Store, "paths", lambda *_: time.sleep(10) or set())
+    with lease(store), progress_bar(store, NOTHING, "run"):
+        monkeypatch.setattr(Store, "read_bytes", lambda *_: time.sleep(10) or b"")
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+
+
 def test_waiting_is_said_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beam asks again for minutes, and its own warning would be a traceback."""
+    """Clients ask again for minutes, Beam with a traceback and Google's in silence."""
     failures = [ConnectionError("nobody is there\nat all")]
 
-    @with_exponential_backoff(num_retries=1, initial_delay_secs=0.01)
+    @retry.with_exponential_backoff(num_retries=1, initial_delay_secs=0.01)
     def ask() -> str:
         if failures:
             raise failures.pop()
@@ -564,3 +731,6 @@ def test_waiting_is_said_in_one_line(capsys: pytest.CaptureFixture[str], monkeyp
     assert ask() == "answer"
     said = capsys.readouterr().err
     assert said == "warning: ConnectionError: nobody is there at all; trying again in 0 seconds\n"
+    failures.append(ConnectionError("nobody is there\nat all"))
+    assert Retry(predicate=lambda _: True, initial=0.01)(ask.__wrapped__)() == "answer"
+    assert re.fullmatch("warning: Retrying due to nobody is there at all, sleeping .*\n", capsys.readouterr().err)

@@ -6,7 +6,7 @@ import pytest
 from pipeline_helpers import tiny, written
 
 from pipeline.experiment import Experiment, load_experiment
-from pipeline.plan import Wave, make_plan, make_waves, units_of
+from pipeline.plan import Units, Wave, make_plan, make_waves
 from pipeline.run import _alone, _version_warnings
 from transforms.chunks import Chunk, ImageRef, make_chunks
 from transforms.errors import InputError
@@ -20,7 +20,7 @@ def _experiment(folder: Path, **changes: object) -> Experiment:
 
 
 def _paths(experiment: Experiment) -> set[str]:
-    return {part.path for chunk in CHUNKS for unit in units_of(experiment, chunk) for part in unit.parts}
+    return {part.path for unit in Units.every(experiment, CHUNKS) for part in unit.parts}
 
 
 def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path
     # 3 images: 1 + 2 gradients each, and 6 predictions each
     assert (nothing.cost["backwards"], nothing.cost["forwards"]) == (9, 9 + 18)
     everything = make_plan(experiment, CHUNKS, _paths(experiment))
-    assert everything.missing == ()
+    assert not everything.missing
     assert everything.total == nothing.total
     assert make_waves(experiment, everything.missing, None) == []
 
@@ -55,7 +55,7 @@ def test_work_names_only_the_chunks_and_attacks_with_something_missing(tmp_path:
 def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to_look_at(tmp_path: Path) -> None:
     experiment = _experiment(tmp_path, keep_canvases=False)
     kept = {path for path in _paths(experiment) if not path.startswith("canvases/") or "attack=none" in path}
-    assert make_plan(experiment, CHUNKS, kept).missing == ()
+    assert not make_plan(experiment, CHUNKS, kept).missing
     lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
     again = make_plan(experiment, CHUNKS, kept - {lost})
     assert [(unit.kind, unit.chunk, unit.attack) for unit in again.missing] == [
@@ -107,7 +107,7 @@ def test_an_attack_of_too_many_models_is_refused(tmp_path: Path) -> None:
 
 def test_images_with_a_problem_cost_nothing(tmp_path: Path) -> None:
     chunk = Chunk(0, (ImageRef("good", "nowhere", 1), ImageRef("bad", "nowhere", 1, "no file")))
-    predictions = [unit for unit in units_of(_experiment(tmp_path), chunk) if unit.kind == "predict"]
+    predictions = make_plan(_experiment(tmp_path), [chunk], set()).missing.where("kind", ["predict"])
     assert {unit.forwards for unit in predictions} == {1}
 
 

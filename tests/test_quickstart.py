@@ -1,24 +1,16 @@
 """What `make run` runs, to its end."""
 
 import json
-from pathlib import Path
 
-import pytest
-from pipeline_helpers import ROOT, invoke, rows
+from pipeline_helpers import Finished, rows
+
+pytest_plugins = ["pipeline_fixtures"]
 
 IMAGES, ATTACKS, MODELS, VIEWS, DEFENSES = 20, 4, 3, 1, 7
 
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    output = tmp_path_factory.mktemp("quickstart") / "run"
-    result = invoke("run", ROOT / "data" / "experiments" / "quickstart.yaml", "--output", output)
-    assert result.exit_code == 0, result.output
-    return output, result.stdout
-
-
-def test_rows_are_counted_out_exactly(quickstart: tuple[Path, str]) -> None:
-    output, _ = quickstart
+def test_rows_are_counted_out_exactly(quickstart_run: Finished) -> None:
+    output = quickstart_run.output
     assert len(rows(output, "predictions")) == IMAGES * (1 + ATTACKS) * MODELS * VIEWS * (1 + DEFENSES)
     assert len(rows(output, "attacks")) == IMAGES * ATTACKS
     assert len(rows(output, "canvases")) == IMAGES * (1 + ATTACKS)
@@ -26,12 +18,12 @@ def test_rows_are_counted_out_exactly(quickstart: tuple[Path, str]) -> None:
     assert rows(output, "failures") == []
 
 
-def test_clean_accuracy(quickstart: tuple[Path, str]) -> None:
+def test_clean_accuracy(quickstart_run: Finished) -> None:
     """Measured independently with resize 256 and crop 224: 18, 19 and 18 of 20.
 
     Lite1 is one image below that: its native 240 enlarges a canvas of 224.
     """
-    output, summary = quickstart
+    output, summary = quickstart_run.output, quickstart_run.summary
     clean = [row for row in rows(output, "predictions") if row["attack"] == row["defense"] == "none"]
     for model in ("lite0", "lite1", "lite2"):
         right = [row["correct"] for row in clean if row["model"] == model]
@@ -39,9 +31,9 @@ def test_clean_accuracy(quickstart: tuple[Path, str]) -> None:
         assert f"{model}: 18 of 20 clean images right" in summary
 
 
-def test_the_white_box_falls_and_the_others_mostly_stand(quickstart: tuple[Path, str]) -> None:
+def test_the_white_box_falls_and_the_others_mostly_stand(quickstart_run: Finished) -> None:
     """What the literature leads one to expect of 4/255 on an undefended network, and of transfer from a single one."""
-    output, _ = quickstart
+    output = quickstart_run.output
     seen = [row for row in rows(output, "predictions") if row["defense"] == "none"]
     right = {
         (attack, model): sum(row["correct"] for row in seen if (row["attack"], row["model"]) == (attack, model))
@@ -56,8 +48,8 @@ def test_the_white_box_falls_and_the_others_mostly_stand(quickstart: tuple[Path,
     assert reached.count(649) >= 18
 
 
-def test_keeping_every_frequency_changes_nothing(quickstart: tuple[Path, str]) -> None:
-    output, _ = quickstart
+def test_keeping_every_frequency_changes_nothing(quickstart_run: Finished) -> None:
+    output = quickstart_run.output
     found = rows(output, "predictions")
     plain, kept = (
         [{key: value for key, value in row.items() if key != "defense"} for row in found if row["defense"] == defense]
@@ -66,8 +58,8 @@ def test_keeping_every_frequency_changes_nothing(quickstart: tuple[Path, str]) -
     assert plain == kept
 
 
-def test_the_summary_is_worth_reading(quickstart: tuple[Path, str]) -> None:
-    output, summary = quickstart
+def test_the_summary_is_worth_reading(quickstart_run: Finished) -> None:
+    output, summary = quickstart_run.output, quickstart_run.summary
     for words in (
         "Clean accuracy",
         "18/20",

@@ -44,8 +44,6 @@ def test_a_slice_beyond_the_end_is_refused(tmp_path: Path) -> None:
         read_bytes(f"{tmp_path}/f#bytes=8-12", 100)
 
 
-def test_missing_file_and_unknown_filesystem(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_bytes(f"{tmp_path}/absent", 10)
-    with pytest.raises(OSError, match="filesystem"):
-        read_bytes("nosuch://bucket/key", 10)

@@ -1,7 +1,9 @@
-"""Runner profiles: what they ask of Beam, and how what cannot work is refused."""
+"""Runner profiles: what they ask of Beam, and how what cannot work is refused. What their tests and images need."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc as services
-from pipeline_helpers import refused, tiny, written
+from pipeline_helpers import ROOT, refused, tiny, written
+from runner_fixtures import get, need
 
 from pipeline.runners import check_paths, runner_options
 from transforms.errors import InputError
@@ -99,3 +102,38 @@ def test_only_dataflow_s_workers_are_known_to_see_no_folder_of_ours() -> None:
     check_paths("dataflow", ["gs://bucket/run", "gs://bucket/a.tar#bytes=1-2"])
     with pytest.raises(InputError, match="/mnt/shared/run"):
         check_paths("dataflow", ["gs://bucket/run", "/mnt/shared/run"])
+
+
+def test_a_machine_without_java_skips_in_one_line_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"\Ajava and mvn not found on this machine\Z"):
+        need("java", "mvn")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"\Ajava and mvn not found on this machine\Z"):
+        need("java", "mvn")
+
+
+@pytest.mark.parametrize("ci", [True, False])
+def test_a_registry_that_does_not_answer_is_one_line(ci: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true" if ci else "")
+    monkeypatch.setattr("runner_fixtures._PATIENCE", 1)
+    given_up = pytest.fail.Exception if ci else pytest.skip.Exception
+    with pytest.raises(given_up, match=r"\Ash: no route to the proxy\Z"):
+        get(["sh", "-c", "echo 'go: downloading x'; echo 'no route to the proxy' >&2; echo more >&2; exit 1"])
+    with pytest.raises(given_up, match=r"\Asleep: no answer within 1 seconds\Z"):
+        get(["sleep", "9"])
+
+
+def test_the_image_agrees_with_the_lock() -> None:
+    """Python and Beam of workers are those of the machine that starts runs; the document names the same Beam."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    chosen = dict(re.findall(r"^ARG (\w+)=(.+)$", dockerfile, flags=re.M))
+    assert f"apache-beam=={chosen['BEAM']}" in (ROOT / "requirements.txt").read_text().splitlines()
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"--python-version {chosen['PYTHON']} " in makefile
+    (uv,) = re.findall(r"uv==\S+", dockerfile)
+    assert uv in makefile.split()
+    assert {*re.findall(r"--extra (\w+)", dockerfile)} <= {*(metadata("megalith").get_all("Provides-Extra") or ())}
+    documented = re.findall(r"@v([\d.]+\d)", (ROOT / "docs" / "runners.md").read_text())
+    assert {*documented} == {chosen["BEAM"]} == {version("apache-beam")}

@@ -1,5 +1,6 @@
 """Encoded bytes → canvas. Pure: no files, no Beam, and no exception but `BadImage`, whatever the bytes."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -7,11 +8,13 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from transforms.errors import InputError
 
 MAX_PIXELS = 2**26
-"""Bound on the pixels of an image, as stored and as resized: 8192 x 8192, some 270 MB while it is decoded."""
+"""Bound on the pixels of an image, as stored and as resized: 8192 x 8192, about 1 GB while a WebP is decoded, half of
+that in the other formats."""
 
 MAX_RESIZE = 4096
 """Bound on `CanvasSpec.resize`, in pixels."""
@@ -20,6 +23,21 @@ MAX_RESIZE = 4096
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 _BACKGROUND = (255, 255, 255, 255)
+
+_STRIP = 2**20
+"""Pixels whose colours are converted at once: some conversions take several times the memory of what they convert."""
+
+_HEADER_READS = 10_000
+"""Pillow reads a header piece by piece, and of some pieces (GIF's comments) each costs more than the one before."""
+
+_MOST_SCANNED = 2**31
+"""Bound on pixels x scans of a JPEG, each of which goes over the whole image: 32 scans of the largest, about 10 s.
+Progressive JPEGs have some 10 scans; libjpeg takes any number of them, of a few bytes each (D. R. Commander and
+G. Markham, "Two Issues with the JPEG Standard", 2016, LJT-01-003)."""
+
+_SOS, _EOI = b"\xda", b"\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone
+_TIFF_TILE = (322, 323)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +107,8 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
 
     - Formats: BMP, GIF, JPEG, PNG, TIFF, WebP. Of an animation or a multi-page file, the first frame.
     - Size: an image with more than `MAX_PIXELS` pixels is refused from its header, and so is one so elongated
-      that it would have more than that after resizing.
+      that it would have more than that after resizing, and one that hides work beyond its pixels: a JPEG of very many
+      scans, a TIFF of larger tiles, headers in thousands of pieces.
     - Orientation: EXIF's (or XMP's) is applied, all eight values; if unreadable, the image counts as upright.
     - Greyscale is replicated; black-and-white becomes 0 and 255; a palette is expanded.
     - 16-bit greyscale v becomes round(v / 257), so that 65535 is white; its transparent value, if any, is ignored.
@@ -105,7 +124,7 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
     if not data:
         raise BadImage("empty file")
     try:
-        image = _upright_rgb(data)
+        image = _upright_rgb(data, canvas)
         return Decoded(_centre(image, canvas), image.width, image.height)
     except (BadImage, MemoryError):  # The machine's memory is no property of the image.
         raise
@@ -118,13 +137,51 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
         raise BadImage(f"cannot be decoded: {reason}") from error
 
 
-def _upright_rgb(data: bytes) -> Image.Image:
-    with Image.open(BytesIO(data), formats=_FORMATS) as image:
+class _Metered(BytesIO):
+    """Bytes that may be read so many times, in pieces of any size."""
+
+    reads = _HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads -= 1
+        if self.reads < 0:
+            raise BadImage("its header or its data is in too many pieces")
+        return super().read(size)
+
+
+def _upright_rgb(data: bytes, canvas: CanvasSpec) -> Image.Image:
+    file = _Metered(data)
+    with Image.open(file, formats=_FORMATS) as image:
         _check_pixels(image.width, image.height, "too large")
+        _resized(image, canvas)
+        _check_hidden_size(image, data)
+        file.reads = _HEADER_READS + len(data) // 64
         image.load()
         orientation = _orientation(image)
         rgb = _to_rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _check_hidden_size(image: Image.Image, data: bytes) -> None:
+    """What costs memory or time beyond an image's pixels."""
+    if isinstance(image, TiffImageFile):  # libtiff reads whole tiles, which may be larger than the image
+        width, height = (image.tag_v2.get(tag, 1) for tag in _TIFF_TILE)
+        _check_pixels(width, height, "too large a tile")
+    if data.startswith(b"\xff\xd8"):
+        _check_scans(data, image.width * image.height)
+
+
+def _check_scans(jpeg: bytes, pixels: int) -> None:
+    scans = position = 0
+    for _ in range(_HEADER_READS):
+        marker = _JPEG_MARKER.search(jpeg, position)
+        if marker is None or marker[1] == _EOI:
+            return
+        scans += marker[1] == _SOS
+        if scans * pixels > _MOST_SCANNED:
+            raise BadImage(f"more than {scans - 1} scans of {pixels} pixels")
+        position = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    raise BadImage(f"more than {_HEADER_READS} segments")
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -137,6 +194,15 @@ def _orientation(image: Image.Image) -> int | None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise BadImage("32-bit greyscale has no stated white; save it with 8 or 16 bits")
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(_strip_to_rgb(image.crop(strip)), strip)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float32)
         return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
@@ -146,10 +212,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image, canvas: CanvasSpec) -> NDArray[np.uint8]:
+def _resized(image: Image.Image, canvas: CanvasSpec) -> tuple[int, int]:
+    """Width and height with a short side of `canvas.resize`; raises BadImage if that is too many pixels."""
     short = min(image.size)
     width, height = (canvas.resize * side // short for side in image.size)
     _check_pixels(width, height, "too elongated: resized")
+    return width, height
+
+
+def _centre(image: Image.Image, canvas: CanvasSpec) -> NDArray[np.uint8]:
+    width, height = _resized(image, canvas)
     # round(), not //: torchvision rounds half pixels to even.
     left, top = (round((side - canvas.crop) / 2) for side in (width, height))
     square = image.resize((width, height), Image.Resampling.BICUBIC).crop(

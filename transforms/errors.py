@@ -28,3 +28,8 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
     listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {listed or 'none'}"
     return InputError(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def said_by(error: Exception) -> str:
+    """What a library says, shortened to fit into one line of ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

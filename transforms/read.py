@@ -32,8 +32,8 @@ def read_bytes(uri: str, limit: int) -> bytes:
         limit: the largest size to accept, in bytes. No more than `limit` + 1 bytes are read.
 
     Raises:
-        OSError: the file is missing or unreadable, is larger than `limit` (EFBIG), or ends inside the slice.
-        StoppedError: an object store fails, which says nothing about the file.
+        OSError: the file is missing, larger than `limit` (EFBIG), ends inside the slice, or is local and unreadable.
+        StoppedError: an object store does not give the file, which need not be the file's fault.
     """
     part = _SLICE.fullmatch(uri)
     if part is None:
@@ -56,6 +56,7 @@ def _read(path: str, first: int, size: int) -> bytes:
             file.seek(first)
             return bytes(file.read(size))
     except OSError as error:
-        if is_remote(path) and error.errno not in {errno.ENOENT, errno.EINVAL}:
-            raise StoppedError(f"{path} cannot be read: {error}") from error
+        # A failure row stays for good: one that is gone is worth it. A refusal may be of all of them, and may end.
+        if is_remote(path) and error.errno != errno.ENOENT:
+            raise StoppedError(f"{path} cannot be read: {error.strerror or error}") from error
         raise

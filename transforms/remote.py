@@ -1,8 +1,9 @@
-"""Object stores behind Beam's filesystems: listings with sizes, errors as OSError, and S3 clients that are kept."""
+"""Object stores behind Beam's filesystems: listings with sizes, deletion in bulk, errors as OSError, one S3 client."""
 
 import errno
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
@@ -13,6 +14,11 @@ from typing import Any
 from apache_beam.io.aws.clients.s3 import boto3_client
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.errors import said_by
+
+# Beam makes a client of GCS for each operation, which would ask for its bucket as well, for traces that nobody reads.
+os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+
 _boto3 = boto3_client.boto3  # None where it is not installed
 _making_a_client = Lock()
 
@@ -22,7 +28,7 @@ def os_errors(path: str) -> Iterator[None]:
     """Turns what the clients of object stores raise into OSError that names the path.
 
     Raises:
-        OSError: ENOENT where there is no such object, EINVAL for a path that no filesystem takes, EIO for all else.
+        OSError: ENOENT where there is no such object, EIO for all else.
     """
     try:
         yield
@@ -31,8 +37,7 @@ def os_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if getattr(error, "code", None) == HTTPStatus.NOT_FOUND:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", path) from error
-        number = errno.EINVAL if isinstance(error, ValueError) else errno.EIO
-        raise OSError(number, f"{type(error).__name__}: {error}", path) from error
+        raise OSError(errno.EIO, said_by(error), path) from error
 
 
 def sizes_below(folder: str) -> dict[str, int]:
@@ -47,6 +52,22 @@ def sizes_below(folder: str) -> dict[str, int]:
         for found in matched.metadata_list
         if found.path.startswith(f"{folder}/") and not found.path.endswith("/")
     }
+
+
+def delete_objects(paths: Sequence[str]) -> None:
+    """Deletes objects of one store, many by one request. What is not there is passed over.
+
+    Raises:
+        OSError: one of them cannot be deleted.
+    """
+    with os_errors(paths[0]):
+        if FileSystems.get_scheme(paths[0]) != "gs":
+            FileSystems.delete(paths)
+            return
+        # Of GCS, Beam's delete takes names for patterns, and makes four requests for each.
+        for path, status in FileSystems.get_filesystem(paths[0])._gcsIO().delete_batch(list(paths)):
+            if status is not None:
+                raise OSError(errno.EIO, f"cannot be deleted: HTTP status {status}", path)
 
 
 @cache

@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from urllib.request import urlopen
 
-from pipeline_helpers import ROOT
+from pipeline_helpers import ROOT, Json
 
 _OPEN = ("lang", "lang.reflect", "io", "net", "nio", "text", "time", "util")
 _OPEN_UTIL = ("util.concurrent", "util.concurrent.atomic", "util.concurrent.locks")
@@ -78,34 +79,45 @@ class Cluster:
     def kill_workers(self) -> None:
         """As workers that are out of memory."""
         for boot in self.workers():
-            for pid in (*_children(boot), boot):
-                os.kill(pid, signal.SIGKILL)
+            _kill(boot)
 
-    def kill_a_task_manager_at_work(self) -> str:
-        """As a machine that is switched off; returns its name."""
-        (name, *_) = (each for each, process in self.processes.items() if {*_children(process.pid)} & {*self.workers()})
+    def kill_task_manager(self, name: str) -> None:
+        """As Java that is out of memory. Its worker is told nothing, and goes on until it misses its master."""
         process = self.processes.pop(name)
         process.kill()
         process.wait()
-        return name
 
     def task_managers(self) -> int:
         """How many the JobManager knows of."""
-        with suppress(OSError), urlopen(f"http://localhost:{self._rest}/taskmanagers", timeout=5) as answer:
-            return len(json.load(answer)["taskmanagers"])
+        with suppress(OSError):
+            return len(self._ask("taskmanagers")["taskmanagers"])
         return 0
 
-    def last_job(self) -> str:
-        """The state of the job that began last."""
-        with urlopen(f"http://localhost:{self._rest}/jobs/overview", timeout=5) as answer:
-            return str(max(json.load(answer)["jobs"], key=lambda job: job["start-time"])["state"])
+    def last_job(self) -> Json:
+        """What the JobManager says of the job that began last."""
+        overview = self._ask("jobs/overview")["jobs"]
+        return self._ask(f"jobs/{max(overview, key=itemgetter('start-time'))['jid']}")
 
-    def restarts(self) -> int:
-        """How often tasks were restarted, by the JobManager's log."""
-        return (self._folder / "jobmanager.log").read_text().count("tasks will be restarted")
+    def at_work(self) -> list[str]:
+        """The TaskManagers that were dealt image chunks of the last job and are not done with them."""
+        job = self.last_job()
+        (vertex,) = (each["id"] for each in job["vertices"] if "Load" in each["name"])
+        subtasks = self._ask(f"jobs/{job['jid']}/vertices/{vertex}")["subtasks"]
+        working = [each for each in subtasks if each["status"] == "RUNNING" and each["metrics"]["read-records"]]
+        return [each["taskmanager-id"] for each in working]
+
+    def setbacks(self) -> list[Json]:
+        """For what the last job was restarted: exceptions, and the TaskManagers that they came from."""
+        found = self._ask(f"jobs/{self.last_job()['jid']}/exceptions")["exceptionHistory"]["entries"]
+        return list(found)
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that were started and still run."""
+        """Process ids of the workers that TaskManagers have now."""
+        children = {child for process in self.processes.values() for child in _children(process.pid)}
+        return [pid for pid in self.all_workers() if pid in children]
+
+    def all_workers(self) -> list[int]:
+        """Those of TaskManagers that were killed, too."""
         return [int(each.name) for each in (self._folder / "workers").iterdir() if _runs(int(each.name))]
 
     def stop(self) -> None:
@@ -118,10 +130,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for pid in self.workers():  # Only of a TaskManager that was killed.
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        self.wait(lambda: not self.workers())
+        for boot in self.all_workers():
+            _kill(boot)
 
     def _worker(self) -> Path:
         """A program that starts a Python worker in this environment, and says so."""
@@ -138,6 +148,10 @@ class Cluster:
             program.write_text("\n".join([*lines, ""]))
             program.chmod(0o755)
         return program
+
+    def _ask(self, path: str) -> Json:
+        with urlopen(f"http://localhost:{self._rest}/{path}", timeout=5) as answer:
+            return dict(json.load(answer))
 
     def _configured(self) -> list[object]:
         ports = ["-D", f"rest.port={self._rest}", "-D", f"jobmanager.rpc.port={self._rpc}"]
@@ -177,6 +191,14 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def _kill(boot: int) -> None:
+    """Kills a worker: the program that watches over it, which would start it anew, and then itself."""
+    children = _children(boot)
+    for pid in (boot, *children):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _answers(port: int) -> bool:
