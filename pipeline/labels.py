@@ -110,7 +110,7 @@ def read_devkit(uri: str) -> dict[str, Truth]:
     except InputError:
         raise
     except Exception as error:  # SciPy and tarfile raise many kinds on damaged bytes.
-        raise InputError(f"images.devkit: {uri} is damaged: {said_by(error)}") from error
+        raise InputError(f"images.devkit: {uri} is damaged: {printable(said_by(error), 500)}") from error
 
 
 def _truth_by_number(meta: bytes) -> dict[int, Truth]:

@@ -11,6 +11,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.buckets import reach
+from pipeline.strict import printable
 from transforms.errors import InputError, said_by
 from transforms.read import is_remote, slice_uri
 from transforms.remote import sizes_below
@@ -40,7 +41,7 @@ def locate(key: str, path: str, folder: str) -> str:
         reach(f"images.{key}", place)
         if exists(key, place):
             return place
-    raise InputError(f"images.{key}: there is no {path!r}; looked for {' and '.join(places)}")
+    raise InputError(f"images.{key}: there is no {path!r}; looked for {printable(' and '.join(places))}")
 
 
 def exists(key: str, path: str) -> bool:

@@ -11,8 +11,8 @@ from ruamel.yaml.nodes import Node, ScalarNode
 from pipeline.strict import printable
 from transforms.errors import InputError
 
-MAX_BYTES = 2**18
-"""Of an experiment's file. ruamel takes some ten seconds for the worst of this size."""
+MAX_BYTES = 2**17
+"""Of an experiment's file. ruamel takes some seconds for the worst of this size."""
 
 _MOST_VALUES = 2**16
 _DEEPEST = 32

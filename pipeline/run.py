@@ -31,7 +31,6 @@ from transforms.read import is_remote
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store, is_temporary, parts_in
 
-
 _PATIENCE = 10.0
 """Seconds that tidying up may take after a fault."""
 
@@ -246,7 +245,7 @@ def _machine_failure(error: Exception) -> str | None:
     Workers report the text of an exception, with its traceback; its type survives only in the last line.
     """
     last = str(error).strip().rpartition("\n")[2]
-    kinds = r"\b\w*(OSError|IOError|MemoryError|AcceleratorError|InputError|StoppedError)\b|\bCUDA error\b"
+    kinds = r"\b\w*(OS|IO|Memory|Accelerator|Input|Stopped)Error\b|\bCUDA error\b|\[Errno \d+\]"
     return last if re.search(kinds, last) or isinstance(error, OSError | MemoryError | StoppedError) else None
 
 

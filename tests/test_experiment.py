@@ -300,7 +300,7 @@ REFUSED = {
     "a key with a line break": ('"a\\nb": 1', "unknown key 'a\\\\nb'"),
     "a name with a line break": ('attacks: {"a\\nb": {}}', "attacks.a b"),
     "a name with a colour": ('attacks: {"a\\e[31mb": {recipe: pgd}}', r"attacks.a\\x1b\[31mb"),
-    "a megabyte": ("name: " + "x" * 2**20, "larger than 262,144 bytes"),
+    "a megabyte": ("name: " + "x" * 2**20, "larger than 131,072 bytes"),
 }
 
 

@@ -434,3 +434,10 @@ def test_remote_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_oracle_classes() -> None:
     """The constants above mean what their comments say."""
     assert [resolve_class(wnid) for wnid in WNIDS] == [145, 649, 0, 517]
+
+
+def test_a_labels_header_with_control_characters_is_refused_in_one_line(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", labels='"one\ntwo\x1b[31m",' + "x" * 1000 + "\na.jpg,1\n")
+    with pytest.raises(InputError, match=r"its first row names one two\\x1b\[31m, x+ …, accepted are file") as caught:
+        images(folder=tmp_path, labels="labels.csv")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600

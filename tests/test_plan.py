@@ -1,5 +1,7 @@
 """The plan as a pure function of an experiment and the paths that are there."""
 
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,70 @@ def test_other_versions_are_said() -> None:
     (warning,) = _version_warnings({"torch": "2.14.0", "numpy": "2.4"}, {"torch": "2.15.0", "numpy": "2.4"})
     assert "torch 2.14.0, now 2.15.0" in warning
     assert "numpy" not in warning
+
+
+def _large(folder: Path, models: int, refs: int) -> tuple[Experiment, tuple[Chunk, ...]]:
+    experiment = _experiment(
+        folder,
+        chunk_size=16,
+        models={f"m{number}": "packaged/efficientnet-lite0" for number in range(models)},
+        attacks={name: {"recipe": name, "surrogates": ["m0"], "eps": "4/255"} for name in ("fgsm", "bim", "pgd")},
+        targets=[f"m{number}" for number in range(models)],
+        defenses={"lowpass": {"cutoff": [0.9, 0.8, 0.7, 0.6]}},
+    )
+    return experiment, make_chunks([ImageRef(f"{number:05d}", "nowhere", 0) for number in range(refs)], 16)
+
+
+def test_planning_takes_a_few_bytes_for_each_unit(tmp_path: Path) -> None:
+    experiment, chunks = _large(tmp_path, models=20, refs=16_000)
+    make_plan(experiment, CHUNKS, set())  # whatever is made once
+    tracemalloc.start()
+    try:
+        plan = make_plan(experiment, chunks, set())
+        waves = make_waves(experiment, plan.missing, 1)
+        assert plan.cost["predict"] == sum(len(wave.units) for wave in waves[1:]) == 1000 * 4 * 5 * 20
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * len(plan.missing), f"{peak / len(plan.missing):.0f} bytes for each unit"
+
+
+def test_a_plan_makes_no_unit_until_it_is_asked_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, chunks = _large(tmp_path, models=2, refs=160)
+    files = {part.path for unit in Units.every(experiment, chunks) for part in unit.parts}
+    monkeypatch.setattr("pipeline.plan.Unit", None)
+    nothing, everything = make_plan(experiment, chunks, set()), make_plan(experiment, chunks, files)
+    assert len(nothing.missing) == sum(nothing.total.values()) == 10 * (1 + 3 + 4 * 5 * 2)
+    assert nothing.attack_passes == {"fgsm": (160, 160), "bim": (1600, 1600), "pgd": (1600, 1600)}
+    assert not everything.missing
+    with pytest.raises(TypeError):
+        next(iter(nothing.missing))
+
+
+def test_files_are_gone_through_once(tmp_path: Path) -> None:
+    class Files(list[str]):
+        times = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.times += 1
+            return super().__iter__()
+
+        def __contains__(self, _: object) -> bool:
+            raise AssertionError("looked for in a list")
+
+    experiment, chunks = _large(tmp_path, models=2, refs=160)
+    files = Files(sorted(_paths(experiment)))
+    make_plan(experiment, chunks, files)
+    assert files.times == 1
+
+
+def test_gathered_parts_are_there(tmp_path: Path) -> None:
+    """A group of 256 chunks, of which canvases are never gathered."""
+    experiment, chunks = _large(tmp_path, models=1, refs=16 * 300)
+    parts = [part for unit in Units.every(experiment, chunks) for part in unit.parts]
+    files = {part.path if part.table == "canvases" else part.gathered for part in parts}
+    assert not make_plan(experiment, chunks, files).missing
+    lost = "attacks/attack=bim/group-00001.parquet"
+    assert [(unit.attack, unit.chunk) for unit in make_plan(experiment, chunks, files - {lost}).missing] == [
+        ("bim", chunk) for chunk in range(256, 300)
+    ]

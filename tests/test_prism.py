@@ -1,6 +1,7 @@
 """Prism, the runner that Beam's DirectRunner becomes where there is internet: the same tables, and no process left."""
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -53,14 +54,14 @@ def test_an_interrupted_run_goes_on(prism: Path, small_run: Finished, tmp_path: 
     assert contents(output) == contents(small_run.output)
 
 
-def test_a_run_that_fails_is_one_line(prism: Path, tmp_path: Path, begin: Begin) -> None:
-    """Where a folder should be made is a file."""
+def test_a_run_that_fails_says_why_and_leaves_no_process(prism: Path, tmp_path: Path, begin: Begin) -> None:
+    """Where a folder should be made is a file. Beam prints a traceback for each bundle that fails, even after us."""
     output = tmp_path / "run"
     run(written(tmp_path, tiny(attacks={})), output)
     (output / "attacks").write_text("mine")
     process = begin("run", written(tmp_path, tiny()), "--output", output, *options(prism))
     assert process.wait(120) == 1
-    said = (tmp_path / "log" / "stderr").read_text().splitlines()[-1]
+    (said,) = re.findall(r"^megalith: .*", (tmp_path / "log" / "stderr").read_text(), flags=re.M)
     assert said.startswith("megalith: stopped: ") and str(output / "attacks") in said
     assert running(prism) == []
 
