@@ -16,7 +16,7 @@ from pipeline.strict import first_problem
 from transforms.canvases import Pixels, canvas_sha256, stored_canvases
 from transforms.chunks import Chunk
 from transforms.distances import distances
-from transforms.store import CLEAN, Store, part_of, parts_in
+from transforms.store import CLEAN, Store, part_of
 
 _ROUNDING = 1e-6
 _DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
@@ -63,7 +63,7 @@ def check_plan(run: Run) -> Check:
         return check
     # Which parts there should be depends on the number of chunks, not on what is in them.
     chunks = [Chunk(number, ()) for number in range(math.ceil(images / size))]
-    plan = make_plan(experiment, chunks, parts_in(run.store.paths()))
+    plan = make_plan(experiment, chunks, run.store.paths())
     check.looked_at = plan.total.total()
     check.wrong = [f"{unit.parts[-1].path} is missing; the same command makes it" for unit in plan.missing]
     return check

@@ -29,7 +29,7 @@ from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
 from transforms.setting import Setting
-from transforms.store import CLEAN, Store, is_temporary, parts_in
+from transforms.store import CLEAN, Store, is_temporary
 
 _PATIENCE = 10.0
 """Seconds that tidying up may take after a fault."""
@@ -103,7 +103,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = {path for path in files if path.endswith(".parquet")}
     whole = store.whole(parts)
-    plan = make_plan(experiment, chunks, parts_in(whole))
+    plan = make_plan(experiment, chunks, whole)
     return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
 
 
@@ -219,11 +219,10 @@ def _no_blame(store: Store, options: PipelineOptions) -> Iterator[None]:
 
 def _see_that_all_is_there(prepared: Prepared) -> None:
     """Raises StoppedError if something is gone that was finished, as when somebody empties the run directory."""
-    present = parts_in(prepared.store.paths())
-    gone = [part.path for unit in prepared.plan.missing for part in unit.parts if part.path not in present]
+    gone = prepared.plan.missing.absent_from(prepared.store.paths())
     if gone:
         raise StoppedError(
-            f"stopped: {len(gone)} finished parts are gone from {prepared.store.root}, such as {gone[0]}; "
+            f"stopped: {len(gone)} units that were finished are gone from {prepared.store.root}; "
             "the same command makes them again"
         )
 

@@ -75,7 +75,7 @@ def read_run(store: Store) -> Json | None:
         for key, kind in _KEYS.items():
             if not isinstance(run[key], kind):
                 raise TypeError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{store.root}/{RUN_JSON} is damaged; give another --output, or restore it") from None
     return run
 

@@ -75,7 +75,7 @@ def _deaths(store: Store, unit: str) -> int:
 @contextmanager
 def _recorded(store: Store, unit: str) -> Iterator[None]:
     record = f"{_record(unit)}.{uuid4().hex}"
-    store.publish_bytes(record, unit.encode())
+    store.publish_bytes(record, unit.encode(), lasting=False)
     try:
         yield
     finally:

@@ -30,7 +30,6 @@ GATHERED = frozenset(TABLES) - {"canvases"}
 
 _THREADS = 8
 _CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]+)\.parquet")
-_GROUP = re.compile(r"(?P<folder>.+)/group-(?P<group>[0-9]+)\.parquet")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
@@ -98,17 +97,6 @@ def part_of(path: str) -> Part | None:
     return Part(table, int(found["chunk"]), tuple(unquote(each.partition("=")[2]) for each in folders))
 
 
-def parts_in(paths: Collection[str]) -> set[str]:
-    """The parts that files hold: those of groups, with the parts that were gathered in them."""
-    gathered = {
-        f"{found['folder']}/chunk-{chunk:05d}.parquet"
-        for found in map(_GROUP.fullmatch, paths)
-        if found
-        for chunk in range(int(found["group"]) * GROUP, (int(found["group"]) + 1) * GROUP)
-    }
-    return gathered.union(paths)
-
-
 def superseded(paths: Collection[str]) -> set[str]:
     """Parts that are still there although they have been gathered: a reader must not see their rows twice."""
     return {path for path in paths if (part := part_of(path)) and part.gathered in paths}
@@ -161,17 +149,20 @@ class Store:
         if not (self.exists(path) and self.read_bytes(path) == content):
             self.publish_bytes(path, content)
 
-    def publish_bytes(self, path: str, content: bytes) -> None:
-        """Publishes any file, the same way; `path` is relative to the root."""
+    def publish_bytes(self, path: str, content: bytes, *, lasting: bool = True) -> None:
+        """Publishes any file, the same way; `path` is relative to the root.
+
+        Args:
+            lasting: whether it is to outlive a loss of power. It outlives its process in any case, and object stores
+                see to the rest themselves.
+        """
         folder, _, name = self._at(path).rpartition("/")
         # Readers of Parquet folders pass over names that begin with a dot.
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
             with os_errors(temporary), FileSystems.create(temporary, mime_type="application/octet-stream") as file:
                 file.write(content)
-                if not is_remote(
-                    self.root
-                ):  # On the disk before it gets its name; object stores see to that themselves.
+                if lasting and not is_remote(self.root):
                     file.flush()
                     os.fsync(file.fileno())
             with os_errors(self._at(path)):
