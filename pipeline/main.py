@@ -444,7 +444,7 @@ def main() -> None:
     for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
         retries = logging.getLogger(library)
         retries.setLevel(level)
-        retries.addHandler(_Retries())
+        retries.handlers = [_Retries()]
         retries.propagate = False
     try:
         code = app(standalone_mode=False)

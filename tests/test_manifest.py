@@ -1,5 +1,6 @@
 """The manifest: every source in small, against tarfile and torchvision's own devkit parser."""
 
+import errno
 import io
 import os
 import sys
@@ -415,7 +416,7 @@ class StoreFileSystem(LocalFileSystem):
 
     def open(self, path: str, mime_type: str = "", compression_type: str = "") -> BinaryIO:
         if path not in self.objects:
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(errno.ENOENT, "there is none", path)
         return io.BytesIO(self.objects[path])
 
 
