@@ -6,14 +6,12 @@ that, a typing error is not.
 
 from collections.abc import Callable
 from functools import partial
-from queue import Queue
-from threading import Thread
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.errors import InputError, said_by
-from transforms.remote import forget_s3_clients
+from transforms.remote import forget_s3_clients, within
 
 _PATIENCE = 20.0
 """Seconds that an answer may take."""
@@ -86,21 +84,3 @@ def _meaning(error: Exception) -> str:
     response = getattr(error, "response", None)  # of botocore, or of an HTTP library
     code = response["Error"]["Code"] if isinstance(response, dict) else type(error).__name__
     return _MEANINGS.get(code) or said_by(error)
-
-
-def within(seconds: float, ask: Callable[[], object]) -> None:
-    """Asks in a thread that nobody waits for longer; raises what it raises, or Empty."""
-    outcome = Queue[Exception | None]()
-
-    def answer() -> None:
-        try:
-            ask()
-        except Exception as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
-
-    Thread(target=answer, daemon=True).start()
-    error = outcome.get(timeout=seconds)
-    if error is not None:
-        raise error

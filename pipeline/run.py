@@ -3,15 +3,15 @@
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from filelock import FileLock, Timeout
 
-from pipeline.buckets import reach, within
+from pipeline.buckets import reach
 from pipeline.compaction import compact
 from pipeline.experiment import Experiment
 from pipeline.graph import build
@@ -22,17 +22,15 @@ from pipeline.plan import Plan, make_plan, make_waves
 from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
-from pipeline.runners import run_to_end
+from pipeline.runners import run_to_end, workers_here
 from transforms.attempts import FOLDER as ATTEMPTS
+from transforms.attempts import no_blame
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.read import is_remote
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store, is_temporary
-
-_PATIENCE = 10.0
-"""Seconds that tidying up may take after a fault."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def execute(
         if plan.missing:
             started = time.monotonic()
             progress = progress_bar(store, plan.missing, experiment.name)
-            with _machine_failures(), _no_blame(store, options), progress:
+            with _machine_failures(), no_blame(store, workers_here(options)), progress:
                 for wave in waves:
                     canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
                     setting = Setting(store, models or held(wave.models), canvas, seed, size)
@@ -201,20 +199,6 @@ def _alone(store: Store) -> Iterator[None]:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
     with lock:
         yield
-
-
-@contextmanager
-def _no_blame(store: Store, options: PipelineOptions) -> Iterator[None]:
-    """Forgets what workers had begun when they are stopped on purpose: only those that die leave it behind."""
-    before = store.paths(ATTEMPTS)
-    try:
-        yield
-    except BaseException as error:
-        in_this_process = options.view_as(StandardOptions).runner == "FnApiRunner"
-        if in_this_process or isinstance(error, KeyboardInterrupt):
-            with suppress(Exception):  # An object store that is away is not waited for.
-                within(_PATIENCE, lambda: store.delete(store.paths(ATTEMPTS) - before))
-        raise
 
 
 def _see_that_all_is_there(prepared: Prepared) -> None:

@@ -131,6 +131,11 @@ def _refuse_gaps(runner: str, options: PipelineOptions) -> None:
         raise InputError(f"--runner {runner}: {' '.join(errors)}")
 
 
+def workers_here(options: PipelineOptions) -> bool:
+    """Whether workers are threads of this process."""
+    return bool(options.view_as(StandardOptions).runner == "FnApiRunner")
+
+
 def check_paths(runner: str, paths: Iterable[str]) -> None:
     """Raises InputError for a path that the runner's workers cannot see, as far as that can be known from here."""
     for path in paths:

@@ -143,12 +143,12 @@ def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_stopped_on_purpose_it_says_so_and_blames_nobody(
-    number: int, code: int, word: str, commands: Preforked, tiny_run: Finished, tmp_path: Path
+    number: int, code: int, word: str, commands: Preforked, small_run: Finished, tmp_path: Path
 ) -> None:
     """Ctrl-C, or a machine that is taken away: as often as one likes."""
     output = tmp_path / "run"
-    for _ in range(4):
-        process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    for _ in range(3):
+        process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
         wait_for(output, "attempts/*", process)
         process.kill(number)
         assert process.wait() == code
@@ -156,9 +156,9 @@ def test_stopped_on_purpose_it_says_so_and_blames_nobody(
         assert not [path for path in (output / "attempts").iterdir() if not is_temporary(f"attempts/{path.name}")]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
-    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
     assert process.wait() == 0
-    assert contents(output) == contents(tiny_run.output)
+    assert contents(output) == contents(small_run.output)
 
 
 # --- the disk

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
-from threading import Condition
+from threading import Condition, Event, Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from transforms.errors import StoppedError
+from transforms.remote import within
 from transforms.store import Store
 from transforms.tables import failure_row
 
@@ -52,6 +54,26 @@ def guarded(
             return kept, work(kept)
 
 
+@contextmanager
+def no_blame(store: Store, workers_here: bool) -> Iterator[None]:
+    """Forgets what workers have begun if they are stopped while the body runs: only those that die leave it behind.
+
+    Args:
+        workers_here: whether they are threads of this process. If not, an error may mean that some have died.
+    """
+    _stopping.clear()
+    before = store.paths(FOLDER)
+    try:
+        yield
+    except BaseException as error:
+        if workers_here or isinstance(error, KeyboardInterrupt):
+            with _beginning:
+                _stopping.set()
+            with suppress(Exception):  # An object store that is away is not waited for.
+                within(_PATIENCE, lambda: store.delete(store.paths(FOLDER) - before))
+        raise
+
+
 def death_rows(images: Sequence[str], kept: Collection[int]) -> list[dict[str, Any]]:
     """Rows of `failures` for the images that were left out."""
     message = f"{MOST} processes ended while they worked on this image: out of memory, or a fault in a library"
@@ -75,7 +97,10 @@ def _deaths(store: Store, unit: str) -> int:
 @contextmanager
 def _recorded(store: Store, unit: str) -> Iterator[None]:
     record = f"{_record(unit)}.{uuid4().hex}"
-    store.publish_bytes(record, unit.encode(), lasting=False)
+    with _beginning:
+        if _stopping.is_set():
+            raise StoppedError("stopped")
+        store.publish_bytes(record, unit.encode(), lasting=False)
     try:
         yield
     finally:
@@ -122,3 +147,6 @@ class _Turns:
 
 
 _turns = _Turns()
+_beginning, _stopping = Lock(), Event()
+_PATIENCE = 10.0
+"""Seconds that forgetting may take."""

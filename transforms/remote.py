@@ -3,11 +3,12 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
-from threading import Lock
+from queue import Queue
+from threading import Lock, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +39,24 @@ def os_errors(path: str) -> Iterator[None]:
         if getattr(error, "code", None) == HTTPStatus.NOT_FOUND:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", path) from error
         raise OSError(errno.EIO, said_by(error), path) from error
+
+
+def within(seconds: float, ask: Callable[[], object]) -> None:
+    """Asks in a thread that nobody waits for longer; raises what it raises, or Empty."""
+    outcome = Queue[Exception | None]()
+
+    def answer() -> None:
+        try:
+            ask()
+        except Exception as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    Thread(target=answer, daemon=True).start()
+    error = outcome.get(timeout=seconds)
+    if error is not None:
+        raise error
 
 
 def sizes_below(folder: str) -> dict[str, int]:
