@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import multiprocessing
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ LABEL_COLUMNS = ("label", "wnid", "class", "name", "predictionstring")
 DEVKIT_META = "data/meta.mat"
 _DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _GZIP = b"\x1f\x8b"
-_PATIENCE = 30.0
-"""Seconds that reading a development kit may take."""
 _MAX_BYTES = 2**26
 """Of a CSV, and of a development kit, packed or not; those of ImageNet have some 2 MB."""
 
@@ -105,24 +102,15 @@ def read_devkit(uri: str) -> dict[str, Truth]:
     """
     try:
         meta, numbers = _unpacked(uri) if uri.endswith(DEVKIT_META) else _packed(uri)
-        truths = _read_apart(meta)
+        truths = _truth_by_number(meta)
         return {
             f"ILSVRC2012_val_{position:08d}": truths[int(number)]
             for position, number in enumerate(numbers.split(), start=1)
         }
     except InputError:
         raise
-    except multiprocessing.TimeoutError:
-        raise InputError(f"images.devkit: {uri} is damaged: SciPy cannot read its {DEVKIT_META}") from None
     except Exception as error:  # SciPy and tarfile raise many kinds on damaged bytes.
         raise InputError(f"images.devkit: {uri} is damaged: {printable(said_by(error), 500)}") from error
-
-
-@lru_cache(maxsize=1)
-def _read_apart(meta: bytes) -> dict[int, Truth]:
-    """In a process of its own: of damaged bytes SciPy can die, or work on them for ever."""
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply_async(_truth_by_number, [meta]).get(timeout=_PATIENCE)
 
 
 def _truth_by_number(meta: bytes) -> dict[int, Truth]:

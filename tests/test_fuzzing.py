@@ -25,7 +25,6 @@ from PIL import Image
 from pipeline_helpers import label_of, sample_files
 from scipy.io import savemat
 
-import pipeline.labels
 from pipeline.experiment import load_experiment
 from pipeline.labels import read_devkit, read_labels
 from pipeline.run import prepare
@@ -415,24 +414,12 @@ def kit() -> bytes:
 @fuzz(200)
 @given(wounded(st.just(b"1\n2\n3\n")))
 def test_ground_truths(tmp_path_factory: Any, data: bytes) -> None:
-    """Of a damaged meta.mat there is one example, below: each is read by a process of its own."""
+    """Not of a damaged meta.mat: SciPy's reader, which is compiled, may crash on one."""
     folder = tmp_path_factory.getbasetemp() / "kit" / "data"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.mat").write_bytes(kit())
     truth = folder / "ILSVRC2012_validation_ground_truth.txt"
     reads_or_says_why(lambda _: read_devkit(str(folder / "meta.mat")), truth, data)
-
-
-def test_a_kit_that_kills_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SciPy 1.x dies of these two bytes (a segmentation fault); a newer one may only refuse them."""
-    monkeypatch.setattr(pipeline.labels, "_PATIENCE", 10.0)
-    damaged = bytearray(kit())
-    damaged[755], damaged[401] = 191, 70
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "meta.mat").write_bytes(damaged)
-    (tmp_path / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
-    with pytest.raises(InputError, match="is damaged"):
-        read_devkit(str(tmp_path / "data" / "meta.mat"))
 
 
 def packed(name: str, size: int) -> bytes:
