@@ -1,7 +1,6 @@
 """Checks of a run directory: whether its tables are whole, complete, and say what is so."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from pipeline.experiment import Experiment
 from pipeline.plan import make_plan
 from pipeline.results import Run
 from pipeline.strict import first_problem
-from transforms.canvases import Pixels, canvas_sha256, stored_canvases
+from transforms.canvases import Pixels, canvas_sha256, from_png
 from transforms.chunks import Chunk
 from transforms.distances import distances
 from transforms.store import CLEAN, Store, part_of
@@ -123,26 +122,30 @@ def check_rows(run: Run) -> Check:
 def check_canvases(run: Run) -> Check:
     """Looks at every stored canvas beside its rows."""
     check = Check("canvases are those that the rows describe, inside their budget")
-    digests = _by_image(run, "canvases", ["canvas_sha256"])
-    described = _by_image(run, "attacks", ["norm", "eps", "canvas_sha256", *_DISTANCES])
-    attacks: defaultdict[int, list[str]] = defaultdict(list)
-    for part in filter(None, map(part_of, run.store.paths())):
-        if part.table == "canvases":
-            attacks[part.chunk] += part.keys
-    for chunk, names in tqdm(sorted(attacks.items()), desc="canvases", delay=1, leave=False):
-        clean = stored_canvases(run.store, chunk, CLEAN) if CLEAN in names else {}
-        for attack in names:
-            for image_id, canvas in stored_canvases(run.store, chunk, attack).items():
-                check.looked_at += 1
-                faults = _not_stored(canvas, digests[image_id, attack])
-                if image_id in clean and (image_id, attack) in described:  # What is missing was said with the rows.
-                    faults += _not_described(clean[image_id], canvas, described[image_id, attack])
-                check.wrong += [f"canvas of {image_id} after {attack}: {fault}" for fault in faults]
+    described = _described(run)
+    parts = [part for part in map(part_of, run.store.paths()) if part is not None and part.table == "canvases"]
+    parts.sort(key=lambda part: (part.chunk, part.keys != (CLEAN,), part.keys))  # of each chunk the clean ones first
+    clean: dict[str, Pixels] = {}
+    for part in tqdm(parts, desc="canvases", delay=1, leave=False):
+        (attack,) = part.keys
+        rows = run.store.read(part).to_pylist()
+        canvases = {row["image_id"]: from_png(row["canvas"]) for row in rows}
+        if attack == CLEAN:
+            clean = canvases
+        for row in rows:
+            check.looked_at += 1
+            image_id, canvas = row["image_id"], canvases[row["image_id"]]
+            faults = _not_stored(canvas, row)
+            if image_id in clean and (image_id, attack) in described:  # What is missing was said with the rows.
+                faults += _not_described(clean[image_id], canvas, described[image_id, attack])
+            check.wrong += [f"canvas of {image_id} after {attack}: {fault}" for fault in faults]
     return check
 
 
-def _by_image(run: Run, table: str, columns: list[str]) -> dict[tuple[str, str], Row]:
-    rows = run.dataset(table).to_table(["image_id", "attack", *columns]).to_pylist()
+def _described(run: Run) -> dict[tuple[str, str], Row]:
+    """Rows of `attacks`, by image id and attack."""
+    columns = ["image_id", "attack", "norm", "eps", "canvas_sha256", *_DISTANCES]
+    rows = run.dataset("attacks").to_table(columns).to_pylist()
     return {(row["image_id"], row["attack"]): row for row in rows}
 
 

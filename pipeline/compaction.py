@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 from tqdm import tqdm
 
+from transforms.seal import sealed
 from transforms.store import GATHERED, GROUP, Part, Store, part_of, superseded
 
 FEW = 16
@@ -33,8 +34,8 @@ def compact(store: Store, chunks: int, title: str) -> None:
         groups = [group for group in _groups(paths - gone) if len(group) == _size(group[0], chunks)]
         for group in tqdm(groups, desc=f"{title}: gathering parts", unit="file", delay=1):
             with ThreadPoolExecutor(_THREADS) as threads:
-                rows = list(threads.map(store.read_rows, (part.path for part in group)))
-            store.publish_rows(group[0].gathered, pa.concat_tables(rows))
+                rows = list(threads.map(store.read, group))
+            store.publish_bytes(group[0].gathered, sealed(pa.concat_tables(rows)))
             store.delete(part.path for part in group)
 
 

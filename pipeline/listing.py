@@ -14,7 +14,7 @@ from pipeline.buckets import reach
 from pipeline.strict import printable
 from transforms.errors import InputError, said_by
 from transforms.read import is_remote, slice_uri
-from transforms.remote import sizes_below
+from transforms.remote import paths_below
 
 
 def absolute(path: str) -> str:
@@ -66,7 +66,7 @@ def list_files(key: str, folder: str) -> dict[str, str]:
         what = "is not a folder" if Path(folder).exists() else "does not exist"
         raise InputError(f"images.{key}: {folder!r} {what}; give a folder of images")
     try:
-        uris = [f"{folder}/{name}" for name in sizes_below(folder)] if is_remote(folder) else _walk(folder)
+        uris = [f"{folder}/{name}" for name in paths_below(folder)] if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, folder, error) from error
     return {uri[len(folder) + 1 :]: uri for uri in sorted(uris)}

@@ -122,17 +122,17 @@ def plan(
 ) -> None:
     """Shows what `run` would compute, and its cost. Writes nothing. Other options are Beam's own."""
     with _one_line_errors():
-        from pipeline.estimate import estimate
         from pipeline.experiment import load_experiment
         from pipeline.run import prepare
-        from pipeline.runners import runner_options
 
         if price is not None and workers is None:
             raise InputError("--price: give --workers too, how many there are going to be")
-        runner_options("direct", context.args)
+        _tell_beam(context)
         prepared = prepare(load_experiment(experiment, change or []), output)
         _print_plan(prepared)
         if workers is not None and prepared.plan.missing:
+            from pipeline.estimate import estimate
+
             print(estimate(prepared, "auto").in_words(workers, price))
 
 
@@ -145,12 +145,10 @@ def verify(
 ) -> None:
     """Checks a run directory: files, rows, canvases, and some of its work done again. Other options are Beam's own."""
     with _one_line_errors():
-        from pipeline.runners import runner_options
         from pipeline.terminal import console, text_table
         from pipeline.verify import verify as checks_of
 
-        if context.args:
-            runner_options("direct", context.args)
+        _tell_beam(context)
         checks = list(checks_of(run_directory, sample, device))
         rows = [(each.what, each.looked_at, len(each.wrong), len(each.unknown)) for each in checks]
         console().print(text_table("Verified", ["it was checked that", "cases", "wrong", "unknown"], rows))
@@ -172,10 +170,7 @@ def sql(
     with _one_line_errors():
         from pipeline.results import open_run
 
-        if context.args:
-            from pipeline.runners import runner_options
-
-            runner_options("direct", context.args)
+        _tell_beam(context)
         headings, rows = open_run(run_directory).rows(query)
         if form is Format.CSV:
             csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
@@ -353,6 +348,14 @@ def _print_plan(prepared: "Prepared") -> None:
         _say(f"warning: {warning}")
 
 
+def _tell_beam(context: typer.Context) -> None:
+    """Beam's options for its filesystems, where a command runs no pipeline; typically there are none."""
+    if context.args:
+        from pipeline.runners import runner_options
+
+        runner_options("direct", context.args)
+
+
 def _print_proof(proof: "Proof") -> None:
     print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", flush=True)
     if proof.absurd:
@@ -439,7 +442,7 @@ def main() -> None:
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Beam sets the level of this one when it starts Prism.
     logging.getLogger("PrismJobServer").propagate = False
-    logging.getLogger("PrismJobServer").addHandler(logging.NullHandler())
+    logging.getLogger("PrismJobServer").handlers = [logging.NullHandler()]
     threading.excepthook = _unless_a_runner_is_lost
     for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
         retries = logging.getLogger(library)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from pipeline.checks import Check
+from pipeline.checks import Check, Row
 from pipeline.results import Run
 from transforms.canvases import CanvasBatch, Pixels, from_png
 from transforms.chunks import ImageRef
@@ -19,7 +19,7 @@ from transforms.errors import InputError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
 from transforms.images import read_image
 from transforms.models.batches import micro_batch
-from transforms.predictions import Answers, defend_batch, predict_batch, prediction_rows
+from transforms.predictions import ask, prediction_rows
 from transforms.store import CLEAN
 
 _CLOSE = 1e-4
@@ -27,7 +27,6 @@ _CLOSE = 1e-4
 _CHOICES = ("predicted", "correct", "abstained")
 _CONFIDENCES = ("confidence", "label_confidence", "target_confidence", "label_confidence_std", "agreement")
 
-Row = Mapping[str, Any]
 _Stored = Mapping[tuple[str, str], Pixels]
 """Canvases by image id and attack."""
 
@@ -84,13 +83,11 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
 
 def _made_again(run: Run, row: Row, canvas: Pixels, models: HeldModels) -> Row:
     batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None])
-    defense = parse(row["defense"])
-    size = micro_batch(models.device, run.definitions["chunk_size"])
-    answers = Answers(batch.labels)
-    for repeat in range(defense.repeats):
-        pixels = defend_batch(defense, batch, run.definitions["seed"], repeat, models.device, size)
-        answers.add(predict_batch(models.target(row["model"]), row["view"], _canvas(run).field, pixels, size))
-    (again,) = prediction_rows(batch, answers, defense, row["target"], all_probabilities=False)
+    look, defense, defined = (row["model"], row["view"]), parse(row["defense"]), run.definitions
+    size = micro_batch(models.device, defined["chunk_size"])
+    targets = {look: models.target(row["model"])}
+    answers = ask(targets, defense, batch, defined["seed"], _canvas(run).field, models.device, size)
+    (again,) = prediction_rows(batch, answers[look], defense, row["target"], all_probabilities=False)
     return again
 
 

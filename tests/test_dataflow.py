@@ -33,16 +33,19 @@ STEPS = {
 }
 
 
+def needed(bucket: Bucket) -> list[str]:
+    """What Dataflow cannot do without."""
+    places = [f"--{name}_location={bucket.url}/{name}" for name in ("temp", "staging")]
+    return ["--project=some-project1", "--region=us-central1", *places]
+
+
 @pytest.fixture
 def staged(gs_bucket: Bucket, tmp_path: Path) -> dict[str, bytes]:
     """What Dataflow would find in the bucket."""
     options = runner_options(
         "dataflow",
         [
-            "--project=some-project1",
-            "--region=us-central1",
-            f"--temp_location={gs_bucket.url}/temp",
-            f"--staging_location={gs_bucket.url}/staging",
+            *needed(gs_bucket),
             f"--template_location={gs_bucket.url}/job.json",
             f"--sdk_container_image={IMAGE}",
             f"--dataflow_service_options=worker_accelerator={GPU}",
@@ -103,10 +106,7 @@ def test_what_is_typed_wins(gs_bucket: Bucket) -> None:
     options = runner_options(
         "dataflow",
         [
-            "--project=some-project1",
-            "--region=us-central1",
-            f"--temp_location={gs_bucket.url}/temp",
-            f"--staging_location={gs_bucket.url}/staging",
+            *needed(gs_bucket),
             "--experiments=use_network_tags=net",
             "--number_of_worker_harness_threads=3",
         ],
@@ -128,12 +128,10 @@ def test_what_dataflow_cannot_do_without_is_asked_for(tmp_path: Path) -> None:
 
 def test_what_workers_cannot_see_is_refused(gs_bucket: Bucket, tmp_path: Path) -> None:
     """A run directory on this machine, and then images on this machine."""
-    google = ["--project=some-project1", "--region=us-central1"]
-    places = [f"--temp_location={gs_bucket.url}/temp", f"--staging_location={gs_bucket.url}/staging"]
     experiment = written(tmp_path, tiny())
-    said = refused(experiment, tmp_path / "run", "--runner=dataflow", *google, *places)
+    said = refused(experiment, tmp_path / "run", "--runner=dataflow", *needed(gs_bucket))
     assert str(tmp_path / "run") in said and "gs://" in said
-    result = invoke("run", experiment, "--output", f"{gs_bucket.url}/run", "--runner=dataflow", *google, *places)
+    result = invoke("run", experiment, "--output", f"{gs_bucket.url}/run", "--runner=dataflow", *needed(gs_bucket))
     said = complaint(result)
     assert sample_files()[0].name in said and "gs://" in said
     assert not (tmp_path / "run").exists() and gs_bucket.objects() == {}

@@ -91,7 +91,8 @@ def _survives(store: Store, unit: str, work: Callable[[], object]) -> bool:
 
 def _deaths(store: Store, unit: str) -> int:
     """How many processes began a unit and did not end it."""
-    return sum(path.startswith(_record(unit)) for path in store.paths(FOLDER))
+    record = _record(unit)
+    return sum(path.startswith(record) for path in store.paths(FOLDER))
 
 
 @contextmanager

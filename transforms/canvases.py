@@ -61,16 +61,12 @@ def canvas_table(image_ids: Sequence[str], canvases: Sequence[Pixels]) -> pa.Tab
 
 def read_canvases(store: Store, reference: Canvases) -> CanvasBatch:
     """Reads the canvases that a reference stands for."""
-    found = stored_canvases(store, reference.chunk.index, reference.attack)
+    table = store.read(canvases_part(reference.chunk.index, reference.attack))
     labels = {ref.image_id: ref.label for ref in reference.chunk.refs if not ref.problem}
-    stacked = np.stack(list(found.values())) if found else np.empty((0, 3, 0, 0), np.uint8)
-    return CanvasBatch(tuple(found), tuple(labels[image_id] for image_id in found), stacked)
-
-
-def stored_canvases(store: Store, chunk: int, attack: str) -> dict[str, Pixels]:
-    """The stored canvases of a chunk after an attack, uint8 (3, S, S), by image id."""
-    table = store.read(canvases_part(chunk, attack))
-    return dict(zip(table["image_id"].to_pylist(), map(from_png, table["canvas"].to_pylist()), strict=True))
+    image_ids = tuple(table["image_id"].to_pylist())
+    pixels = [from_png(png) for png in table["canvas"].to_pylist()]
+    stacked = np.stack(pixels) if pixels else np.empty((0, 3, 0, 0), np.uint8)
+    return CanvasBatch(image_ids, tuple(labels[image_id] for image_id in image_ids), stacked)
 
 
 def _to_png(canvas: Pixels) -> bytes:

@@ -1,7 +1,7 @@
 """Predictions: what models say of defended canvases, as rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from transforms.models.classifier import Classifier
 from transforms.models.views import VIEWS, look
 from transforms.randomness import Draws
 from transforms.tables import TOP
+
+Look = tuple[str, str]
+"""A model's name, and a view."""
 
 
 def defend_batch(
@@ -102,6 +105,32 @@ class Answers:
         if len(self._choices) == 1:
             return None
         return float((self.choices[:, item] == predicted).double().mean())
+
+
+def ask(
+    looks: Mapping[Look, Classifier],
+    defense: Defense,
+    batch: CanvasBatch,
+    seed: int,
+    field: float,
+    device: torch.device,
+    size: int,
+) -> dict[Look, Answers]:
+    """What each model, in each view, says of canvases behind a defence, as often as that is drawn.
+
+    Args:
+        looks: the models, on `device`, by their names and views.
+        batch: at least one canvas.
+        seed: of a random defence's draws.
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        size: images per micro-batch.
+    """
+    answers = {each: Answers(batch.labels) for each in looks}
+    for repeat in range(defense.repeats):
+        pixels = defend_batch(defense, batch, seed, repeat, device, size)
+        for each, classifier in looks.items():
+            answers[each].add(predict_batch(classifier, each[1], field, pixels, size))
+    return answers
 
 
 def prediction_rows(

@@ -1,4 +1,4 @@
-"""Object stores behind Beam's filesystems: listings with sizes, deletion in bulk, errors as OSError, one S3 client."""
+"""Object stores behind Beam's filesystems: listings, deletion in bulk, errors as OSError, one S3 client."""
 
 import errno
 import os
@@ -59,15 +59,15 @@ def within(seconds: float, ask: Callable[[], object]) -> None:
         raise error
 
 
-def sizes_below(folder: str) -> dict[str, int]:
-    """Lists the objects below a remote folder: path relative to it → size in bytes. Raises OSError if it cannot."""
+def paths_below(folder: str) -> set[str]:
+    """Lists the objects below a remote folder: paths relative to it. Raises OSError if it cannot."""
     # Beam cannot quote glob characters: match any character in their place, then compare.
     pattern = re.sub(r"[\[*?]", "?", folder) + "/**"
     with os_errors(folder):
         (matched,) = FileSystems.match([pattern])
     # The consoles of object stores show a folder by an object whose name ends in a slash.
     return {
-        found.path.removeprefix(f"{folder}/"): found.size_in_bytes
+        found.path.removeprefix(f"{folder}/")
         for found in matched.metadata_list
         if found.path.startswith(f"{folder}/") and not found.path.endswith("/")
     }

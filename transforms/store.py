@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.read import is_remote
-from transforms.remote import delete_objects, os_errors, sizes_below
+from transforms.remote import delete_objects, os_errors, paths_below
 from transforms.seal import is_whole, sealed
 from transforms.tables import TABLES
 
@@ -123,15 +123,11 @@ class Store:
         Raises:
             OSError: it is missing, or damaged; the message names it.
         """
-        return self.read_rows(part.path)
-
-    def read_rows(self, path: str) -> pa.Table:
-        """The rows of a Parquet file; `path` is relative to the root. Raises OSError if it is missing or damaged."""
-        content = self.read_bytes(path)
+        content = self.read_bytes(part.path)
         with suppress(pa.ArrowException):
             if is_whole(content):
-                return pq.read_table(pa.BufferReader(content), schema=TABLES[path.partition("/")[0]].columns)
-        raise OSError(f"{self._at(path)} is damaged; the same command makes it again")
+                return pq.read_table(pa.BufferReader(content), schema=TABLES[part.table].columns)
+        raise OSError(f"{self._at(part.path)} is damaged; the same command makes it again")
 
     def publish(self, part: Part, rows: pa.Table) -> None:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
@@ -141,13 +137,9 @@ class Store:
         Raises:
             OSError: the filesystem refuses, for example because it is full.
         """
-        self.publish_rows(part.path, rows)
-
-    def publish_rows(self, path: str, rows: pa.Table) -> None:
-        """Publishes a table, the same way; `path` is relative to the root."""
         content = sealed(rows)
-        if not (self.exists(path) and self.read_bytes(path) == content):
-            self.publish_bytes(path, content)
+        if not (self.exists(part.path) and self.read_bytes(part.path) == content):
+            self.publish_bytes(part.path, content)
 
     def publish_bytes(self, path: str, content: bytes, *, lasting: bool = True) -> None:
         """Publishes any file, the same way; `path` is relative to the root.
@@ -192,19 +184,19 @@ class Store:
         """All files under the root, or a folder in it, relative to the root; unfinished ones too."""
         below = self._at(folder).rstrip("/")
         if is_remote(self.root):
-            return {f"{folder}/{path}".lstrip("/") for path in sizes_below(below)}
+            return {f"{folder}/{path}".lstrip("/") for path in paths_below(below)}
         # Beam's local match cannot be told that a folder's name holds a `[`.
         walked = os.walk(below)
         return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
 
     def whole(self, paths: Iterable[str]) -> set[str]:
-        """Those of these Parquet files that are whole: every byte is read, and compared with the file's seal.
+        """Those of these files, all there, that are whole Parquet: every byte is compared with the file's seal.
 
-        On an object store, which keeps bytes itself and publishes objects whole or not at all, they need only be there.
+        On an object store, which keeps bytes itself and publishes objects whole or not at all, all are.
         """
         files = list(paths)
         if is_remote(self.root):
-            return set(sizes_below(self.root)) & set(files)
+            return set(files)
         with ThreadPoolExecutor(_THREADS) as threads:
             return {path for path, good in zip(files, threads.map(self.is_whole, files), strict=True) if good}
 

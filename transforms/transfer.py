@@ -1,6 +1,6 @@
 """Transfer evaluation: target models look at stored canvases, and each look becomes a row of `predictions`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
@@ -10,13 +10,10 @@ from transforms.canvases import CanvasBatch, read_canvases
 from transforms.defense import Defended
 from transforms.defenses.grid import Defense
 from transforms.held_models import prepare_torch
-from transforms.predictions import Answers, defend_batch, predict_batch, prediction_rows
+from transforms.predictions import Answers, Look, ask, prediction_rows
 from transforms.setting import Setting
 from transforms.store import Part, Store, predictions_part
 from transforms.tables import failure_row, rows_table
-
-_Look = tuple[str, str]
-"""A model and a view."""
 
 
 class Transfer(beam.DoFn):
@@ -58,7 +55,7 @@ class Transfer(beam.DoFn):
             self._setting.store,
             unit,
             batch.image_ids,
-            lambda some: self._asked(defense, batch.take(some), list(missing)),
+            lambda some: self._ask(missing, defense, batch.take(some)),
         )
         deaths, looked_at = death_rows(batch.image_ids, kept), batch.take(kept)
         for look, part in missing.items():
@@ -73,15 +70,10 @@ class Transfer(beam.DoFn):
                 yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
             yield part, rows_table("predictions", rows)
 
-    def _asked(self, defense: Defense, batch: CanvasBatch, looks: Sequence[_Look]) -> dict[_Look, Answers]:
-        """What each look says of a batch, as often as the defence is drawn."""
-        setting, models, size = self._setting, self._setting.models, self._setting.micro_batch
-        answers = {look: Answers(batch.labels) for look in looks}
-        for repeat in range(defense.repeats):
-            pixels = defend_batch(defense, batch, setting.seed, repeat, models.device, size)
-            for model, view in looks:
-                answers[model, view].add(predict_batch(models.target(model), view, setting.canvas.field, pixels, size))
-        return answers
+    def _ask(self, looks: Iterable[Look], defense: Defense, batch: CanvasBatch) -> dict[Look, Answers]:
+        setting, models = self._setting, self._setting.models
+        asked = {(model, view): models.target(model) for model, view in looks}
+        return ask(asked, defense, batch, setting.seed, setting.canvas.field, models.device, setting.micro_batch)
 
 
 class WriteParts(beam.DoFn):
