@@ -74,7 +74,7 @@ def test_killed_at_random_moments_the_tables_are_the_same(
         arguments = ["run", tiny_run.experiment, "--output", output]
         for _ in range(moments.choice([1, 2])):
             process = commands.start(tmp_path / "log", *arguments)
-            wait_for(output, "**/*.parquet", process, moments.randrange(len(stamps(output)), len(expected)))
+            wait_for(output, "**/*.parquet", process, moments.randint(len(stamps(output)), len(expected)))
             time.sleep(moments.uniform(0, 0.2))
             process.kill(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL

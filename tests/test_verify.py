@@ -94,6 +94,7 @@ CHANGES: dict[str, tuple[str, Callable[[Rows], object], list[str]]] = {
     "an image is gone": (IMAGES, lambda rows: rows.pop(), ["images: 2 are known, the run was made of 3"]),
     "a prediction stands there twice": (PREDICTIONS, lambda rows: rows.append(rows[0]), ["predictions: 2 rows"]),
     "a canvas is gone": (CANVASES, lambda rows: rows.pop(), ["canvases: 0 rows instead of 1"]),
+    "a clean canvas is gone": (CLEAN, lambda rows: rows.pop(), ["canvases: 0 rows instead of 1 for attack none"]),
     "a canvas has other pixels": (
         CANVASES,
         lambda rows: brighter(rows[0], 1, consistent=False),
