@@ -12,14 +12,14 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pipeline.attack_config import KNOWING, AttackConfig, OneDefense, View
 from pipeline.manifest import ImagesConfig
 from pipeline.plain_yaml import MAX_BYTES, read_yaml
-from pipeline.strict import Name, Names, Strict, different, first_problem, printable
+from pipeline.strict import Name, Names, Strict, different, first_problem
 from transforms.attack import AttackSpec
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
 from transforms.attacks.recipes import recipe
 from transforms.decode import CanvasSpec
 from transforms.defenses.grid import NO_DEFENSE, Defense, defenses
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, printable, unknown
 from transforms.models.sources import ModelSource, model_source
 from transforms.models.views import problem
 from transforms.randomness import Draws

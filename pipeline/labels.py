@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from pipeline.strict import printable
 from transforms.chunks import UNLABELED
 from transforms.classes import resolve_class
-from transforms.errors import InputError, StoppedError, said_by
+from transforms.errors import InputError, StoppedError, printable, said_by
 from transforms.read import read_bytes
 
 FILE_COLUMNS = ("file", "filename", "image", "imageid")
@@ -110,7 +109,7 @@ def read_devkit(uri: str) -> dict[str, Truth]:
     except InputError:
         raise
     except Exception as error:  # SciPy and tarfile raise many kinds on damaged bytes.
-        raise InputError(f"images.devkit: {uri} is damaged: {printable(said_by(error), 500)}") from error
+        raise InputError(f"images.devkit: {uri} is damaged: {said_by(error)}") from error
 
 
 def _truth_by_number(meta: bytes) -> dict[int, Truth]:

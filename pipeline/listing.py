@@ -11,8 +11,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.buckets import reach
-from pipeline.strict import printable
-from transforms.errors import InputError, said_by
+from transforms.errors import InputError, printable, said_by
 from transforms.read import is_remote, slice_uri
 from transforms.remote import paths_below
 

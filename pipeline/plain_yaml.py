@@ -8,8 +8,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import Node, ScalarNode
 
-from pipeline.strict import printable
-from transforms.errors import InputError
+from transforms.errors import InputError, printable
 
 MAX_BYTES = 2**17
 """Of an experiment's file. ruamel takes some seconds for the worst of this size."""

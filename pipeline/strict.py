@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, printable, unknown
 from transforms.ratios import parse_ratio
 
 
@@ -60,13 +60,6 @@ Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
 
 
 _WANTED = {"tuple_type": "a list", "dict_type": "a section of keys and values", "model_type": "a section of keys"}
-
-
-def printable(said: object, longest: int = 2000) -> str:
-    """A text, or what an exception says, on one line: without signs that a terminal acts upon, and cut to a length."""
-    words = " ".join(str(said).split()) or type(said).__name__
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words[: longest + 1])
-    return shown if len(shown) <= longest else f"{shown[:longest]} …"
 
 
 def first_problem(error: ValidationError) -> str:

@@ -30,6 +30,14 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {str(name)!r}; {hint}")
 
 
+def printable(said: object, longest: int = 2000) -> str:
+    """A text, or what an exception says, on one line: without signs that a terminal acts upon, and cut to a length."""
+    words = " ".join(str(said).split()) or type(said).__name__
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[:longest]} …"
+
+
 def said_by(error: Exception) -> str:
-    """What a library says, shortened to fit into one line of ours."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    """What a library says, and with which exception, shortened to fit into one line of ours."""
+    kind, said = type(error).__name__, printable(error, 300)
+    return kind if said == kind else f"{kind}: {said}"

@@ -8,7 +8,7 @@ from threading import RLock
 import numpy as np
 import torch
 
-from transforms.errors import InputError, StoppedError
+from transforms.errors import InputError, StoppedError, said_by
 
 # These are the machine's, nobody's wrong input: whoever called deals with them.
 _MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
@@ -34,8 +34,7 @@ def refusing(what: str, *passing: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (InputError, *passing, *_MACHINE)) and not isinstance(error, _MISSING):
             raise
-        said = ": ".join([type(error).__name__, *" ".join(str(error).split()).splitlines()])
-        raise InputError(f"{what}: {said}") from error
+        raise InputError(f"{what}: {said_by(error)}") from error
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from unittest import mock
 import numpy as np
 from torch import Tensor, nn
 
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, printable, unknown
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources import ModelSource, needed
-from transforms.models.weights import in_one_line, not_downloaded
+from transforms.models.weights import not_downloaded
 
 Application = Callable[..., Any]
 
@@ -157,7 +157,7 @@ def _refusal(application: Application) -> str | None:
     try:
         _input_size(application)
     except ValueError as error:
-        return in_one_line(error)
+        return printable(error, 300)
     return None
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, printable, unknown
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources import CLASSES, ModelSource, needed
-from transforms.models.weights import downloaded, in_one_line, state_dict
+from transforms.models.weights import downloaded, state_dict
 
 _FILE = "model.safetensors"
 """As timm's repositories on the Hugging Face hub call it."""
@@ -87,7 +87,7 @@ def _from_hub(name: str, repository: str, file: str) -> Path:
             return Path(hub.hf_hub_download(repository, file))
     except (OSError, ValueError) as error:  # no network; no such file; a cache that cannot be written
         raise InputError(
-            f"{name}: not in the cache of huggingface_hub, and downloading it failed ({in_one_line(error)}); "
+            f"{name}: not in the cache of huggingface_hub, and downloading it failed ({printable(error, 300)}); "
             f"get {hub.hf_hub_url(repository, file)} and give it as 'weights:'"
         ) from None
 

@@ -2,8 +2,7 @@
 
 from importlib.metadata import EntryPoint, entry_points
 
-from transforms.errors import InputError
-from transforms.models.weights import in_one_line
+from transforms.errors import InputError, said_by
 
 GROUP = "megalith.models"
 
@@ -26,7 +25,7 @@ def load(name: str) -> object:
         raise
     except Exception as error:  # somebody's code
         raise InputError(
-            f"model {name} ({point.value}): {type(error).__name__}: {in_one_line(error)}; it has to be a function "
+            f"model {name} ({point.value}): {said_by(error)}; it has to be a function "
             "without arguments that returns a ModelSource"
         ) from None
 

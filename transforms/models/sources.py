@@ -12,10 +12,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, printable, unknown
 from transforms.models import own
 from transforms.models.classifier import Classifier, Preprocessing
-from transforms.models.weights import in_one_line, reading
+from transforms.models.weights import reading
 
 CLASSES = 1000
 """ImageNet's: a model of this house answers with one logit for each, in their usual order."""
@@ -100,7 +100,7 @@ class ModelSource:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise InputError(f"{self.name} fails on an input of {size} × {size}: {in_one_line(error)}") from None
+            raise InputError(f"{self.name} fails on an input of {size} × {size}: {printable(error, 300)}") from None
         if shape != (1, CLASSES):
             raise InputError(f"{self.name} ({self.weights}): answers {shape} to one picture, not (1, {CLASSES}) logits")
         if not logits.isfinite().all():

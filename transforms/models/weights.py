@@ -9,9 +9,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from transforms.errors import InputError
-
-_LONGEST = 200
+from transforms.errors import InputError, printable
 
 
 def downloaded(name: str, url: str) -> Path:
@@ -33,7 +31,7 @@ def downloaded(name: str, url: str) -> Path:
 def not_downloaded(name: str, path: Path, url: str, error: Exception) -> InputError:
     """The error for weights that are neither in a cache nor to be had."""
     return InputError(
-        f"{name}: no {path}, and downloading it failed ({in_one_line(error)}); put {url} there, "
+        f"{name}: no {path}, and downloading it failed ({printable(error, 300)}); put {url} there, "
         "or give a local file as 'weights:'"
     )
 
@@ -87,9 +85,4 @@ def reading(path: Path, name: str) -> Iterator[None]:
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # libraries raise nearly anything on a file that is not what it says
-        raise InputError(f"{path} does not hold the weights of {name}: {in_one_line(error)}") from None
-
-
-def in_one_line(error: Exception) -> str:
-    """What an exception says, without line breaks and not too long."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
+        raise InputError(f"{path} does not hold the weights of {name}: {printable(error, 300)}") from None
