@@ -7,8 +7,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel, ValidationError
+
+from pipeline.strict import first_problem
 from transforms.chunks import Chunk
 from transforms.errors import InputError
 from transforms.store import Store
@@ -26,9 +29,39 @@ _LIBRARIES = (
 _OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
 """Not needed, but where they are installed their attacks and models can be named."""
 
-_KEYS = {"experiment": dict, "definitions": dict, "versions": dict, "proofs": dict, "costs": list}
-
 Json = dict[str, Any]
+
+
+class _Images(BaseModel):
+    count: int
+    sha256: str
+
+
+class _Model(BaseModel):
+    source: str
+    weights_sha256: str
+    preprocessing: Json = {}
+    black_box: bool = False
+
+
+class _Definitions(BaseModel):
+    seed: int
+    chunk_size: int
+    canvas: dict[Literal["resize", "crop"], int]
+    all_probabilities: bool
+    images: _Images
+    models: dict[str, _Model]
+    attacks: dict[str, Json]
+
+
+class _Run(BaseModel):
+    """What the code relies on; there may be more."""
+
+    experiment: Json
+    definitions: _Definitions
+    versions: dict[str, str]
+    proofs: dict[str, list[int]]
+    costs: list[Json]
 
 
 def definitions(experiment: "Experiment", chunks: Sequence[Chunk], pins: Mapping[str, "ModelPin"]) -> Json:
@@ -72,12 +105,14 @@ def read_run(store: Store) -> Json | None:
         return None
     try:
         run: Json = json.loads(store.read_bytes(RUN_JSON))
-        for key, kind in _KEYS.items():
-            if not isinstance(run[key], kind):
-                raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{store.root}/{RUN_JSON} is damaged; give another --output, or restore it") from None
-    return run
+        _Run.model_validate(run, strict=True)
+    except ValidationError as error:
+        reason = f" ({first_problem(error)})"
+    except (ValueError, RecursionError):
+        reason = ""
+    else:
+        return run
+    raise InputError(f"{store.root}/{RUN_JSON} is damaged{reason}; give another --output, or restore it")
 
 
 def write_run(store: Store, run: Json) -> None:

@@ -96,10 +96,10 @@ def _made_again(run: Run, row: Row, canvas: Pixels, models: HeldModels) -> Row:
 def _pin(run: Run, name: str) -> ModelPin:
     """A model as the run had it; raises InputError where it cannot be had."""
     defined, written = run.definitions["models"][name], run.metadata["experiment"]["models"].get(name, {})
-    found = pin(defined["source"], written.get("weights"), defined["preprocessing"])
+    found = pin(defined["source"], written.get("weights"), defined.get("preprocessing"))
     if found.weights_sha256 != defined["weights_sha256"]:
         raise InputError("its weights on this machine are not those that the run was made with")
-    return replace(found, black_box=defined["black_box"])
+    return replace(found, black_box=defined.get("black_box", False))
 
 
 def _drawn(run: Run, table: str, sample: int) -> list[dict[str, Any]]:

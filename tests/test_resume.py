@@ -317,11 +317,25 @@ def test_truncated_parts_are_made_again(size: float, tiny_run: Finished, tmp_pat
     assert contents(output) == contents(tiny_run.output)
 
 
-def test_a_damaged_run_json_is_refused(tiny_run: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("intact", "damaged", "named"),
+    [
+        ('"definitions": {', "", "run.json is damaged"),
+        ('"count": 3', '"count": "3"', "definitions.images.count"),
+        ('"weights_sha256"', '"digest"', "definitions.models.lite0.weights_sha256"),
+        ('"crop"', '"corp"', "definitions.canvas.corp"),
+    ],
+)
+def test_a_damaged_run_json_is_refused(
+    intact: str, damaged: str, named: str, tiny_run: Finished, tmp_path: Path
+) -> None:
     output = tiny_run.copy(tmp_path / "run")
-    (output / "run.json").write_text('{"definitions": {')
+    text = (output / "run.json").read_text()
+    definitions = text.index('"definitions"')
+    assert intact in text[definitions:]
+    (output / "run.json").write_text(text[:definitions] + text[definitions:].replace(intact, damaged, 1))
     before = everything(output)
-    assert "run.json" in refused(tiny_run.experiment, output)
+    assert named in refused(tiny_run.experiment, output)
     assert everything(output) == before
 
 
