@@ -3,8 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from pydantic import ValidationError
 from tqdm import tqdm
 
@@ -15,9 +18,11 @@ from pipeline.strict import first_problem
 from transforms.canvases import Pixels, canvas_sha256, from_png
 from transforms.chunks import Chunk
 from transforms.distances import distances
-from transforms.store import CLEAN, Store, part_of
+from transforms.store import CLEAN, Store, of_tables, part_of
 
 _ROUNDING = 1e-6
+_NAMED = 100
+"""Missing units that are named, at most: a large run that has hardly begun lacks millions."""
 _DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
 
 Row = Mapping[str, Any]
@@ -43,11 +48,10 @@ class Check:
 def check_files(store: Store) -> Check:
     """Reads every byte."""
     check = Check("files are, byte for byte, what was written")
-    for path in tqdm(sorted(store.paths()), desc="files", delay=1, leave=False):
-        if path.endswith(".parquet"):
-            check.looked_at += 1
-            if not store.is_whole(path):
-                check.wrong.append(f"{path} is damaged; the command that ran the experiment makes it again")
+    for path in tqdm(sorted(of_tables(store.paths())), desc="files", delay=1, leave=False):
+        check.looked_at += 1
+        if not store.is_whole(path):
+            check.wrong.append(f"{path} is damaged; the command that ran the experiment makes it again")
     return check
 
 
@@ -62,20 +66,28 @@ def check_plan(run: Run) -> Check:
         return check
     # Which parts there should be depends on the number of chunks, not on what is in them.
     chunks = [Chunk(number, ()) for number in range(math.ceil(images / size))]
-    plan = make_plan(experiment, chunks, run.store.paths())
+    paths = run.store.paths()
+    plan = make_plan(experiment, chunks, paths)
     check.looked_at = plan.total.total()
-    check.wrong = [f"{unit.parts[-1].path} is missing; the same command makes it" for unit in plan.missing]
+    for unit in islice(plan.missing, _NAMED):
+        absent = next(part.path for part in unit.parts if not {part.path, part.gathered} & paths)
+        check.wrong.append(f"{absent} is missing; the same command makes it")
+    if len(plan.missing) > _NAMED:
+        check.wrong.append(f"{len(plan.missing) - _NAMED} more units are missing")
     return check
 
 
 # What should be there once, and what is.
 ACCOUNTS = {
     "images": (
-        "select image_id from images union select image_id from failures where stage = 'load'",
-        "select image_id from images union all select image_id from failures where stage = 'load'",
+        "select image_id, uri from images union select image_id, coalesce(uri, '') from failures where stage = 'load'",
+        """select image_id, uri from images
+           union all select image_id, coalesce(uri, '') from failures where stage = 'load'""",
     ),
     "attacks": (
-        "select attack, image_id from (select distinct attack from attacks) cross join images",
+        """select attack, image_id
+           from (select attack from attacks union select attack from failures where stage = 'attack')
+           cross join images""",
         """select attack, image_id from attacks
            union all select attack, image_id from failures where stage = 'attack'""",
     ),
@@ -87,7 +99,8 @@ ACCOUNTS = {
     ),
     "predictions": (
         """select attack, model, view, defense, image_id
-           from (select distinct attack, model, view, defense from predictions)
+           from (select attack, model, view, defense from predictions
+                 union select attack, model, view, defense from failures where stage = 'predict')
            join (select 'none' as attack, image_id from images union all select attack, image_id from attacks)
            using (attack)""",
         """select attack, model, view, defense, image_id from predictions
@@ -122,31 +135,44 @@ def check_rows(run: Run) -> Check:
 def check_canvases(run: Run) -> Check:
     """Looks at every stored canvas beside its rows."""
     check = Check("canvases are those that the rows describe, inside their budget")
-    described = _described(run)
+    described, side = _described(run), run.definitions["canvas"]["crop"]
     parts = [part for part in map(part_of, run.store.paths()) if part is not None and part.table == "canvases"]
     parts.sort(key=lambda part: (part.chunk, part.keys != (CLEAN,), part.keys))  # of each chunk the clean ones first
     clean: dict[str, Pixels] = {}
     for part in tqdm(parts, desc="canvases", delay=1, leave=False):
         (attack,) = part.keys
-        rows = run.store.read(part).to_pylist()
-        canvases = {row["image_id"]: from_png(row["canvas"]) for row in rows}
-        if attack == CLEAN:
-            clean = canvases
-        for row in rows:
+        clean = {} if attack == CLEAN else clean
+        for row in run.store.read(part).to_pylist():
             check.looked_at += 1
-            image_id, canvas = row["image_id"], canvases[row["image_id"]]
-            faults = _not_stored(canvas, row)
-            if image_id in clean and (image_id, attack) in described:  # What is missing was said with the rows.
-                faults += _not_described(clean[image_id], canvas, described[image_id, attack])
+            image_id, canvas = row["image_id"], picture(row["canvas"], side)
+            if canvas is None:
+                faults = [f"it is no PNG of {side} × {side} pixels"]
+            else:
+                faults = _not_stored(canvas, row)
+                if attack == CLEAN:
+                    clean[image_id] = canvas
+                elif (
+                    image_id in clean and (image_id, attack) in described.index
+                ):  # What is missing was said with the rows.
+                    faults += _not_described(clean[image_id], canvas, described.loc[image_id, attack])
             check.wrong += [f"canvas of {image_id} after {attack}: {fault}" for fault in faults]
     return check
 
 
-def _described(run: Run) -> dict[tuple[str, str], Row]:
+def _described(run: Run) -> pd.DataFrame:
     """Rows of `attacks`, by image id and attack."""
     columns = ["image_id", "attack", "norm", "eps", "canvas_sha256", *_DISTANCES]
-    rows = run.dataset("attacks").to_table(columns).to_pylist()
-    return {(row["image_id"], row["attack"]): row for row in rows}
+    rows = run.read("attacks", columns).set_index(["image_id", "attack"]).sort_index()
+    return rows[~rows.index.duplicated()]  # A second one was said with the rows.
+
+
+def picture(png: bytes, side: int) -> Pixels | None:
+    """A stored canvas, uint8 (3, side, side); None if the bytes are something else."""
+    try:
+        canvas = from_png(png)
+    except (OSError, SyntaxError, ValueError):  # Pillow's, on bytes that are no picture
+        return None
+    return canvas if canvas.shape == (3, side, side) and canvas.dtype == np.uint8 else None
 
 
 def _not_stored(canvas: Pixels, row: Row) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.experiment import Experiment
 from pipeline.statistics import Rate
+from transforms.attempts import guarded
 from transforms.chunks import Chunk, ImageRef
 from transforms.decode import BadImage
 from transforms.held_models import ModelPin
@@ -15,6 +16,7 @@ from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
 from transforms.predictions import predict_batch
+from transforms.store import Store
 
 _IMAGES = 20
 _FAR = 0.1
@@ -23,7 +25,7 @@ _FAR = 0.1
 
 @dataclass(frozen=True)
 class Proof:
-    """How many of the first clean images a model got right, and the top-1 accuracy that was published of it."""
+    """How many of some clean images a model got right, and the top-1 accuracy that was published of it."""
 
     model: str
     correct: int
@@ -40,30 +42,40 @@ class Proof:
 
 def prove(
     experiment: Experiment,
+    store: Store,
     chunks: Sequence[Chunk],
     pins: Mapping[str, ModelPin],
     load: Callable[[str], Classifier],
     known: Mapping[str, Sequence[int]],
 ) -> list[Proof]:
-    """Shows each of the models the same clean images, spread evenly over the experiment's.
+    """Shows each of the models the same clean images, spread evenly over the experiment's, but for those that kill.
 
     Args:
+        store: where it is recorded what is begun.
         load: a model by its name.
         known: of models that need not be asked again, how many they got right and of how many.
     """
     counts = {name: known[name] for name in pins if name in known}
     unknown = [name for name in pins if name not in known]
     if unknown:
-        labels, canvases = _clean_images(experiment, chunks)
-        for name in unknown:
-            counts[name] = (_correct(experiment, load(name), labels, canvases), len(labels))
+        refs = _some_images(chunks)
+
+        def work(some: Sequence[int]) -> dict[str, tuple[int, int]]:
+            labels, canvases = _clean_images(experiment, [refs[number] for number in some])
+            return {name: (_correct(experiment, load(name), labels, canvases), len(labels)) for name in unknown}
+
+        _, found = guarded(store, "proof", [ref.image_id for ref in refs], work)
+        counts |= found or dict.fromkeys(unknown, (0, 0))
     return [Proof(name, counts[name][0], counts[name][1], pinned.published) for name, pinned in pins.items()]
 
 
-def _clean_images(experiment: Experiment, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
+def _some_images(chunks: Sequence[Chunk]) -> list[ImageRef]:
     refs = [ref for chunk in chunks for ref in chunk.refs if not ref.problem]
-    chosen = [refs[int(place)] for place in np.linspace(0, len(refs) - 1, min(_IMAGES, len(refs)))]
-    loaded = [(ref.label, canvas) for ref in chosen if (canvas := _canvas(ref, experiment)) is not None]
+    return [refs[int(place)] for place in np.linspace(0, len(refs) - 1, min(_IMAGES, len(refs)))]
+
+
+def _clean_images(experiment: Experiment, refs: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
+    loaded = [(ref.label, canvas) for ref in refs if (canvas := _canvas(ref, experiment)) is not None]
     labels = torch.tensor([label for label, _ in loaded])
     return labels, torch.stack([canvas for _, canvas in loaded]) if loaded else torch.empty(0)
 

@@ -121,8 +121,8 @@ class Run:
     def curve(self, attack: str, eps: Sequence[float]) -> pd.DataFrame:
         """How often a minimal-norm attack succeeds on its surrogates within each budget, with Wilson's interval.
 
-        Of the images that the surrogates get right when they are clean. The norms are those found before rounding to
-        8 bits, so budgets beyond the attack's own may be asked for.
+        Of the images that the surrogates get right when they are clean, but for those of the target class. The norms
+        are those found before rounding to 8 bits, so budgets beyond the attack's own may be asked for.
 
         Args:
             attack: as the experiment calls it.
@@ -134,7 +134,7 @@ class Run:
         Raises:
             InputError: there are no rows of such an attack.
         """
-        norms = self.read("attacks", ["minimal_norm"], (ds.field("attack") == attack) & _RIGHT_WHEN_CLEAN)
+        norms = self.read("attacks", ["minimal_norm"], (ds.field("attack") == attack) & _COUNTS)
         if norms["minimal_norm"].isna().all():
             raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
         counts = [(budget, int((norms["minimal_norm"] <= budget).sum()), len(norms)) for budget in eps]
@@ -166,7 +166,9 @@ def _with_rates(counts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-_RIGHT_WHEN_CLEAN = ds.field("clean_predicted") == ds.field("label")
+_COUNTS = (ds.field("clean_predicted") == ds.field("label")) & (
+    ds.field("target").is_null() | (ds.field("target") != ds.field("label"))
+)
 
 _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.graph import build
 from pipeline.lease import LOCK, WATCH, lease
 from pipeline.listing import absolute
 from pipeline.manifest import list_images
-from pipeline.plan import Plan, make_plan, make_waves
+from pipeline.plan import Plan, Wave, make_plan, make_waves
 from pipeline.progress import progress_bar
 from pipeline.proof import Proof, prove
 from pipeline.run_directory import Json, definitions, merge_definitions, read_run, versions, write_run
@@ -28,9 +28,10 @@ from transforms.attempts import no_blame
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
+from transforms.models.classifier import Classifier
 from transforms.read import is_remote
 from transforms.setting import Setting
-from transforms.store import CLEAN, Store, is_temporary
+from transforms.store import Store, is_temporary, of_tables, part_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Prepared:
         chunks: all of the experiment's.
         pool: images of different classes, which attacks may mix in.
         pins: the models that it uses, with their weights found.
-        run: what `run.json` is going to say.
+        before: what `run.json` says; None where there is none.
+        run: what it is going to say.
         plan: what is missing.
         damaged: paths of parts that are there, but not whole.
         warnings: what the user should know before going on, one line each.
@@ -53,6 +55,7 @@ class Prepared:
     chunks: tuple[Chunk, ...]
     pool: tuple[ImageRef, ...]
     pins: dict[str, ModelPin]
+    before: Json | None
     run: Json
     plan: Plan
     damaged: tuple[str, ...]
@@ -93,16 +96,27 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         "experiment": experiment.model_dump(mode="json"),
         "definitions": merge_definitions(store, old["definitions"], new) if old else new,
         "versions": versions(),
-        "proofs": old["proofs"] if old else {},
-        "costs": old["costs"] if old else [],
+        "proofs": dict(old["proofs"]) if old else {},
+        "costs": list(old["costs"]) if old else [],
     }
     warnings = _version_warnings(old["versions"], run["versions"]) if old else ()
     if is_remote(store.root) and LOCK in files:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
-    parts = {path for path in files if path.endswith(".parquet")}
-    whole = store.whole(parts)
-    plan = make_plan(experiment, chunks, whole)
-    return Prepared(experiment, store, chunks, pool, pins, run, plan, tuple(sorted(parts - whole)), warnings)
+    parts = of_tables(files)
+    damaged = parts - store.whole(parts)
+    damaged |= parts & set().union(*map(_unexplained_without, damaged))
+    plan = make_plan(experiment, chunks, parts - damaged)
+    return Prepared(experiment, store, chunks, pool, pins, old, run, plan, tuple(sorted(damaged)), warnings)
+
+
+def _unexplained_without(path: str) -> set[str]:
+    """Files of predictions that lack rows for which a file of failures gives the reason: both are made again."""
+    folder = "failures/stage=predict/"
+    if not path.startswith(folder):
+        return set()
+    predictions = f"predictions/{path.removeprefix(folder)}"
+    part = part_of(predictions)
+    return {predictions, part.gathered} if part else {predictions}
 
 
 def _pins(experiment: Experiment, before: Json) -> dict[str, ModelPin]:
@@ -132,54 +146,93 @@ def execute(
     Args:
         device: auto, cpu or cuda.
         models_in_memory: most models that a worker may hold at once; None for all.
-        report: told how each model did on clean images, before anything is written.
+        report: told how each model did on clean images, before any rows are written.
 
     Raises:
         InputError: the device is not there, weights are not what they say, the run directory cannot be written, or
-            another run is at work in it.
+            another run is at work in it, or was since `prepare`.
         StoppedError: the run directory or the accelerator fails in the middle.
     """
     prepare_torch()
-    experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
-    waves = make_waves(experiment, plan.missing, models_in_memory)
+    waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
 
     def held(names: Collection[str]) -> HeldModels:
         return HeldModels({name: prepared.pins[name] for name in names}, device)
 
-    one_by_one = models_in_memory is not None and len(prepared.pins) > models_in_memory
-    models = None if one_by_one else held(prepared.pins)
-    proofs = prove(
-        experiment, prepared.chunks, prepared.pins, lambda name: (models or held([name])).target(name), run["proofs"]
-    )
-    for proof in proofs:
-        report(proof)
-    run["proofs"] |= {proof.model: [proof.correct, proof.of] for proof in proofs}
-    with _alone(store):
-        try:
+    models = held(prepared.pins) if len(waves) <= 1 else None
+
+    def load(name: str) -> Classifier:
+        return (models or held([name])).target(name)
+
+    for name in prepared.pins:
+        if name not in prepared.run["proofs"]:
+            load(name)  # What is wrong with it is said before anything is written.
+    with _alone(prepared.store):
+        _take_over(prepared)
+        for proof in _proofs(prepared, load):
+            report(proof)
+        if waves:
+            _compute(prepared, options, device, waves, lambda wave: models or held(wave.models))
+        _tidy(prepared)
+
+
+def _take_over(prepared: Prepared) -> None:
+    """Writes down what is going to be made, and removes what is damaged or was never finished."""
+    store = prepared.store
+    try:
+        if read_run(store) != prepared.before:
+            raise InputError(f"--output: another run was at work in {store.root} just now; give the same command again")
+        write_run(store, prepared.run)
+        store.delete(prepared.damaged)
+        store.delete(path for path in store.paths() if is_temporary(path))
+    except OSError as error:
+        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+
+
+def _proofs(prepared: Prepared, load: Callable[[str], Classifier]) -> list[Proof]:
+    store, run = prepared.store, prepared.run
+    with _machine_failures(), no_blame(store, workers_here=True):
+        proofs = prove(prepared.experiment, store, prepared.chunks, prepared.pins, load, run["proofs"])
+        found = {proof.model: [proof.correct, proof.of] for proof in proofs}
+        if not found.items() <= run["proofs"].items():
+            run["proofs"] |= found
             write_run(store, run)
-            store.delete(prepared.damaged)
-            store.delete(path for path in store.paths() if is_temporary(path))
-        except OSError as error:
-            raise InputError(f"--output: {store.root} cannot be written: {error}") from None
-        if plan.missing:
-            started = time.monotonic()
-            progress = progress_bar(store, plan.missing, experiment.name)
-            with _machine_failures(), no_blame(store, workers_here(options)), progress:
-                for wave in waves:
-                    canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
-                    setting = Setting(store, models or held(wave.models), canvas, seed, size)
-                    root = beam.Pipeline(options=options)
-                    build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
-                    run_to_end(root)
-                _see_that_all_is_there(prepared)
-            seconds = round(time.monotonic() - started, 1)
-            run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
-            write_run(store, run)
-        with _machine_failures():
-            store.delete(store.paths(ATTEMPTS))
-            if not experiment.keep_canvases:
-                store.delete(path for path in store.paths("canvases") if _is_adversarial(path))
-            compact(store, len(prepared.chunks), experiment.name)
+    return proofs
+
+
+def _compute(
+    prepared: Prepared,
+    options: PipelineOptions,
+    device: str,
+    waves: Sequence[Wave],
+    models: Callable[[Wave], HeldModels],
+) -> None:
+    experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
+    canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
+    started = time.monotonic()
+    progress = progress_bar(store, plan.missing, experiment.name)
+    with _machine_failures(), no_blame(store, workers_here(options)), progress:
+        for wave in waves:
+            setting = Setting(store, models(wave), canvas, seed, size)
+            root = beam.Pipeline(options=options)
+            build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
+            run_to_end(root)
+        _see_that_all_is_there(prepared)
+    seconds = round(time.monotonic() - started, 1)
+    run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
+    write_run(store, run)
+
+
+def _tidy(prepared: Prepared) -> None:
+    """Removes what is needed no longer, and makes few files of many."""
+    experiment, store = prepared.experiment, prepared.store
+    with _machine_failures():
+        store.delete(store.paths(ATTEMPTS))
+        if not experiment.keep_canvases:
+            attacks = {spec.name for spec in experiment.specs}
+            canvases = {path: part_of(path) for path in store.paths("canvases")}
+            store.delete(path for path, part in canvases.items() if part and part.keys[0] in attacks)
+        compact(store, len(prepared.chunks), experiment.name)
 
 
 @contextmanager
@@ -225,18 +278,18 @@ def _machine_failures() -> Iterator[None]:
 def _machine_failure(error: Exception) -> str | None:
     """What the disk, the network or the accelerator said, if it was one of them that failed; None for anything else.
 
-    Workers report the text of an exception, with its traceback; its type survives only in the last line.
+    Workers report the text of an exception, with its traceback; its type survives only in the line that begins what it
+    said.
     """
-    last = str(error).strip().rpartition("\n")[2]
+    text = str(error).strip()
+    *_, said = 0, *(found.start() for found in re.finditer(r"^[\w.]+(Error|Exception)\b", text, re.MULTILINE))
     kinds = r"\b\w*(OS|IO|Memory|Accelerator|Input|Stopped)Error\b|\bCUDA error\b|\[Errno \d+\]"
-    return last if re.search(kinds, last) or isinstance(error, OSError | MemoryError | StoppedError) else None
+    if re.search(kinds, text[said:]) or isinstance(error, OSError | MemoryError | StoppedError):
+        return text[said:].partition("\n")[0]
+    return None
 
 
 def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
     changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
     text = f"this run directory was made with {'; '.join(changed)}: new rows may differ from old ones in the last bits"
     return (text,) if changed else ()
-
-
-def _is_adversarial(canvases: str) -> bool:
-    return not canvases.startswith(f"canvases/attack={CLEAN}/")

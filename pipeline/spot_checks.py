@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from pipeline.checks import Check, Row
+from pipeline.checks import Check, Row, picture
 from pipeline.results import Run
-from transforms.canvases import CanvasBatch, Pixels, from_png
+from transforms.canvases import CanvasBatch, Pixels
 from transforms.chunks import ImageRef
 from transforms.decode import BadImage, CanvasSpec
 from transforms.defenses.grid import parse
-from transforms.errors import InputError
-from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
+from transforms.errors import InputError, StoppedError
+from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch
 from transforms.images import read_image
 from transforms.models.batches import micro_batch
 from transforms.predictions import ask, prediction_rows
@@ -39,10 +39,10 @@ def check_images(run: Run, sample: int) -> Check:
     for row in rows:
         image_id = row["image_id"]
         if (image_id, CLEAN) not in stored:
-            continue  # That it is missing was said with the rows.
+            continue  # That it is missing was said before.
         try:
             data, decoded = read_image(ImageRef(image_id, row["uri"], row["label"]), _canvas(run))
-        except BadImage as error:
+        except (BadImage, StoppedError) as error:
             check.unknown.append(f"{image_id}: {error}")
             continue
         if sha256(data).hexdigest() != row["bytes_sha256"]:
@@ -57,7 +57,6 @@ def check_images(run: Run, sample: int) -> Check:
 def check_predictions(run: Run, sample: int, device: str) -> Check:
     """Asks models again about some canvases, where their weights are to be had."""
     check = Check("predictions, drawn at random, are made again alike")
-    torch_device(device)
     prepare_torch()
     rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
     stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
@@ -113,7 +112,10 @@ def _stored(run: Run, wanted: Sequence[tuple[str, str]]) -> _Stored:
     ids, attacks = (sorted(set(each)) for each in zip(*wanted, strict=True))
     where = ds.field("image_id").isin(ids) & ds.field("attack").isin(attacks)
     rows = run.dataset("canvases").to_table(["image_id", "attack", "canvas"], filter=where).to_pylist()
-    return {(row["image_id"], row["attack"]): from_png(row["canvas"]) for row in rows}
+    canvases = {
+        (row["image_id"], row["attack"]): picture(row["canvas"], run.definitions["canvas"]["crop"]) for row in rows
+    }
+    return {key: canvas for key, canvas in canvases.items() if canvas is not None}  # What is none was said before.
 
 
 def _canvas(run: Run) -> CanvasSpec:

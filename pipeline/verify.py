@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.checks import Check, check_canvases, check_files, check_plan, check_rows
 from pipeline.results import open_run
 from pipeline.spot_checks import check_images, check_predictions
+from transforms.held_models import torch_device
 
 
 def verify(path: str, sample: int, device: str) -> Iterator[Check]:
@@ -17,6 +18,7 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
     Raises:
         InputError: there is no run at `path`, or no such device.
     """
+    torch_device(device)
     run = open_run(path)
     files = check_files(run.store)
     yield files

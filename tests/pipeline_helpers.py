@@ -23,6 +23,18 @@ from pipeline.main import app
 Json = dict[str, Any]
 Row = dict[str, Any]
 
+EMPTY_RUN: Json = {
+    "experiment": {},
+    "definitions": {
+        **{"seed": 0, "chunk_size": 3, "canvas": {"resize": 256, "crop": 224}, "all_probabilities": False},
+        **{"images": {"count": 0, "sha256": ""}, "models": {}, "attacks": {}},
+    },
+    "versions": {},
+    "proofs": {},
+    "costs": [],
+}
+"""A run.json that says nothing."""
+
 ROOT = Path(__file__).resolve().parents[1]
 IMAGENET_SAMPLE = ROOT.parent / "shared" / "imagenet-sample"
 MEGALITH = Path(sys.executable).parent / "megalith"

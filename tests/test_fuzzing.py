@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pipeline_helpers import label_of, sample_files
+from pipeline_helpers import EMPTY_RUN, label_of, sample_files
 from scipy.io import savemat
 
 from pipeline.experiment import load_experiment
@@ -443,11 +443,8 @@ def test_a_development_kit_that_unpacks_to_too_much(tmp_path: Path) -> None:
     assert_one_line(caught.value)
 
 
-RUN = {"experiment": {}, "definitions": {"models": {}, "attacks": {}}, "versions": {}, "proofs": {}, "costs": []}
-
-
 @fuzz(200)
-@given(wounded(st.just(json.dumps(RUN).encode())) | st.binary(max_size=100))
+@given(wounded(st.just(json.dumps(EMPTY_RUN).encode())) | st.binary(max_size=100))
 def test_run_json(tmp_path_factory: Any, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "run-directory" / "run.json"
     reads_or_says_why(lambda _: read_run(Store(str(path.parent))), path, data)

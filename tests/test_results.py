@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-from pipeline_helpers import TABLES, Finished, in_order, rows
+from pipeline_helpers import EMPTY_RUN, TABLES, Finished, in_order, rows
 
 from pipeline.results import Run, open_run
 from pipeline.statistics import Rate
@@ -136,8 +136,6 @@ def test_a_run_directory_can_be_moved(small_run: Finished, tmp_path: Path) -> No
 
 # --- success, on tables made by hand
 
-RUN_JSON = json.dumps({"experiment": {}, "definitions": {}, "versions": {}, "proofs": {}, "costs": []})
-
 
 @dataclass(frozen=True)
 class Look:
@@ -220,7 +218,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two attacks on model `m` seen without and with a defence that undoes nothing but `i1`'s untargeted attack."""
     folder = tmp_path_factory.mktemp("by-hand")
     store = Store(str(folder))
-    (folder / "run.json").write_text(RUN_JSON)
+    (folder / "run.json").write_text(json.dumps(EMPTY_RUN))
     names = list(LOOKS)
     for chunk, members in enumerate((names[:3], names[3:])):
         for attack, place, target in (("any", 0, None), ("aim", 1, TARGET)):
@@ -305,9 +303,7 @@ def test_success_of_a_real_run_by_counting(small_run: Finished) -> None:
 
 
 def test_success_of_a_run_without_attacks(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(
-        '{"experiment": {}, "definitions": {}, "versions": {}, "proofs": {}, "costs": []}'
-    )
+    (tmp_path / "run.json").write_text(json.dumps(EMPTY_RUN))
     frame = open_run(str(tmp_path)).success()
     assert len(frame) == 0
     assert {"attack", "model", "view", "defense", "successes", "of", "rate", "low", "high"} <= set(frame.columns)

@@ -1,7 +1,9 @@
 """A run that is killed goes on, a finished one grows by what is new, and nothing that is finished is made again."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -16,6 +18,7 @@ from pipeline_helpers import (
     contents,
     count_by_table,
     everything,
+    invoke,
     refused,
     run,
     sample_files,
@@ -27,7 +30,14 @@ from pipeline_helpers import (
 )
 
 import pipeline.run
+from pipeline.experiment import load_experiment
+from pipeline.results import open_run
+from pipeline.run import execute, prepare
+from pipeline.runners import runner_options
+from transforms.errors import InputError
 from transforms.models.sources import ModelSource
+from transforms.store import Part, Store
+from transforms.tables import failure_row, rows_table
 
 pytest_plugins = ["pipeline_fixtures"]
 
@@ -315,6 +325,69 @@ def test_truncated_parts_are_made_again(size: float, tiny_run: Finished, tmp_pat
         (output / path).write_bytes(whole[: int(len(whole) * size) if size == 0.5 else int(size)])
     run(tiny_run.experiment, output)
     assert contents(output) == contents(tiny_run.output)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more"])
+def test_without_the_reason_why_a_prediction_is_not_there_it_is_made_again(
+    damage: bytes, tiny_run: Finished, tmp_path: Path
+) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    reason = Part("failures", 0, ("predict", "pgd", "lite0", "center", "jpeg:quality=75"))
+    Store(str(output)).publish(reason, rows_table("failures", [failure_row("x", "ProcessDied", "it died")]))
+    before = stamps(output)
+    (output / reason.path).write_bytes(damage)
+    run(tiny_run.experiment, output)
+    assert contents(output) == contents(tiny_run.output)
+    after = stamps(output)
+    assert {path for path in after if after[path] != before[path]} == {PREDICTIONS}
+
+
+def test_files_of_others_in_a_run_directory_are_let_be(tiny_run: Finished, tmp_path: Path) -> None:
+    """A copy of a table, and notes, among them Parquet of other tools."""
+    output = tiny_run.copy(tmp_path / "run")
+    shutil.copytree(output / "predictions", output / "backup")
+    shutil.copy(output / IMAGES, output / "chunk-00000.parquet")
+    (output / "notes.parquet").write_bytes(b"PARE")
+    before = everything(output)
+    run(tiny_run.experiment, output)
+    assert invoke("verify", output, "--sample", 0).exit_code == 0
+    (output / "run.json").write_bytes(before["run.json"][1])
+    assert {path: content for path, (_, content) in everything(output).items()} == {
+        path: content for path, (_, content) in before.items()
+    }
+
+
+def test_what_cannot_be_listed_is_not_taken_for_missing(tiny_run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody keeps root from reading a folder, so the system's answer is made up."""
+    scandir = os.scandir
+
+    def forbidden(path: str) -> Any:
+        if "attack=pgd" in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError, match="attack=pgd"):
+        open_run(str(tiny_run.output)).sql("select count(*) from attacks")
+
+
+def test_a_run_that_another_overtook_is_refused(tmp_path: Path) -> None:
+    """Between the plan and the lock: its own names may have got another meaning."""
+    output, slow = tmp_path / "run", tiny(attacks={"pgd": {**PGD, "eps": "2/255"}}, defenses={})
+    prepared = prepare(load_experiment(str(written(tmp_path, slow))), str(output))
+    run(written(tmp_path, tiny(attacks={"pgd": PGD}, defenses={})), output)
+    before = everything(output)
+    with pytest.raises(InputError, match=r"another run was at work in .*; give the same command again"):
+        execute(prepared, runner_options("direct", []), "cpu", lambda _: None)
+    assert everything(output) == before
+
+
+def test_only_canvases_of_its_own_attacks_are_not_kept(tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    run(written(tmp_path, tiny(attacks={"mi": MI}, keep_canvases=False)), output)
+    assert stamps(tiny_run.output).keys() - stamps(output).keys() == {
+        f"canvases/attack=mi/chunk-{number:05d}.parquet" for number in range(2)
+    }
 
 
 @pytest.mark.parametrize(

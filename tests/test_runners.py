@@ -20,7 +20,7 @@ from apache_beam.portability.api import beam_job_api_pb2_grpc as services
 from pipeline_helpers import ROOT, refused, tiny, written
 from runner_fixtures import get, need
 
-from pipeline.runners import check_paths, runner_options
+from pipeline.runners import check_paths, runner_options, workers_here
 from transforms.errors import InputError
 
 
@@ -54,6 +54,24 @@ def standard(options: PipelineOptions) -> str:
 def test_what_is_typed_wins() -> None:
     assert runner_options("prism", ["--job_server_timeout=7"]).view_as(PortableOptions).job_server_timeout == 7
     assert runner_options("direct", ["--direct_num_workers=5"]).view_as(DirectOptions).direct_num_workers == 5
+
+
+@pytest.mark.parametrize(
+    ("here", "runner", "typed"),
+    [
+        (True, "direct", []),
+        (False, "direct", ["--direct_running_mode=multi_processing"]),
+        (True, "prism", []),
+        (False, "prism", ["--environment_type=EXTERNAL", "--environment_config=localhost:50000"]),
+        (True, "flink", []),
+        (False, "flink", ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']),
+    ],
+)
+def test_whose_threads_workers_are(here: bool, runner: str, typed: list[str]) -> None:
+    options = runner_options(runner, typed)
+    before = options.get_all_options()
+    assert workers_here(options) == here
+    assert options.get_all_options() == before
 
 
 def test_prism_may_take_its_time() -> None:

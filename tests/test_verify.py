@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pipeline_helpers import Finished, command, invoke, run, sample_files, stamps, tiny, written
+from pipeline_helpers import Finished, command, complaint, invoke, run, sample_files, stamps, tiny, written
 
 from pipeline.checks import ACCOUNTS
 from transforms.canvases import canvas_sha256
+from transforms.errors import StoppedError
 from transforms.models.sources import model_source
 from transforms.seal import sealed
-from transforms.tables import TABLES, rows_table
+from transforms.store import Part, Store, part_of
+from transforms.tables import TABLES, failure_row, rows_table
 
 pytest_plugins = ["pipeline_fixtures"]
 
@@ -80,6 +82,12 @@ def brighter(row: dict[str, Any], levels: int, *, consistent: bool) -> None:
         row["canvas_sha256"] = canvas_sha256(pixels.clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())
 
 
+def repainted(row: dict[str, Any], mode: str, side: int = 224) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(row["canvas"])).convert(mode).resize((side, side)).save(buffer, "PNG")
+    row["canvas"] = buffer.getvalue()
+
+
 def other_class(row: dict[str, Any]) -> None:
     row["predicted"] = (row["predicted"] + 1) % 1000
 
@@ -105,6 +113,17 @@ CHANGES: dict[str, tuple[str, Callable[[Rows], object], list[str]]] = {
         lambda rows: brighter(rows[0], 9, consistent=True),
         ["after pgd: its linf is 0.0", "beyond 0.015686"],
     ),
+    "a canvas is grey": (
+        CANVASES,
+        lambda rows: repainted(rows[0], "L"),
+        ["after pgd: it is no PNG of 224 × 224 pixels"],
+    ),
+    "a clean canvas is smaller": (
+        CLEAN,
+        lambda rows: repainted(rows[0], "RGB", 100),
+        ["after none: it is no PNG of 224 × 224 pixels"],
+    ),
+    "a canvas is no picture": (CANVASES, lambda rows: rows[0].update(canvas=b"PNG"), ["it is no PNG of 224 × 224"]),
     "a distance is another": (ATTACKS, lambda rows: rows[0].update(l2=0.5), ["its l2 is", "not 0.500000"]),
     "a clean canvas is another": (
         CLEAN,
@@ -143,10 +162,54 @@ def test_a_damaged_file_is_all_that_is_said(tiny_run: Finished, tmp_path: Path) 
     assert len(cases(said)) == 1
 
 
-def test_a_missing_part_is_named(tiny_run: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [PREDICTIONS, CANVASES, ATTACKS])
+def test_a_missing_part_is_named(path: str, tiny_run: Finished, tmp_path: Path) -> None:
     output = tiny_run.copy(tmp_path / "run")
-    (output / PREDICTIONS).unlink()
-    assert f"{PREDICTIONS} is missing" in verified(output, 3, sample=0)
+    (output / path).unlink()
+    assert f"{path} is missing" in verified(output, 3, sample=0)
+
+
+def test_an_attack_and_a_look_that_failed_on_every_image_are_accounted_for(tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    store = Store(str(output))
+    for part in [part for path in store.paths() if (part := part_of(path))]:
+        attacked, looked = part.keys[:1] == ("pgd",), part.table == "predictions" and part.keys[0] == "mi"
+        if attacked or looked:
+            ids = [row["image_id"] for row in store.read(part).to_pylist()]
+            rewritten(output, part.path, lambda rows: rows.clear())
+            why = Part("failures", part.chunk, ("predict", *part.keys))
+            if part.table == "attacks":
+                why = Part("failures", part.chunk, ("attack", "pgd", *["none"] * 3))
+            if looked or part.table == "attacks":
+                store.publish(why, rows_table("failures", [failure_row(each, "E", "it failed") for each in ids]))
+    verified(output, 0)
+
+
+def test_two_images_of_one_name_are_accounted_for(tmp_path: Path) -> None:
+    images = tmp_path / "images" / "king_penguin"
+    images.mkdir(parents=True)
+    shutil.copy(sample_files()[0], images / "one.jpg")
+    shutil.copy(sample_files()[1], images / "one.jpeg")
+    experiment = tiny(images={"folder": str(images.parent)}, attacks={}, defenses={})
+    run(written(tmp_path, experiment), tmp_path / "run", code=3)
+    verified(tmp_path / "run", 0)
+
+
+def test_a_missing_device_is_said_before_anything_is_read(tiny_run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "cuda" in complaint(invoke("verify", tiny_run.output, "--device", "cuda"))
+
+
+def test_images_on_a_store_that_is_away_are_said_and_no_fault(
+    tiny_run: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoppedError("s3://bucket: no credentials")
+
+    monkeypatch.setattr("pipeline.spot_checks.read_image", away)
+    said = verified(tiny_run.output, 0)
+    assert "no credentials" in said
+    assert cases(said)["clean canvases, drawn at random, are what their images become"] == [0, 0, 3]
 
 
 def test_what_is_not_on_this_machine_is_said_and_no_fault(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
-from threading import Condition, Event, Lock
+from threading import Condition
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -61,14 +61,13 @@ def no_blame(store: Store, workers_here: bool) -> Iterator[None]:
     Args:
         workers_here: whether they are threads of this process. If not, an error may mean that some have died.
     """
-    _stopping.clear()
+    _begun.allow()
     before = store.paths(FOLDER)
     try:
         yield
     except BaseException as error:
         if workers_here or isinstance(error, KeyboardInterrupt):
-            with _beginning:
-                _stopping.set()
+            _begun.stop(_PATIENCE)
             with suppress(Exception):  # An object store that is away is not waited for.
                 within(_PATIENCE, lambda: store.delete(store.paths(FOLDER) - before))
         raise
@@ -98,9 +97,7 @@ def _deaths(store: Store, unit: str) -> int:
 @contextmanager
 def _recorded(store: Store, unit: str) -> Iterator[None]:
     record = f"{_record(unit)}.{uuid4().hex}"
-    with _beginning:
-        if _stopping.is_set():
-            raise StoppedError("stopped")
+    with _begun.one():
         store.publish_bytes(record, unit.encode(), lasting=False)
     try:
         yield
@@ -147,7 +144,39 @@ class _Turns:
                 self._changed.notify_all()
 
 
+class _Begun:
+    """What threads are about to begin; once stopped, nothing more."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._number = 0
+        self._stopping = False
+
+    def allow(self) -> None:
+        self._stopping = False
+
+    def stop(self, seconds: float) -> None:
+        """Waits for so long at most until everything has begun that was about to."""
+        with self._changed:
+            self._stopping = True
+            self._changed.wait_for(lambda: self._number == 0, seconds)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises StoppedError where nothing is to begin."""
+        with self._changed:
+            if self._stopping:
+                raise StoppedError("stopped")
+            self._number += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._number -= 1
+                self._changed.notify_all()
+
+
 _turns = _Turns()
-_beginning, _stopping = Lock(), Event()
+_begun = _Begun()
 _PATIENCE = 10.0
 """Seconds that forgetting may take."""

@@ -94,7 +94,15 @@ def part_of(path: str) -> Part | None:
     if found is None:
         return None
     table, *folders = found["folder"].split("/")
-    return Part(table, int(found["chunk"]), tuple(unquote(each.partition("=")[2]) for each in folders))
+    names, keys = [each.partition("=")[0] for each in folders], [each.partition("=")[2] for each in folders]
+    if table not in TABLES or names != list(TABLES[table].partitions):
+        return None
+    return Part(table, int(found["chunk"]), tuple(map(unquote, keys)))
+
+
+def of_tables(paths: Iterable[str]) -> set[str]:
+    """Those files of a run directory that its tables consist of; what else lies in it is somebody else's."""
+    return {path for path in paths if path.endswith(".parquet") and path.partition("/")[0] in TABLES}
 
 
 def superseded(paths: Collection[str]) -> set[str]:
@@ -127,7 +135,9 @@ class Store:
         with suppress(pa.ArrowException):
             if is_whole(content):
                 return pq.read_table(pa.BufferReader(content), schema=TABLES[part.table].columns)
-        raise OSError(f"{self._at(part.path)} is damaged; the same command makes it again")
+        # Of what an object store holds `whole` believes that it is.
+        first = "delete it, and " if is_remote(self.root) else ""
+        raise OSError(f"{self._at(part.path)} is damaged; {first}the same command makes it again")
 
     def publish(self, part: Part, rows: pa.Table) -> None:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
@@ -186,7 +196,7 @@ class Store:
         if is_remote(self.root):
             return {f"{folder}/{path}".lstrip("/") for path in paths_below(below)}
         # Beam's local match cannot be told that a folder's name holds a `[`.
-        walked = os.walk(below)
+        walked = os.walk(below, onerror=_unless_it_went)
         return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
 
     def whole(self, paths: Iterable[str]) -> set[str]:
@@ -215,3 +225,9 @@ class Store:
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"
+
+
+def _unless_it_went(error: OSError) -> None:
+    """A folder that cannot be listed is said; one that is not there is empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -17,7 +17,7 @@ from transforms.tables import failure_row, rows_table
 
 
 class Transfer(beam.DoFn):
-    """Defended -> (part, rows) for every model and view whose rows are not there yet. No side effects."""
+    """Defended -> (part, rows) for every model and view whose rows are not there yet."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Transfer(beam.DoFn):
         if not batch.labels:
             yield from ((part, rows_table("predictions", [])) for part in missing.values())
             return
-        unit = f"{canvases.chunk.index} {canvases.attack} {defense.name}"
+        unit = f"{canvases.chunk.index} {canvases.attack} {defense.name} {self._looks}"
         kept, asked = guarded(
             self._setting.store,
             unit,
