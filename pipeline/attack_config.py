@@ -28,11 +28,14 @@ from transforms.classes import resolve_class
 from transforms.defenses.grid import NO_DEFENSE, Defense, grid, parse
 from transforms.errors import InputError, unknown
 from transforms.levels import WHITE
-from transforms.models.views import VIEWS
+from transforms.models.views import VIEWS, windows
 
 KNOWING = "@"
 """Between an adaptive attack and the defence that it knows, in the names of its variants."""
-_STEPS = {"alpha", "inner_alpha", "reverse_step"}
+_LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
+"""Parameters that are lengths in the attack's norm."""
+_PIXELS = {"spectrum_noise"}
+"""Parameters in the unit of [0, 1] pixels, whatever the norm."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -140,8 +143,23 @@ class AttackConfig(Strict):
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
         if self.adaptive and self.defense != NO_DEFENSE:
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
-        if self.precision != "fp32" and made.kind == "score":
+        if self.precision != "fp32" and not made.gradients:
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _objective(self) -> "AttackConfig":
+        """Averaged probabilities have no logits but their own logarithms. To the other objectives, which see
+        differences of logits, that is the same; `logit` would silently be another one."""
+        if recipe(self.recipe).kind != "gradient" or dict(self.parameters).get("objective") != "logit":
+            return self
+        averaged = None
+        if self.fuse == "probabilities":
+            averaged = "fuse: probabilities"
+        elif windows(VIEWS[self.view]) > 1:
+            averaged = f"view: {self.view}"
+        if averaged is not None:
+            raise InputError(f"objective: logit would be cross-entropy with {averaged}; logit-margin, say, would not")
         return self
 
     @model_validator(mode="after")
@@ -152,12 +170,14 @@ class AttackConfig(Strict):
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
         if self.eps >= _MOST[self.norm]:
             raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
+        per_pixel = _PIXELS
         if self.norm == "linf" and recipe(self.recipe).kind != "minimal-norm":  # their alpha is something else
-            for key, value in self.parameters:
-                if key in _STEPS and value is not None and value >= 1:
-                    raise InputError(
-                        f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
-                    )
+            per_pixel = _PIXELS | _LENGTHS
+        for key, value in self.parameters:
+            if key in per_pixel and value is not None and value >= 1:
+                raise InputError(
+                    f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
+                )
         for spec in self.specs("", ()):
             spec.build()
         return self
@@ -187,7 +207,7 @@ class AttackConfig(Strict):
 def _drawn_where_random(spec: AttackSpec) -> AttackSpec:
     """Of an adaptive attack's variants, `eot` is for those that have anything to draw."""
     once = replace(spec, parameters=tuple((key, 1 if key == "eot" else value) for key, value in spec.parameters))
-    return spec if getattr(once.build(), "redraws", False) else once
+    return spec if once.build().redraws else once
 
 
 @cache

@@ -180,7 +180,7 @@ def _taken(work: Callable[[], object], models: Sequence[Classifier] = ()) -> tup
 
     def count(model: nn.Module, pictures: tuple[Tensor, ...]) -> None:
         nonlocal shown
-        if shown and time.perf_counter() - started > _PATIENCE:
+        if time.perf_counter() - started > _PATIENCE and shown:
             raise _StoppedError
         shown += len(pictures[0])
 

@@ -158,7 +158,8 @@ class Experiment(Strict):
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
         black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
-        if black_boxes and recipe(config.recipe).kind not in {"score", "other"}:
+        made = recipe(config.recipe)
+        if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source
             raise InputError(
                 f"attacks.{attack}.surrogates: {black_boxes[0]} ({source}) gives no gradients, which {config.recipe} "
@@ -254,6 +255,6 @@ def _try_transformations(spec: AttackSpec, blank: torch.Tensor) -> None:
     """Some parameters are out of range for small canvases only."""
     label = torch.zeros(1, dtype=torch.int64)
     batch = Batch(blank, Goal(label), _Least(0, spec.name, [""]), blank, label)
-    for transformation in getattr(spec.build(), "transformations", ()):
+    for transformation in spec.build().transformations:
         for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
             transformation(batch.clean, copy, batch.draws, batch)

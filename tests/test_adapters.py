@@ -28,7 +28,7 @@ from transforms.attacks.adapters import adapted, from_adv_lib, own_names
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.bands import DctBand
 from transforms.attacks.objectives import Goal, cross_entropy
-from transforms.attacks.protocol import Batch, Found, band_of, stages_of
+from transforms.attacks.protocol import Batch, Found, Ordinary
 from transforms.attacks.recipes import RECIPES, combined, recipe
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
@@ -298,6 +298,24 @@ def test_budget_and_counts(name: str, norm: str, parameters: dict[str, Any], cap
     assert plain.tally.forwards.min() > 0
     assert plain.tally.finite is not None and plain.tally.finite.all()
     assert capfd.readouterr().out == ""
+
+
+@many
+def test_who_follows_gradients(name: str, norm: str, parameters: dict[str, Any]) -> None:
+    plain = surrogates(Bent())
+    adapted(name).make(BALLS[norm](EPS[norm]), **parameters)(plain, some_batch(range(2)))
+    assert adapted(name).gradients == bool((torch.as_tensor(plain.tally.backwards) > 0).any())
+
+
+@pytest.mark.parametrize("name", ["torchattacks/CW", "torchattacks/DeepFool", "foolbox/L2FMNAttack", "adv-lib/ddn"])
+def test_the_smallest_perturbation_of_an_image_that_is_wrong_is_none(name: str) -> None:
+    """As the house's own drivers say it, after one look."""
+    plain, batch = surrogates(Bent()), some_batch(range(2))
+    wrong = Batch(batch.canvases, Goal((batch.goal.labels + 1) % 12), batch.draws, batch.pool, batch.pool_labels)
+    found = adapted(name).make(L2Ball(1.0))(plain, wrong)
+    assert found.norms is not None and found.norms.tolist() == [0, 0]
+    assert torch.equal(found.canvases, batch.canvases)
+    assert torch.as_tensor(plain.tally.forwards).tolist() == [1, 1]
 
 
 def test_passes_of_every_surrogate_count() -> None:
@@ -651,7 +669,7 @@ def test_a_name_offered_twice(package: Package) -> None:
         adapted("mine")
 
 
-class _Everything:
+class _Everything(Ordinary):
     """Changes all that there is."""
 
     steps = 7
@@ -679,14 +697,60 @@ def test_an_own_recipe_keeps_what_it_says_and_not_more_than_the_budget(package: 
     assert changed.max() == 2
 
 
+def test_an_own_recipe_that_makes_no_attack(package: Package) -> None:
+    package("whole", "", mine="whole:recipe")
+    import_module("whole").recipe = Recipe("mine", [lambda ball: "nothing"])  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"\Aattack mine: a str is no Attack; derive it from protocol.Ordinary\Z"):
+        adapted("mine").make(LinfBall(0.1))
+
+
+MINGLING = """
+def mingled(surrogates, batch, ball):
+    return batch.clean + ball.eps * (2 * batch.pool.float().mean(dim=0) / 255 - 1)
+"""
+
+
+def test_the_pool_of_an_own_attack_is_the_experiments(package: Package, tmp_path: Path) -> None:
+    """Whatever the chunk, of a function and of a recipe."""
+    package("mingling", MINGLING, mingled="mingling:mingled", mixed="mingling:recipe")
+    import_module("mingling").recipe = combined("mi", "admix")  # type: ignore[attr-defined]
+    lite0 = {"surrogates": ["lite0"], "eps": "4/255"}
+    few = {"steps": 1, "scales": 2, "mixed_images": 1}
+    attacks = {"function": {**lite0, "recipe": "mingled"}, "recipe": {**lite0, "recipe": "mixed", **few}}
+    found = []
+    for size in (1, 3):
+        experiment, output = (
+            written(tmp_path, tiny(attacks=attacks, defenses={}, chunk_size=size)),
+            tmp_path / str(size),
+        )
+        run(experiment, output)
+        made = [(row["attack"], row["image_id"], row["l2"]) for row in rows(output, "attacks")]
+        # Behind another size of micro-batches the last bits of a gradient differ, and with them a few values.
+        found.append(
+            {each[:2]: each[2] if each[0] == "function" else pytest.approx(each[2], rel=0.01) for each in made}
+        )
+    assert found[0] == found[1] and len(found[0]) == 6
+    assert [spec.mixes for spec in load_experiment(str(experiment)).specs] == [False, True]
+
+
+def test_an_own_recipe_that_draws_is_drawn_as_often_as_it_says(package: Package, tmp_path: Path) -> None:
+    package("whole", "", averaging="whole:recipe")
+    import_module("whole").recipe = combined("mi", "di")  # type: ignore[attr-defined]
+    attack = {"recipe": "averaging", "surrogates": ["lite0"], "eps": "4/255", "eot": 4, "adaptive": True}
+    experiment = load_experiment(str(written(tmp_path, tiny(attacks={"a": attack}))))
+    assert [dict(spec.parameters)["eot"] for spec in experiment.specs] == [4, 4]
+    with pytest.raises(InputError, match=r"attacks.a@?\S*: resize_rate: 1.001 does not enlarge a canvas of 224 pixels"):
+        load_experiment(str(written(tmp_path, tiny(attacks={"a": {**attack, "resize_rate": 1.001}}))))
+
+
 def test_an_own_recipe_may_be_a_cascade_or_band_limited(package: Package) -> None:
     package("whole", "", cascade="whole:cascade", limited="whole:limited")
     module = import_module("whole")
     module.cascade, module.limited = RECIPES["autoattack"], combined("mi", "lf")  # type: ignore[attr-defined]
     theirs = adapted("cascade").make(LinfBall(0.1), steps=3, queries=5)
-    stages = stages_of(theirs)
+    stages = theirs.stages
     assert [each.steps for each in stages] == [3, 3, 3, 5]
-    assert all(stages_of(each) == (each,) for each in stages)
-    assert band_of(theirs) is None
+    assert all(each.stages == (each,) for each in stages)
+    assert theirs.band is None
     limited = adapted("limited").make(LinfBall(0.1), cutoff=0.25)
-    assert band_of(limited) == DctBand(0.25) and stages_of(limited) == (limited,)
+    assert limited.band == DctBand(0.25) and limited.stages == (limited,)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_helpers import batch_of, bent, some_canvases, surrogates
+from attack_helpers import batch_of, bent, for_recipe, some_canvases, surrogates
 from pipeline_helpers import Finished, Json, invoke, refused, rows, run, tiny, written
 
 from transforms.attacks.balls import LinfBall
@@ -179,6 +179,22 @@ def test_each_gradient_is_of_another_draw_and_none_of_those_that_judge() -> None
     first, second = of_gradients[:2]  # of one canvas
     assert not torch.equal(first, second)
     assert all(not torch.equal(one, other) for one in of_gradients for other in judged)
+
+
+@pytest.mark.parametrize("name", ["adaea", "emi-fgsm", "mi-fgsm", "vmi-fgsm", "svre", "cwa"])
+@pytest.mark.parametrize("more", [{}, {"eot": 2}, {"keep": "best"}])
+def test_the_cost_behind_a_random_defence_is_what_is_really_paid(name: str, more: dict[str, Any]) -> None:
+    noise, batch = parse("noise:sigma=0.05,repeats=5"), batch_of(some_canvases(2), [0, 1])
+    models = surrogates(
+        *for_recipe(name),
+        defense=[differentiable(noise, batch.draws.at("judging", n)) for n in range(noise.repeats)],
+        redraw=partial(differentiable, noise),
+    )
+    made = behind_random(name, noise.repeats)
+    attack = made.make(LinfBall(8 / 255), **{"steps": 3, **more})
+    attack(models, batch)
+    forwards, backwards = attack.cost(made.models)
+    assert (models.tally.forwards.tolist(), models.tally.backwards.tolist()) == ([forwards] * 2, [backwards] * 2)
 
 
 def test_the_draws_of_an_image_are_its_own() -> None:

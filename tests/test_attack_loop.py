@@ -10,6 +10,8 @@ import torch
 from attack_helpers import (
     EPS,
     PATHS,
+    POOL,
+    POOL_LABELS,
     QUICK,
     SHAPE,
     Counted,
@@ -43,12 +45,12 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes import RECIPES, recipe
-from transforms.attacks.surrogates import FUSIONS, Surrogates
+from transforms.attacks.surrogates import FUSIONS
 from transforms.canvases import CanvasBatch
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.views import VIEWS, ten_crop
+from transforms.models.views import ten_crop
 from transforms.randomness import Draws
 
 
@@ -548,7 +550,9 @@ def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, obje
     canvases, labels = some_canvases(8, seed=2), labels_for(8)
     classifiers = [as_is(each) for each in for_recipe(name)]
     whole = in_batch(canvases, labels, list(range(8)))
-    found = [attack_batch(spec_for(name, **more), classifiers, 1.0, whole, seed=7, size=size) for size in (1, 3, 8)]
+    pool = in_batch(POOL, POOL_LABELS.tolist(), list(range(len(POOL))))
+    spec = spec_for(name, **more)
+    found = [attack_batch(spec, classifiers, 1.0, whole, seed=7, size=size, pool=pool) for size in (1, 3, 8)]
     for other in found[1:]:
         for one, another in zip(vars(found[0]).values(), vars(other).values(), strict=True):
             assert torch.equal(one.nan_to_num(), another.nan_to_num())
@@ -595,30 +599,17 @@ LITE0: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("name", list(LITE0))
 def test_an_image_does_not_feel_its_neighbours_on_real_weights(name: str, lite0: Classifier, samples: Samples) -> None:
     """Convolution kernels follow the shape of a batch alone: in micro-batches of one size an image's rows are the same
-    to the last bit, whoever else is there and wherever it is. The chunk, from which pictures are mixed, is the same."""
+    to the last bit, whoever else is there and wherever it is."""
     spec = spec_for(name, eps=8 / 255, **{"steps": 2, **LITE0[name]})
     field, size = 224 / 256, 3
+    pool = in_batch(samples.canvases[3:7], samples.labels[3:7].tolist(), [3, 4, 5, 6])
 
     def attacked(order: list[int]) -> dict[int, list[Tensor]]:
         labels = samples.labels[order].tolist()
-        found = attack_batch(spec, [lite0], field, in_batch(samples.canvases[order], labels, order), 0, size)
+        found = attack_batch(spec, [lite0], field, in_batch(samples.canvases[order], labels, order), 0, size, pool)
         return {item: [each[place] for each in vars(found).values()] for place, item in enumerate(order)}
 
-    orders = [[0, 1, 2], [2, 0, 1]] if "admix" in name else [[0, 1, 2], [2, 5, 0], [1]]
-    first, *others = (attacked(order) for order in orders)
-    if "admix" in name:  # the pool's order is part of its key
-        batch = batch_of(samples.canvases[:3], samples.labels[:3].tolist())
-        pool = replace(batch, pool=samples.canvases[:3], pool_labels=samples.labels[:3])
-        models = Surrogates([lite0], VIEWS["center"], field)
-        found = {}
-        for order in orders:
-            draws = Draws(0, "attack", [f"image {each}" for each in order])
-            goal = replace(pool.goal, labels=samples.labels[order])
-            turned = replace(pool, canvases=samples.canvases[order], goal=goal, draws=draws.at("stage", 0))
-            for place, item in enumerate(order):
-                canvases = spec.build()(models, turned).canvases
-                assert torch.equal(found.setdefault(item, canvases[place]), canvases[place])
-        return
+    first, *others = (attacked(order) for order in ([0, 1, 2], [2, 5, 0], [1]))
     for other in others:
         for item in other.keys() & first.keys():
             for one, another in zip(first[item], other[item], strict=True):

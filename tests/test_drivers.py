@@ -330,6 +330,28 @@ def test_only_reduced_precision_costs_a_second_look(name: str, norm: str, precis
         assert network.forwards == 3 * int(forwards.max())
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "default", "other"),
+    [
+        ("ddn", "alpha", 1.0, 0.5),
+        ("ddn", "alpha_final", 0.01, 0.1),
+        ("fmn", "alpha_final", 0.01, 0.2),
+        ("fmn", "gamma_final", 0.001, 0.01),
+    ],
+)
+def test_schedules_can_be_set(name: str, key: str, default: float, other: float) -> None:
+    """By default they are the papers'."""
+    batch = batch_of(some_canvases(3), taken_for(bent(), some_canvases(3)))
+
+    def norms(**parameters: float) -> Tensor:
+        found = make(name, L2Ball(1.0), **parameters)(surrogates(bent()), batch).norms
+        assert found is not None
+        return found
+
+    assert torch.equal(norms(), norms(**{key: default}))
+    assert not torch.equal(norms(), norms(**{key: other}))
+
+
 # Auto-PGD ------------------------------------------------------------------------------------------------------------
 
 
@@ -587,7 +609,7 @@ def test_a_cascade_attacks_what_still_stands() -> None:
     assert found[:, 0, 0, 0].tolist() == [254, 253, 100]
     assert isinstance(attacked.tally.forwards, Tensor)
     assert attacked.tally.forwards.tolist() == [2, 4, 6]
-    assert cascade.cost(2) == (12, 12) and cascade.steps == 21
+    assert cascade.cost(2) == (12, 12) and cascade.steps is None
 
 
 def test_autoattack_is_apgd_ce_then_targeted_then_fab_then_square() -> None:
@@ -732,16 +754,20 @@ def test_some_take_no_target(name: str) -> None:
         ("deepfool", L1Ball(0.1), {}, "norm: l1 cannot be bounded by this attack; it bounds linf or l2"),
         ("square", L1Ball(0.1), {}, "norm: l1 cannot be bounded by this attack; it bounds linf or l2"),
         ("cw", L2Ball(0.1), {"steps": 0}, "steps: 0 is not at least 1"),
-        ("cw", L2Ball(0.1), {"confidence": -1.0}, "confidence: -1.0 is negative"),
-        ("cw", L2Ball(0.1), {"learning_rate": 0.0}, "learning_rate: 0.0 is not positive"),
+        ("cw", L2Ball(0.1), {"confidence": -1.0}, "confidence: -1.0 is not at least 0"),
+        ("cw", L2Ball(0.1), {"learning_rate": 0.0}, "learning_rate: 0.0 is not above 0"),
         ("cw", L2Ball(0.1), {"binary_search_steps": 0}, "binary_search_steps: 0 is not at least 1"),
         ("deepfool", L2Ball(0.1), {"candidates": 1}, "candidates: 1 is not at least 2"),
-        ("deepfool", L2Ball(0.1), {"overshoot": math.nan}, "overshoot: nan is negative"),
-        ("ddn", L2Ball(0.1), {"gamma": 1.0}, "gamma: 1.0 is not between 0 and 1"),
-        ("fmn", L2Ball(0.1), {"alpha": -1.0}, "alpha: -1.0 is not positive"),
+        ("deepfool", L2Ball(0.1), {"overshoot": math.nan}, "overshoot: nan is not at least 0"),
+        ("ddn", L2Ball(0.1), {"gamma": 1.0}, "gamma: 1.0 is not in (0, 1)"),
+        ("ddn", L2Ball(0.1), {"alpha": 0.0}, "alpha: 0.0 is not above 0"),
+        ("ddn", L2Ball(0.1), {"alpha_final": -0.1}, "alpha_final: -0.1 is not above 0"),
+        ("fmn", L2Ball(0.1), {"alpha": -1.0}, "alpha: -1.0 is not above 0"),
+        ("fmn", L2Ball(0.1), {"alpha_final": 0.0}, "alpha_final: 0.0 is not above 0"),
+        ("fmn", L2Ball(0.1), {"gamma_final": 1.0}, "gamma_final: 1.0 is not in (0, 1)"),
         ("apgd-ce", L2Ball(0.1), {"restarts": 0}, "restarts: 0 is not at least 1"),
         ("apgd-t", L2Ball(0.1), {"target_classes": 0}, "target_classes: 0 is not at least 1"),
-        ("square", L2Ball(0.1), {"p_init": 1.5}, "p_init: 1.5 is not between 0 and 1"),
+        ("square", L2Ball(0.1), {"p_init": 1.5}, "p_init: 1.5 is not in (0, 1)"),
         ("autoattack", L2Ball(0.1), {"queries": 0}, "queries: 0 is not at least 1"),
     ],
 )

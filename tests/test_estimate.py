@@ -92,6 +92,17 @@ def test_work_is_stopped_at_the_first_picture_after_its_time(monkeypatch: pytest
     assert module._taken(lambda: None, [model]) == (1, None)  # type: ignore[list-item]
 
 
+def test_work_that_is_late_to_begin_shows_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a slow store has to be read first: what the rest takes is reckoned from at least one."""
+    ticks = iter([0.0, 9.0, 10.0, 11.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(module, "_PATIENCE", 3.5)
+    model = nn.Identity()
+    model.device = torch.device("cpu")
+    pictures = torch.zeros(4, 3, 2, 2)
+    assert module._taken(lambda: [model(pictures), model(pictures)], [model]) == (11, 4)  # type: ignore[list-item]
+
+
 def test_more_work_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real networks and a real clock."""
     monkeypatch.setattr(module, "_PATIENCE", 0.5)

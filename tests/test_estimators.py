@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -36,10 +37,13 @@ from scipy import fft, ndimage
 from torch import Tensor
 
 from transforms.attacks.balls import BALLS, LinfBall
+from transforms.attacks.estimators import EnhancedMomentum
 from transforms.attacks.filters import gaussian
 from transforms.attacks.momentum import adam, mean_normalized, momentum
 from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.oracle import Oracle
 from transforms.attacks.recipes import recipe
+from transforms.attacks.transformations import DiverseInput
 from transforms.errors import InputError
 from transforms.randomness import Draws
 
@@ -60,6 +64,29 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one.ravel() @ other.ravel() / np.linalg.norm(one) / np.linalg.norm(other))
 
 
+def onehot(number: int, logits: np.ndarray) -> np.ndarray:
+    return np.eye(len(logits))[number]
+
+
+def of_cross_entropy(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """The gradient of what is climbed, by logits."""
+    if target is None:
+        return softmax(logits) - onehot(label, logits)
+    return onehot(target, logits) - softmax(logits)
+
+
+def of_logit(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """Zhao et al. 2021, equation 3."""
+    assert target is not None
+    return onehot(target, logits)
+
+
+def of_logit_margin(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """Weng et al. 2023: cross-entropy of logits over the margin between the first two."""
+    second, first = np.sort(logits)[-2:]
+    return of_cross_entropy(logits / (first - second), label, target) / (first - second)
+
+
 @dataclass
 class Naive:
     """One image under attack."""
@@ -73,6 +100,7 @@ class Naive:
     alpha: float
     draws: Draws
     looks: list[tuple[Look, int]] = field(default_factory=list)
+    climbed: Callable[[np.ndarray, int, int | None], np.ndarray] = of_cross_entropy
 
     def at(self, step: int) -> Draws:
         return self.draws.at("restart", 0, "step", step)
@@ -92,7 +120,7 @@ class Naive:
         return self.inside(points + self.alpha * self.direction(gradient))
 
     def gradient(self, points: np.ndarray, draws: Draws, member: int | None = None) -> np.ndarray:
-        """Of the cross-entropy of the mean logits, averaged over all copies."""
+        """Of what is climbed, by the mean logits, averaged over all copies."""
         twins = self.twins if member is None else [self.twins[member]]
         total, choices = np.zeros(SHAPE), list(itertools.product(*(range(count) for _, count in self.looks)))
         for choice in choices:
@@ -101,12 +129,11 @@ class Naive:
                 path = draws.at("eot", 0, "transformation", number, *choice[: number + 1])
                 seen, back = look(self, seen, choice[number], path)
                 backs.append(back)
-            outer = softmax(np.mean([each.logits(seen) for each in twins], axis=0))
-            outer[self.label if self.target is None else self.target] -= 1
+            outer = self.climbed(np.mean([each.logits(seen) for each in twins], axis=0), self.label, self.target)
             pulled = np.mean([each.pulled(seen, outer) for each in twins], axis=0)
             for back in reversed(backs):
                 pulled = back(pulled)
-            total += pulled if self.target is None else -pulled
+            total += pulled
         return total / len(choices)
 
     def loss(self, points: np.ndarray, member: int) -> float:
@@ -119,6 +146,19 @@ class Naive:
 
 
 Run = Callable[[Naive], np.ndarray]
+
+
+def fgsm(image: Naive) -> np.ndarray:
+    return image.inside(image.clean + image.eps * image.direction(image.gradient(image.clean, image.at(0))))
+
+
+def pgd(image: Naive) -> np.ndarray:
+    """Madry et al. 2018, from a random point of the L∞ ball."""
+    unit = image.draws.at("restart", 0).uniform(SHAPE, "start")[0].double().numpy()
+    points = image.inside(image.clean + (2 * unit - 1) * image.eps)
+    for step in range(STEPS):
+        points = image.step(points, image.gradient(points, image.at(step)))
+    return points
 
 
 def bim(image: Naive) -> np.ndarray:
@@ -253,11 +293,35 @@ def kernel_of(size: int, sigma: float) -> np.ndarray:
     return np.outer(line, line) / np.outer(line, line).sum()
 
 
-def ti(image: Naive) -> np.ndarray:
-    def filtered(gradient: np.ndarray) -> np.ndarray:
-        return np.stack([ndimage.convolve(each, kernel_of(15, 3.0), mode="constant") for each in gradient])
+def convolved(gradient: np.ndarray, size: int = 15) -> np.ndarray:
+    return np.stack([ndimage.convolve(each, kernel_of(size, 3.0), mode="constant") for each in gradient])
 
-    return mi(image, filtered=filtered)
+
+def ti(image: Naive) -> np.ndarray:
+    return mi(image, filtered=convolved)
+
+
+def long_and_targeted(image: Naive) -> np.ndarray:
+    """Zhao et al. 2021: diverse inputs, a kernel of 5, and gradients as they are."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = accumulated + convolved(image.gradient(points, image.at(step)), 5)
+        points = image.step(points, accumulated)
+    return points
+
+
+def low(image: Naive) -> np.ndarray:
+    """Guo et al. 2019: MI-FGSM whose perturbation has the lower half of the cosine frequencies per axis, brought into
+    band and budget in turn, three times."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = accumulated + unit(image.gradient(points, image.at(step)))
+        points = points + image.alpha * image.direction(accumulated)
+        for _ in range(3):
+            spectrum = fft.dctn(points - image.clean, axes=(-2, -1), norm="ortho")
+            spectrum[:, SIDE // 2 :], spectrum[:, :, SIDE // 2 :] = 0, 0
+            points = image.inside(image.clean + fft.idctn(spectrum, axes=(-2, -1), norm="ortho"))
+    return points
 
 
 def svre(image: Naive) -> np.ndarray:
@@ -349,11 +413,14 @@ def enlarged(draws: Draws, rate: float) -> tuple[np.ndarray, np.ndarray]:
     return sides[0], sides[1]
 
 
-def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
-    if float(draws.uniform((), "diversity")[0]) >= 0.5:
+def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws, probability: float = 0.5) -> Seen:
+    if float(draws.uniform((), "diversity")[0]) >= probability:
         return points, lambda pulled: pulled
     rows, columns = enlarged(draws, 1.4)
     return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
+
+
+MOSTLY_DIVERSE: Look = partial(diverse, probability=0.7)
 
 
 def dem(image: Naive, rates: tuple[float, ...] = (1.3, 1.6, 2.0)) -> np.ndarray:
@@ -382,12 +449,16 @@ class Case:
     models: int = 1
     reach: float = 1.0
     """steps * alpha in units of eps."""
+    climbed: Callable[[np.ndarray, int, int | None], np.ndarray] = of_cross_entropy
 
 
 THREE = {"neighbors": 3}
 DI = {"resize_rate": 1.4}
+LONG = {**DI, "alpha": EPS["linf"] / STEPS}
 CASES: dict[str, Case] = {
+    "fgsm": Case(fgsm),
     "bim": Case(bim),
+    "pgd": Case(pgd, reach=2.5),
     "mi-fgsm": Case(mi),
     "mi-fgsm, decay 0.5": Case(lambda image: mi(image, 0.5), {"decay": 0.5}),
     "mi-fgsm, decay 1.7": Case(lambda image: mi(image, 1.7), {"decay": 1.7}),
@@ -417,7 +488,12 @@ CASES: dict[str, Case] = {
         looks=((scaled, 2), (diverse, 1)),
     ),
     "si-ni-fgsm": Case(ni, looks=((scaled, 5),)),
+    "lf-fgsm": Case(low),
+    "logit": Case(long_and_targeted, LONG, ((MOSTLY_DIVERSE, 1),), climbed=of_logit),
+    "logit-margin": Case(long_and_targeted, LONG, ((MOSTLY_DIVERSE, 1),), climbed=of_logit_margin),
 }
+UNTARGETED = [name for name in CASES if "logit" not in name]
+TARGETED = [name for name in CASES if "adaea" not in name]
 IN_L2 = (
     "bim",
     "mi-fgsm",
@@ -437,15 +513,9 @@ def compared(name: str, norm: str, targets: list[int] | None) -> tuple[np.ndarra
     """Float canvases with which the recipe and its reference end."""
     case, canvases, labels = CASES[name], some_canvases(COUNT, seed=1), [0, 1, 2, 3]
     networks = [bent(seed + 3) for seed in range(case.models)]
-    eps = EPS[norm]
-    found = iterate(
-        name.split(",", maxsplit=1)[0],
-        BALLS[norm](eps),
-        surrogates(*networks),
-        batch_of(canvases, labels, targets),
-        steps=STEPS,
-        **case.parameters,
-    )
+    eps, parameters = EPS[norm], {} if name == "fgsm" else {"steps": STEPS, **case.parameters}
+    batch = batch_of(canvases, labels, targets)
+    found = iterate(name.split(",", maxsplit=1)[0], BALLS[norm](eps), surrogates(*networks), batch, **parameters)
     expected = []
     for number in range(COUNT):
         image = Naive(
@@ -458,6 +528,7 @@ def compared(name: str, norm: str, targets: list[int] | None) -> tuple[np.ndarra
             case.reach * eps / STEPS,
             Draws(0, "attack", [f"image {number}"]),
             list(case.looks),
+            case.climbed,
         )
         expected.append(case.run(image))
     return found.double().numpy(), np.stack(expected)
@@ -465,7 +536,7 @@ def compared(name: str, norm: str, targets: list[int] | None) -> tuple[np.ndarra
 
 @pytest.mark.parametrize(
     ("name", "targets"),
-    [*[(name, None) for name in CASES], *[(name, [3, 2, 0, 1]) for name in CASES if "adaea" not in name]],
+    [*[(name, None) for name in UNTARGETED], *[(name, [3, 2, 0, 1]) for name in TARGETED]],
 )
 def test_a_recipe_is_its_papers_algorithm(name: str, targets: list[int] | None) -> None:
     found, expected = compared(name, "linf", targets)
@@ -484,7 +555,7 @@ def test_a_recipe_is_its_papers_algorithm_in_l2(name: str) -> None:
 
 def test_references_differ_from_each_other() -> None:
     """So that a recipe cannot pass for another one."""
-    ends = {name: compared(name, "linf", None)[1] for name in CASES}
+    ends = {name: compared(name, "linf", None if name in UNTARGETED else [3, 2, 0, 1])[1] for name in CASES}
     for one, other in itertools.combinations(ends, 2):
         assert (abs(ends[one] - ends[other]) > 1e-3).mean() > 0.01, (one, other)
 
@@ -549,6 +620,20 @@ def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pyte
     monkeypatch.setitem(recipe.__globals__["OBJECTIVES"], "cross-entropy", scaled_down)
     found = found_by(quick(name), surrogates(*networks), batch)
     assert (found != plain).float().mean() < 0.01
+
+
+def test_where_gradients_are_random_emi_averages_all_samples_from_the_first_step_on() -> None:
+    """As many draws as points, though the points of the first step are one."""
+    batch, models, samples = batch_of(some_canvases(2), [0, 1]), surrogates(bent()), 5
+    oracle = Oracle(models, cross_entropy, batch, (DiverseInput(1.4, 1.0),))
+    estimate = EnhancedMomentum(LinfBall(0.1), samples, 0.07).begin()
+    found = estimate(oracle, batch.clean, batch.clean, batch.draws)
+    draws = [batch.draws.at("sample", number) for number in range(samples)]
+    expected = torch.stack([oracle.gradient(batch.clean, each) for each in draws]).mean(dim=0)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
+    attack = quick("emi-di", steps=2, samples=samples)
+    attack(models := surrogates(bent()), batch)
+    assert models.tally.forwards.tolist() == [2 * samples] * 2 and attack.cost(1) == (2 * samples, 2 * samples)
 
 
 def test_without_decay_momentum_is_bim() -> None:

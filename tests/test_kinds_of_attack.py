@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from pipeline.experiment import load_experiment
 from pipeline.manifest import list_images
 from pipeline.results import Run, open_run
-from transforms.attack import Attacked, AttackSpec, attack_batch, attack_rows
-from transforms.canvases import CanvasBatch, canvas_sha256
-from transforms.chunks import UNLABELED, ImageRef, make_chunks, one_of_each_class
+from transforms.attack import Attacked, AttackImages, AttackSpec, attack_batch, attack_rows
+from transforms.attempts import MOST
+from transforms.canvases import CanvasBatch, Canvases, canvas_sha256, read_canvases
+from transforms.chunks import UNLABELED, ImageRef, Work, make_chunks, one_of_each_class
+from transforms.decode import CanvasSpec
 from transforms.defenses.grid import NO_DEFENSE
 from transforms.errors import InputError
-from transforms.images import read_batch
+from transforms.held_models import HeldModels, pin
+from transforms.images import load_chunk, read_batch
 from transforms.models.classifier import Classifier
+from transforms.setting import Setting
+from transforms.store import CLEAN, Store
 
 LITE0 = {"surrogates": ["lite0"], "eps": "2/255"}
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -96,6 +101,7 @@ def test_what_the_columns_say_of_each_kind(kinds: Path) -> None:
     assert say("half", "objective") == {("margin",)}
     assert say("ddn", "objective") == {(None,)}
     assert say("combined", "minimal_norm") == {(None,)}
+    assert say("cascade", "steps") == {(None,)}
     assert say("library", "objective", "minimal_norm", "steps") == {(None, None, 2)}
     assert all(row["out_of_band"] is None for row in made(kinds, "known"))
     assert all(0 < row["out_of_band"] < 0.2 for row in made(kinds, "combined"))
@@ -137,6 +143,46 @@ def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path,
     assert stored["canvas_sha256"] == canvas_sha256(found.canvases[0].numpy())
     without = attack_batch(spec, [lite0], experiment.canvas.spec.field, alone, experiment.seed, 2)
     assert not torch.equal(found.canvases, without.canvases)
+
+
+class DeathError(BaseException):
+    """Stands for the end of a process, which takes back nothing that it has written."""
+
+
+def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker reads the pool; three may die of a picture, and then the others are mixed in."""
+    experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
+    canvas, seed = experiment.canvas.spec, experiment.seed
+    refs = list_images(experiment.images, seed)
+    doomed, *rest = one_of_each_class(refs, seed)
+    dead: list[bool] = []
+    delete = Store.delete
+
+    def read(some: list[ImageRef], spec: CanvasSpec) -> CanvasBatch | None:
+        if doomed in some:
+            dead.append(True)
+            raise DeathError
+        return read_batch(some, spec)
+
+    monkeypatch.setattr("transforms.attack.read_batch", read)
+    monkeypatch.setattr(Store, "delete", lambda store, paths: None if dead else delete(store, paths))
+    (spec,) = [each for each in experiment.specs if each.name == "admix"]
+    chunk, store = make_chunks(refs, 2)[0], Store(str(tmp_path))
+    load_chunk(store, chunk, canvas)
+    models = HeldModels({"lite0": pin("packaged/efficientnet-lite0")}, "cpu")
+    deaths, done = 0, False
+    while not done:
+        dead.clear()
+        try:
+            worker = AttackImages(Setting(store, models, canvas, seed, 2), [spec], (doomed, *rest))
+            done = bool(list(worker.process(Work(chunk, frozenset(["admix"])))))
+        except DeathError:
+            deaths += 1
+            assert deaths <= MOST
+    assert deaths == MOST
+    stored, clean = (read_canvases(store, Canvases(chunk, name)) for name in ("admix", CLEAN))
+    found = attack_batch(spec, [models["lite0"]], canvas.field, clean, seed, 2, read_batch(rest, canvas))
+    assert np.array_equal(stored.pixels, found.canvases.numpy())
 
 
 def test_the_pool_is_of_different_classes_and_the_seeds() -> None:

@@ -109,6 +109,22 @@ def test_what_a_network_is_shown(interpolation: str, side: int) -> None:
         )
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("side", [24, 10])
+def test_a_picture_beyond_black_and_white_has_a_gradient(interpolation: str, side: int) -> None:
+    """Attacks look ahead of the pixels' range; an image inside it feels nothing of a neighbour that is not."""
+    classifier = Classifier(Flat(), Preprocessing(16, 16, interpolation, (0, 0, 0), (1, 1, 1)))
+    inside = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
+    windows = torch.cat([inside.round(), 3 * inside - 1, inside + 1, inside - 1]).requires_grad_()
+    shown = classifier(windows)
+    assert torch.equal(shown[:1], classifier(inside.round()))
+    assert (shown[0] >= 0).all() and (shown[0] <= 1).all()
+    resized = F.interpolate(windows, size=(16, 16), mode=interpolation, antialias=True, align_corners=False)
+    assert (torch.isclose(shown[1:], resized[1:].flatten(1), atol=1e-6).float().mean(1) > 0.95).all()
+    (gradient,) = torch.autograd.grad(shown[1:].sum(), windows)
+    assert ((gradient[1:] != 0).flatten(1).float().mean(1) > 0.95).all()
+
+
 @pytest.mark.parametrize("side", [24, 16, 10, 7])
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
 def test_white_of_255_and_blue_first(channels: str, side: int) -> None:

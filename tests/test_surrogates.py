@@ -172,6 +172,20 @@ def test_only_active_images_pay() -> None:
     assert attacked.tally.forwards.tolist() == [4, 2, 4] and attacked.tally.backwards.tolist() == [2, 1, 2]
 
 
+def test_a_view_cuts_a_canvas_up_only_to_show_it() -> None:
+    seen: list[int] = []
+
+    def looking(canvases: Tensor, window: int) -> tuple[Tensor, ...]:
+        seen.append(len(canvases))
+        return ten_crop(canvases, window)
+
+    attacked = surrogates(bent(side=8), bent(1, side=8), side=8, view=looking)
+    batch = batch_of(some_canvases(3), [0, 1, 2])
+    attacked.slope(batch.clean, cross_entropy, batch.goal)
+    assert [each for each in seen if each] == [3, 3]
+    assert attacked.tally.forwards.tolist() == attacked.tally.backwards.tolist() == [20] * 3
+
+
 @pytest.mark.parametrize("fuse", FUSIONS)
 def test_a_pass_is_one_network_over_one_window(fuse: str) -> None:
     networks = [Counted(bent(seed)) for seed in range(2)]

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from pipeline_helpers import (
 )
 from preforked import Preforked, Process, preforked
 
+from pipeline.run import _machine_failure
 from transforms.store import is_temporary
 
 pytest_plugins = ["pipeline_fixtures"]
@@ -128,6 +130,57 @@ def test_an_image_that_kills_its_process_is_isolated(tiny_run: Finished, tmp_pat
     after = contents(output)
     assert before.items() <= after.items()
     assert unfinished(output) == []
+
+
+DECODER = """
+import hashlib, os, signal
+import transforms.images
+
+def killer(data, canvas, decode=transforms.images.decode):
+    if hashlib.sha256(data).hexdigest() == os.environ["DOOMED"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(data, canvas)
+
+transforms.images.decode = killer
+"""
+
+
+def test_an_image_that_kills_whoever_decodes_it_is_isolated(tiny_run: Finished, tmp_path: Path) -> None:
+    """After three deaths in the proofs, which go on without it, and three while it is loaded."""
+    (tmp_path / "sitecustomize.py").write_text(DECODER)
+    doomed = rows(tiny_run.output, "images")[1]
+    output, experiment = tmp_path / "run", written(tmp_path, tiny(attacks={}, defenses={}))
+    with preforked(PYTHONPATH=str(tmp_path), DOOMED=doomed["bytes_sha256"]) as commands:
+        codes = []
+        while not codes or codes[-1] == -signal.SIGKILL:
+            assert len(codes) < 10
+            process = commands.start(tmp_path / "log", "run", experiment, "--output", output)
+            codes.append(process.wait())
+    assert codes == [-signal.SIGKILL] * 6 + [3], process.stderr
+    (failure,) = rows(output, "failures")
+    assert (failure["stage"], failure["image_id"], failure["error_type"]) == ("load", doomed["image_id"], "ProcessDied")
+    assert json.loads((output / "run.json").read_text())["proofs"]["lite0"][1] == 2
+    assert len(rows(output, "predictions")) == 2
+    assert unfinished(output) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            "Traceback ...\n  raise x\ntorch.AcceleratorError: CUDA error: an illegal memory access was encountered\n"
+            "CUDA kernel errors might be asynchronously reported at some other API call\n"
+            "For debugging consider passing CUDA_LAUNCH_BLOCKING=1 [while running 'Attack']",
+            "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        ),
+        ("CUDA error: unspecified launch failure\nFor debugging ...", "CUDA error: unspecified launch failure"),
+        ("Traceback ...\nOSError: [Errno 28] No space left", "OSError: [Errno 28] No space left"),
+        ("Traceback ...\nOSError: gone\n\nDuring handling ...\nTraceback ...\nKeyError: 'x'", None),
+    ],
+)
+def test_what_the_machine_said_is_told_from_a_fault_of_ours(told: str, said: str | None) -> None:
+    """As workers report it, and as it comes from this process."""
+    assert _machine_failure(RuntimeError(told)) == said
 
 
 def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from transforms.attacks import transformations
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.oracle import Oracle
-from transforms.attacks.protocol import Batch
+from transforms.attacks.protocol import Batch, Transformation
 from transforms.attacks.transformations import (
     BlockShuffle,
     DiverseInput,
@@ -38,7 +38,6 @@ from transforms.attacks.transformations import (
     Scales,
     SpectrumSimulation,
     StructureInvariance,
-    Transformation,
 )
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -162,6 +161,8 @@ def test_admix_takes_the_first_of_another_class_in_a_random_order() -> None:
 
 def test_admix_without_another_class_takes_the_image_itself() -> None:
     canvases = some_canvases(3)
+    alone = Batch(canvases, batch_of(canvases, [1, 1, 2]).goal, draws_for(3), POOL[:0], POOL_LABELS[:0])
+    assert torch.allclose(Mixing(1, 0.2)(alone.clean, 0, alone.draws, alone), 1.2 * alone.clean)
     batch = Batch(canvases, batch_of(canvases, [1, 1, 2]).goal, draws_for(3), POOL[[1, 4]], POOL_LABELS[[1, 4]])
     points = batch.clean.requires_grad_()
     found = Mixing(1, 0.2)(points, 0, batch.draws, batch)

@@ -185,6 +185,13 @@ def test_an_attack_and_a_look_that_failed_on_every_image_are_accounted_for(tiny_
     verified(output, 0)
 
 
+def test_a_reason_that_is_gone_is_missed(tiny_run: Finished, tmp_path: Path) -> None:
+    """Of a prediction that could not be made."""
+    output = tiny_run.copy(tmp_path / "run")
+    rewritten(output, PREDICTIONS, lambda rows: rows.clear())
+    assert "predictions: 0 rows instead of 1 for attack pgd, model lite0" in verified(output, 3, sample=0)
+
+
 def test_two_images_of_one_name_are_accounted_for(tmp_path: Path) -> None:
     images = tmp_path / "images" / "king_penguin"
     images.mkdir(parents=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transforms.attacks.balls import BALLS
 from transforms.attacks.bands import Band, leaked
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Attack, Batch, band_of, stages_of
+from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.recipes import behind_random, recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.attacks.transformations import Mixing
@@ -66,7 +66,7 @@ class AttackSpec:
     @property
     def mixes(self) -> bool:
         """Whether it needs pictures of other classes."""
-        return any(isinstance(each, Mixing) for each in getattr(self.build(), "transformations", ()))
+        return any(isinstance(each, Mixing) for each in self.build().transformations)
 
     def build(self) -> Attack:
         """Makes the attack; raises InputError for a parameter out of its range, or a defence that it cannot know."""
@@ -113,11 +113,10 @@ def attack_batch(
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
         field: the part of the images' centre squares that the canvases hold, in (0, 1].
-        pool: what attacks may mix in, at least one picture; the batch itself by default.
+        pool: what an attack that is `pooled` may mix in; None where there is nothing.
     """
-    attack = spec.build()
-    stages = stages_of(attack)
-    work = _Work(spec, classifiers, field, batch, seed, batch if pool is None else pool)
+    stages = spec.build().stages
+    work = _Work(spec, classifiers, field, batch, seed, pool)
     attacked = work.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
     for number, stage in enumerate(stages[1:], start=1):
         standing = (~work.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
@@ -138,7 +137,7 @@ class _Work:
         field: float,
         batch: CanvasBatch,
         seed: int,
-        pool: CanvasBatch,
+        pool: CanvasBatch | None,
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
@@ -148,8 +147,10 @@ class _Work:
         self._device = classifiers[0].device
         self._canvases = torch.from_numpy(batch.pixels)
         self._labels = torch.tensor(batch.labels)
-        self._pool = torch.from_numpy(pool.pixels).to(self._device)
-        self._pool_labels = torch.tensor(pool.labels, device=self._device)
+        # Never the batch itself: what an image becomes may not depend on its neighbours.
+        pictures, classes = (self._canvases[:0], []) if pool is None else (torch.from_numpy(pool.pixels), pool.labels)
+        self._pool = pictures.to(self._device)
+        self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
         self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
 
     def in_micro_batches(self, attack: Attack, images: list[int], size: int, stage: int = 0) -> Attacked:
@@ -220,7 +221,6 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
     clean_confidence, clean_predicted = attacked.clean.max(dim=1)
     confidence, predicted = attacked.adversarial.max(dim=1)
     attack = spec.build()
-    band = band_of(attack)
     rows = []
     for item in attacked.finite.nonzero().flatten().tolist():
         canvas = attacked.canvases[item].numpy()
@@ -247,7 +247,7 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
                 "success": reached[item],
                 "minimal_norm": None if math.isnan(norm) else norm,
                 **distances(batch.pixels[item], canvas),
-                "out_of_band": None if band is None else _leaked(band, batch.pixels[item], canvas),
+                "out_of_band": None if attack.band is None else _leaked(attack.band, batch.pixels[item], canvas),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "canvas_sha256": canvas_sha256(canvas),
@@ -290,6 +290,17 @@ class AttackImages(beam.DoFn):
                     self._attack(batch, spec, work.chunk)
                 yield Canvases(work.chunk, spec.name)
 
+    def _pictures(self) -> CanvasBatch | None:
+        """Of the pool, read once for all chunks: those that can be, and do not kill."""
+
+        def work(some: Sequence[int]) -> CanvasBatch | None:
+            return read_batch([self._pool[each] for each in some], self._setting.canvas)
+
+        if self._pool_read is None:
+            ids = [ref.image_id for ref in self._pool]
+            _, self._pool_read = guarded(self._setting.store, "pool", ids, work)
+        return self._pool_read
+
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
         return all(self._setting.store.has(part) for part in attack_parts(chunk.index, spec.name))
 
@@ -301,9 +312,7 @@ class AttackImages(beam.DoFn):
         failures: list[dict[str, Any]] = []
         if batch.labels:
             classifiers = [setting.models[name] for name in spec.surrogates]
-            if spec.mixes and self._pool_read is None:  # once for all chunks
-                self._pool_read = read_batch(self._pool, setting.canvas)
-            pool = self._pool_read if spec.mixes else None
+            pool = self._pictures() if spec.build().pooled else None
             field, seed = setting.canvas.field, setting.seed
 
             def work(some: Sequence[int]) -> Attacked:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 
 import numpy as np
@@ -18,6 +19,23 @@ if hasattr(torch, "AcceleratorError"):  # torch 2.8
     _MACHINE = (*_MACHINE, torch.AcceleratorError)
 # The random generators of torch, NumPy and Python belong to the process.
 _GLOBAL_RANDOMNESS = RLock()
+
+
+def installed(group: str, what: str) -> dict[str, EntryPoint]:
+    """The entry points of a group that the installed packages offer, by name.
+
+    Args:
+        what: they are, as in "attack".
+
+    Raises:
+        InputError: two of them have one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for each in entry_points(group=group):
+        other = found.setdefault(each.name, each)
+        if other.value != each.value:
+            raise InputError(f"{what} {each.name!r} is offered twice, by {other.value} and by {each.value}")
+    return found
 
 
 @contextmanager

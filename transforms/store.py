@@ -229,5 +229,5 @@ class Store:
 
 def _unless_it_went(error: OSError) -> None:
     """A folder that cannot be listed is said; one that is not there is empty."""
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from transforms.attacks.per_image import one_by_one
 from transforms.levels import WHITE
 from transforms.randomness import Draws
 
@@ -48,6 +49,9 @@ class Ball(Protocol):
     def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
         """The nearest perturbation inside the ball that leaves `clean` (B, 3, H, W) in [0, 1] within [0, 1]."""
 
+    def inside(self, points: Tensor, clean: Tensor) -> Tensor:
+        """The nearest canvases inside the ball around `clean` and within [0, 1], all (B, 3, H, W)."""
+
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         """Rounds to 8 bits and goes back inside the budget, exactly.
 
@@ -61,8 +65,13 @@ class Ball(Protocol):
         """
 
 
+class _Around:
+    def inside(self: Ball, points: Tensor, clean: Tensor) -> Tensor:
+        return clean + self.project(points - clean, clean)
+
+
 @dataclass(frozen=True)
-class LinfBall:
+class LinfBall(_Around):
     """Every value may change by eps."""
 
     eps: float
@@ -92,7 +101,7 @@ class LinfBall:
 
 
 @dataclass(frozen=True)
-class L2Ball:
+class L2Ball(_Around):
     """The square root of the sum of squared changes, over all values of an image, is at most eps."""
 
     eps: float
@@ -118,8 +127,8 @@ class L2Ball:
     def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
         """Inside the box, the nearest is `perturbation` shrunk; else it is the shrunk one cut off at the box (KKT)."""
         fits = self.eps / self.size(perturbation).clamp(min=self.eps)
-        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * _wide(scale), clean)) <= self.eps)
-        return _in_box(perturbation * _wide(scale), clean)
+        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * one_by_one(scale), clean)) <= self.eps)
+        return _in_box(perturbation * one_by_one(scale), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         return _round_inside(canvases, adversarial, self.eps, power=2)
@@ -135,7 +144,7 @@ class L2Ball:
 
 
 @dataclass(frozen=True)
-class L1Ball:
+class L1Ball(_Around):
     """The sum of changes, over all values of an image, is at most eps.
 
     Steepest ascent in L1 would move a single value; as in SLIDE (Tramèr & Boneh 2019, arXiv:1904.13000) a step
@@ -159,7 +168,7 @@ class L1Ball:
         magnitude = -torch.log1p(-draws.uniform(shape, "start"))
         signs = 2 * draws.integers(2, shape, "signs") - 1
         radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
-        return (signs * magnitude / _wide(self.size(magnitude)) * radius * self.eps).to(canvases.device)
+        return (signs * magnitude / one_by_one(self.size(magnitude)) * radius * self.eps).to(canvases.device)
 
     def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
         stuck = ((adversarial <= 0) & (gradient < 0)) | ((adversarial >= 1) & (gradient > 0))
@@ -175,7 +184,7 @@ class L1Ball:
         highest = perturbation.abs().amax(dim=(1, 2, 3))
 
         def shrunk(share: Tensor) -> Tensor:
-            threshold = _wide(highest * (1 - share))
+            threshold = one_by_one(highest * (1 - share))
             return _in_box(perturbation.sign() * (perturbation.abs() - threshold).clamp(min=0), clean)
 
         share = _largest(torch.zeros_like(highest), lambda share: self.size(shrunk(share)) <= self.eps)
@@ -186,10 +195,6 @@ class L1Ball:
 
 
 BALLS: dict[str, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
 
 
 def _in_box(perturbation: Tensor, clean: Tensor) -> Tensor:

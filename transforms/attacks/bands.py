@@ -6,7 +6,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from transforms.errors import InputError
+from transforms.attacks.checks import within
 from transforms.spectrum import lowest_cosines, lowest_fourier
 
 Basis = Literal["fourier", "dct"]
@@ -37,7 +37,7 @@ class FourierBand:
     cutoff: float
 
     def __post_init__(self) -> None:
-        _check(self.cutoff)
+        within("(0, 1)", cutoff=self.cutoff)  # 1 would be no band at all
 
     def project(self, perturbation: Tensor) -> Tensor:
         return self._picture(torch.fft.rfft2(perturbation), perturbation)
@@ -61,7 +61,7 @@ class DctBand:
     cutoff: float
 
     def __post_init__(self) -> None:
-        _check(self.cutoff)
+        within("(0, 1)", cutoff=self.cutoff)
 
     def project(self, perturbation: Tensor) -> Tensor:
         basis = self._basis(perturbation)
@@ -76,8 +76,3 @@ class DctBand:
 
 
 BANDS: dict[str, type[FourierBand] | type[DctBand]] = dict(zip(get_args(Basis), (FourierBand, DctBand), strict=True))
-
-
-def _check(cutoff: float) -> None:
-    if not 0 < cutoff < 1:
-        raise InputError(f"cutoff: {cutoff} is not in (0, 1); 1 would be no band at all")

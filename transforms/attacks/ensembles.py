@@ -10,15 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.balls import Ball, L2Ball
+from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.estimators import Estimate
 from transforms.attacks.momentum import mean_normalized, momentum
 from transforms.attacks.oracle import Oracle
-from transforms.errors import InputError
 from transforms.randomness import Draws
-
-
-def _moved(ball: Ball, points: Tensor, change: Tensor, clean: Tensor) -> Tensor:
-    return clean + ball.project(points + change - clean, clean)
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,9 @@ class VarianceReduction:
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.inner_steps is not None and self.inner_steps < 1:
-            raise InputError(f"inner_steps: {self.inner_steps} is less than 1")
-        if self.alpha <= 0:
-            raise InputError(f"inner_alpha: {self.alpha} is not positive")
+        if self.inner_steps is not None:
+            at_least(1, inner_steps=self.inner_steps)
+        above(0, inner_alpha=self.alpha)
 
     def _inner(self, models: int) -> int:
         return 4 * models if self.inner_steps is None else self.inner_steps
@@ -60,12 +55,12 @@ class VarianceReduction:
             for number, chosen in enumerate(draws.shared.integers(len(members), (count,), "member")[0].tolist()):
                 gradient = members[chosen].gradient(inner, draws.at("inner", number))
                 accumulated = accumulate(gradient - outer[chosen] + ensemble)
-                inner = _moved(self.ball, inner, self.alpha * self.ball.direction(accumulated, inner), clean)
+                inner = self.ball.inside(inner + self.alpha * self.ball.direction(accumulated, inner), clean)
             return accumulated
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         gradients = steps * copies * (2 * models + self._inner(models))
         return gradients, gradients
 
@@ -88,30 +83,26 @@ class AdaptiveEnsemble:
     random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise InputError(f"ensemble_beta: {self.beta} is not positive")
-        if not -1 <= self.threshold <= 1:
-            raise InputError(f"threshold: {self.threshold} is not in [-1, 1]")
+        above(0, ensemble_beta=self.beta)
+        within("[-1, 1]", threshold=self.threshold)
 
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             gradients = [each.gradient(points, draws) for each in oracle.members]
-            weighed = oracle.surrogates.weighed(self._weights(oracle, points, gradients))
+            weighed = oracle.surrogates.weighed(self._weights(oracle, points, gradients, draws))
             gradient = replace(oracle, surrogates=weighed).gradient(points, draws)
             return gradient * (self._agreement(gradients) >= self.threshold)
 
         return estimate
 
-    def _weights(self, oracle: Oracle, points: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-        """(models, B), which sum to 1 over the models."""
+    def _weights(self, oracle: Oracle, points: Tensor, gradients: Sequence[Tensor], draws: Draws) -> Tensor:
+        """(models, B), which sum to 1 over the models; behind a random defence, of one draw that all models share."""
         clean, goal = oracle.batch.clean, oracle.batch.goal
+        members = oracle.surrogates.redrawn(draws.at("weights")).members
         steps = [self.alpha * self.ball.direction(each, points) for each in gradients]
-        moved = [_moved(self.ball, points, step, clean) for step in steps]
+        moved = [self.ball.inside(points + step, clean) for step in steps]
         losses = torch.stack(
-            [
-                torch.stack([member.judge(each, oracle.objective, goal)[1] for member in oracle.surrogates.members])
-                for each in moved
-            ]
+            [torch.stack([member.judge(each, oracle.objective, goal)[1] for member in members]) for each in moved]
         )  # (whose step, whose loss, B)
         own = losses.diagonal().T.clamp(min=torch.finfo(losses.dtype).tiny)
         ratios = losses / own
@@ -125,7 +116,7 @@ class AdaptiveEnsemble:
         ]
         return torch.stack(pairs).mean(dim=0).unsqueeze(1)
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         gradients = 2 * steps * copies * models
         return gradients + steps * models**2, gradients
 
@@ -148,9 +139,7 @@ class CommonWeakness:
     random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name, value in (("reverse_step", self.reverse), ("inner_step", self.inner)):
-            if value <= 0:
-                raise InputError(f"{name}: {value} is not positive")
+        above(0, reverse_step=self.reverse, inner_step=self.inner)
 
     def begin(self) -> Estimate:
         accumulated: Tensor | float = 0.0
@@ -159,14 +148,14 @@ class CommonWeakness:
             nonlocal accumulated
             clean = oracle.batch.clean
             ensemble = oracle.gradient(points, draws)
-            moving = _moved(self.ball, points, -self.reverse * self.ball.direction(ensemble, points), clean)
+            moving = self.ball.inside(points - self.reverse * self.ball.direction(ensemble, points), clean)
             for number, member in enumerate(oracle.members):
                 gradient = member.gradient(moving, draws.at("member", number))
                 accumulated = self.decay * accumulated + L2Ball.normalized(gradient)
-                moving = _moved(self.ball, moving, self.inner * accumulated, clean)
+                moving = self.ball.inside(moving + self.inner * accumulated, clean)
             return moving - points
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return 2 * steps * models * copies, 2 * steps * models * copies

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
+from transforms.attacks.checks import at_least, within
 from transforms.attacks.momentum import mean_normalized
 from transforms.attacks.oracle import Oracle
-from transforms.attacks.protocol import one_by_one
-from transforms.errors import InputError
+from transforms.attacks.per_image import one_by_one
 from transforms.randomness import Draws
 
 Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
@@ -33,12 +33,13 @@ class Estimator(Protocol):
 
     def begin(self) -> Estimate: ...
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         """Forward and backward passes of one network over one window that a run of so many steps takes per image.
 
         Args:
             models: surrogates.
             copies: what each gradient is averaged over.
+            redraws: whether the gradient at a point is another one each time.
         """
 
 
@@ -56,7 +57,7 @@ class AtThePoint:
     def begin(self) -> Estimate:
         return lambda oracle, _, points, draws: oracle.gradient(points, draws)
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(steps, models, copies)
 
 
@@ -77,10 +78,7 @@ class _Neighbourhood:
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.neighbors < 1:
-            raise InputError(f"neighbors: {self.neighbors} is less than 1")
-        if self.radius <= 0:
-            raise InputError(f"beta: gives a radius of {self.radius}, which is not positive")
+        at_least(1, neighbors=self.neighbors)
 
     def _around(self, points: Tensor, draws: Draws) -> Tensor:
         noise = draws.uniform(points.shape[1:], "neighbor").to(points)
@@ -114,7 +112,7 @@ class VarianceTuning(_Neighbourhood):
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(steps + (steps - 1) * self.neighbors, models, copies)
 
 
@@ -134,31 +132,32 @@ class EnhancedMomentum:
     random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.samples < 2:  # noqa: PLR2004 - a line has two ends
-            raise InputError(f"samples: {self.samples} is less than 2")
-        if self.reach <= 0:
-            raise InputError(f"radius: gives a reach of {self.reach}, which is not positive")
+        at_least(2, samples=self.samples)  # a line has two ends
 
     def begin(self) -> Estimate:
         before: Tensor | None = None
 
         def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal before
-            if before is None:
+            if before is None and not oracle.redraws:  # all samples would be one
                 gradient = oracle.gradient(points, draws)
             else:
-                gradient = torch.zeros_like(points)
-                reach = self.ball.spread(self.reach, points[0].numel())
-                for number, factor in enumerate(torch.linspace(-reach, reach, self.samples).tolist()):
-                    gradient = gradient + oracle.gradient(points + factor * before, draws.at("sample", number))
-                gradient = gradient / self.samples
+                gradient = self._along(torch.zeros_like(points) if before is None else before, oracle, points, draws)
             before = mean_normalized(gradient)
             return gradient
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
-        return _alike(1 + (steps - 1) * self.samples, models, copies)
+    def _along(self, direction: Tensor, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        total = torch.zeros_like(points)
+        reach = self.ball.spread(self.reach, points[0].numel())
+        for number, factor in enumerate(torch.linspace(-reach, reach, self.samples).tolist()):
+            total = total + oracle.gradient(points + factor * direction, draws.at("sample", number))
+        return total / self.samples
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        first = self.samples if redraws else 1
+        return _alike(first + (steps - 1) * self.samples, models, copies)
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class GradientRelevance(_Neighbourhood):
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(steps * (1 + self.neighbors), models, copies)
 
 
@@ -196,8 +195,7 @@ class GradientNormPenalty(_Neighbourhood):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.balance <= 1:
-            raise InputError(f"balance: {self.balance} is not in (0, 1]")
+        within("(0, 1]", balance=self.balance)
 
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
@@ -213,5 +211,5 @@ class GradientNormPenalty(_Neighbourhood):
 
         return estimate
 
-    def passes(self, steps: int, models: int, copies: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(2 * steps * self.neighbors, models, copies)

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.attacks.checks import above, odd
 from transforms.attacks.surrogates import Transform
-from transforms.errors import InputError
 
 
 def gaussian(size: int, sigma: float) -> Transform:
@@ -14,15 +14,14 @@ def gaussian(size: int, sigma: float) -> Transform:
 
     Args:
         size: side of the kernel, odd, pixels.
-        sigma: half the kernel's side in units of its standard deviation, as in the paper's code.
+        sigma: how many standard deviations the kernel reaches to either side, as in the paper's code; so a larger one
+            makes it narrower.
 
     Raises:
         InputError: a size or sigma out of range.
     """
-    if size < 3 or size % 2 == 0:  # noqa: PLR2004 - 1 would have no effect
-        raise InputError(f"kernel_size: {size} is not odd and at least 3")
-    if sigma <= 0:
-        raise InputError(f"kernel_sigma: {sigma} is not positive")
+    odd(kernel_size=size)
+    above(0, kernel_sigma=sigma)
     line = torch.exp(-0.5 * torch.linspace(-sigma, sigma, size, dtype=torch.float64) ** 2)
     plane = torch.outer(line, line) / line.sum() ** 2
     kernel = plane.float().expand(3, 1, size, size)

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.bands import Band
+from transforms.attacks.checks import above, at_least
 from transforms.attacks.estimators import AtThePoint, Estimator
 from transforms.attacks.momentum import Momentum, no_momentum
 from transforms.attacks.objectives import Objective, cross_entropy
 from transforms.attacks.oracle import Oracle
-from transforms.attacks.protocol import Batch, Found, where
+from transforms.attacks.per_image import where
+from transforms.attacks.protocol import Batch, Found, Ordinary, Transformation
 from transforms.attacks.steps import Step, steepest
 from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
-from transforms.attacks.transformations import Transformation
+from transforms.attacks.transformations import Mixing
 from transforms.errors import InputError
 from transforms.levels import WHITE
 from transforms.randomness import Draws
@@ -31,7 +33,7 @@ def unfiltered(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AttackLoop:
+class AttackLoop(Ordinary):
     """Iterated gradient ascent on an objective inside a ball and the pixel box, ending on the 8-bit grid.
 
     Attributes:
@@ -78,11 +80,8 @@ class AttackLoop:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "eot"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)} is less than 1")
-        if self.alpha <= 0:
-            raise InputError(f"alpha: {self.alpha} is not positive")
+        at_least(1, steps=self.steps, restarts=self.restarts, eot=self.eot)
+        above(0, alpha=self.alpha)
         if self.restarts > 1 and not self._random:
             raise InputError(f"restarts: {self.restarts} without anything random would repeat the same run")
         if self.eot > 1 and not self.redraws:
@@ -94,8 +93,11 @@ class AttackLoop:
 
     @property
     def redraws(self) -> bool:
-        """Whether the gradient at a point is another one each time."""
         return self.model_draws > 0 or any(each.random for each in self.transformations)
+
+    @property
+    def pooled(self) -> bool:
+        return any(isinstance(each, Mixing) for each in self.transformations)
 
     @property
     def _random(self) -> bool:
@@ -111,7 +113,7 @@ class AttackLoop:
         copies = self.eot
         for each in self.transformations:
             copies *= each.copies
-        forwards, backwards = self.estimator.passes(self.steps, models, copies)
+        forwards, backwards = self.estimator.passes(self.steps, models, copies, self.redraws)
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
@@ -119,7 +121,7 @@ class AttackLoop:
         """Attacks a batch."""
         oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
         with watching(surrogates) as watch:
-            kept = _Kept(self, oracle, watch)
+            kept = _Kept(self.keep, oracle, watch, judges=self._judges)
             for restart in range(self.restarts):
                 if kept.finished:
                     break
@@ -140,26 +142,28 @@ class AttackLoop:
             ahead = adversarial + lookahead * accumulated
             gradient = self.gradient_filter(estimate(oracle, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
-            adversarial = clean + self._inside(adversarial + step(accumulated, adversarial) - clean, clean)
+            adversarial = self._inside(adversarial + step(accumulated, adversarial), clean)
             last = number == self.steps - 1
             if last or self.keep != "last":
                 kept.offer(self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
 
-    def _inside(self, perturbation: Tensor, clean: Tensor) -> Tensor:
+    def _inside(self, points: Tensor, clean: Tensor) -> Tensor:
         if self.band is None:
-            return self.ball.project(perturbation, clean)
+            return self.ball.inside(points, clean)
+        perturbation = points - clean
         for _ in range(_BAND_ROUNDS):  # towards the intersection of band, ball and box
             perturbation = self.ball.project(self.band.project(perturbation), clean)
-        return perturbation
+        return clean + perturbation
 
 
 class _Kept:
-    """What is kept of each image so far: 8-bit canvases, by the rule of the loop."""
+    """What is kept of each image so far: 8-bit canvases, by a rule; without `judges`, whatever was offered last."""
 
-    def __init__(self, loop: AttackLoop, oracle: Oracle, watch: Watch) -> None:
-        self._loop = loop
+    def __init__(self, keep: Keep, oracle: Oracle, watch: Watch, *, judges: bool) -> None:
+        self._keep = keep
+        self._judges = judges
         self._oracle = oracle
         self._watch = watch
         self.canvases = oracle.batch.canvases
@@ -170,17 +174,17 @@ class _Kept:
     @property
     def finished(self) -> bool:
         """Whether nothing that comes could be kept."""
-        return self._loop.keep == "first" and bool(self._reached.all())
+        return self._keep == "first" and bool(self._reached.all())
 
     def offer(self, canvases: Tensor, *, last: bool) -> None:
         """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
-        if not self._loop._judges:
+        if not self._judges:
             self.canvases = canvases
             return
         oracle = self._oracle
         reached, value = oracle.surrogates.judge(canvases.float() / WHITE, oracle.objective, oracle.batch.goal)
         higher = (reached == self._reached) & (value > self._value)
-        if self._loop.keep == "first":
+        if self._keep == "first":
             higher &= ~self._reached if last else torch.zeros_like(higher)
             self._watch(~(self._reached | reached))
         better = (reached & ~self._reached) | higher

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.objectives import Objective
-from transforms.attacks.protocol import Batch
+from transforms.attacks.protocol import Batch, Transformation
 from transforms.attacks.surrogates import Surrogates
-from transforms.attacks.transformations import Transformation
 from transforms.randomness import Draws
 
 
@@ -34,6 +33,11 @@ class Oracle:
     def members(self) -> tuple["Oracle", ...]:
         """The same for each surrogate alone."""
         return tuple(replace(self, surrogates=each) for each in self.surrogates.members)
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the gradient at a point is another one with other draws."""
+        return self.surrogates.random or any(each.random for each in self.transformations)
 
     def gradient(self, points: Tensor, draws: Draws) -> Tensor:
         """The gradient (B, 3, S, S) at float points (B, 3, S, S), averaged over all copies and draws."""

@@ -1,9 +1,8 @@
 """What every attack is: a function from a batch of canvases to adversarial ones, with a stated cost."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from transforms.attacks.bands import Band
@@ -21,7 +20,8 @@ class Batch:
         canvases: uint8 (B, 3, S, S).
         goal: what they should be taken for.
         draws: random numbers, keyed by these images.
-        pool: uint8 (P, 3, S, S), P >= 1, canvases that an attack may mix in: the same ones whatever the batch.
+        pool: uint8 (P, 3, S, S), canvases that an attack may mix in: the same ones whatever the batch. None of them
+            for an attack that is not `pooled`, nor where none could be read.
         pool_labels: int64 (P,), their true classes.
     """
 
@@ -51,18 +51,56 @@ class Found(NamedTuple):
     norms: Tensor | None = None
 
 
-class Attack(Protocol):
-    """Attacks a batch inside a budget that it was made for.
+class Transformation(Protocol):
+    """Makes copies of canvases.
 
     Attributes:
-        steps: iterations, of one restart.
+        copies: how many.
+        random: whether anything is drawn.
+        fused: whether the logits of the copies are averaged, instead of their gradients.
+    """
 
-    Two things it may have besides (see `stages_of`, `band_of`): `stages`, the attacks of a cascade, of which each gets
-    the images that withstood those before it; and `band`, which its perturbations should stay in.
+    random: ClassVar[bool]
+    fused: ClassVar[bool]
+
+    @property
+    def copies(self) -> int: ...
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        """One of the copies, from 0, of float points (B, 3, S, S): the same shape, differentiable."""
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Attacks a batch inside a budget that it was made for. What most attacks have not, `Ordinary` says of them.
+
+    Attributes:
+        steps: iterations, of one restart; None of a cascade, whose stages count different things.
+        stages: the attacks of a cascade, of which each gets the images that withstood those before it; of any other
+            attack, itself.
+        band: what its perturbations should stay in.
+        transformations: what models are shown in place of the canvas.
+        redraws: whether the gradient at a point is another one each time, so that it makes sense to average several.
+        pooled: whether it may look at the batch's pool.
     """
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int | None: ...
+
+    @property
+    def stages(self) -> "tuple[Attack, ...]": ...
+
+    @property
+    def band(self) -> Band | None: ...
+
+    @property
+    def transformations(self) -> tuple[Transformation, ...]: ...
+
+    @property
+    def redraws(self) -> bool: ...
+
+    @property
+    def pooled(self) -> bool: ...
 
     def cost(self, models: int) -> tuple[int, int]:
         """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
@@ -70,23 +108,26 @@ class Attack(Protocol):
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found: ...
 
 
-def stages_of(attack: Attack) -> tuple[Attack, ...]:
-    """The attacks of a cascade, or the attack itself."""
-    stages: tuple[Attack, ...] = getattr(attack, "stages", (attack,))
-    return stages
+class Ordinary:
+    """What an attack is that does not say otherwise: of one stage, not limited to a band, and nothing is shown, drawn
+    or mixed in."""
 
+    @property
+    def stages(self: Attack) -> tuple[Attack, ...]:
+        return (self,)
 
-def band_of(attack: Attack) -> Band | None:
-    """The band of a band-limited attack."""
-    band: Band | None = getattr(attack, "band", None)
-    return band
+    @property
+    def band(self) -> Band | None:
+        return None
 
+    @property
+    def transformations(self) -> tuple[Transformation, ...]:
+        return ()
 
-def one_by_one(flags: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1), to go with canvases."""
-    return flags.view(-1, 1, 1, 1)
+    @property
+    def redraws(self) -> bool:
+        return False
 
-
-def where(flags: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
-    """Chooses whole canvases, (B, 3, S, S), by flags, bool (B,)."""
-    return torch.where(one_by_one(flags), then, otherwise)
+    @property
+    def pooled(self) -> bool:
+        return False

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transforms.attacks.adapters import adapted, own_names
 from transforms.attacks.balls import Ball
 from transforms.attacks.bands import BANDS, Basis
+from transforms.attacks.checks import above, at_least, odd, within
 from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, square
 from transforms.attacks.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
 from transforms.attacks.estimators import (
@@ -25,6 +26,7 @@ from transforms.attacks.filters import gaussian
 from transforms.attacks.loop import AttackLoop, Keep
 from transforms.attacks.momentum import adam, momentum
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.protocol import Transformation
 from transforms.attacks.registry import Recipe
 from transforms.attacks.steps import as_accumulated, hesitant, in_coefficients, patchwise
 from transforms.attacks.transformations import (
@@ -35,7 +37,6 @@ from transforms.attacks.transformations import (
     Scales,
     SpectrumSimulation,
     StructureInvariance,
-    Transformation,
 )
 from transforms.errors import InputError, unknown
 
@@ -67,11 +68,8 @@ def adam_pgd(
     stabilizer: float = 1e-8,
 ) -> AttackLoop:
     """Adam's update inside the ball, by default alpha = 2.5 eps / steps."""
-    for name, value in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 <= value < 1:
-            raise InputError(f"{name}: {value} is not in [0, 1)")
-    if stabilizer <= 0:
-        raise InputError(f"stabilizer: {stabilizer} is not positive")
+    within("[0, 1)", beta1=beta1, beta2=beta2)
+    above(0, stabilizer=stabilizer)
     alpha = _alpha(alpha, 2.5 * ball.eps, steps)
     return AttackLoop(ball, steps, alpha, momentum=adam(beta1, beta2, stabilizer), step=as_accumulated(ball, alpha))
 
@@ -80,8 +78,7 @@ def mi_fgsm(
     ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0, normalized: bool = True
 ) -> AttackLoop:
     """Momentum over gradients of equal weight (unless not `normalized`), by default alpha = eps / steps."""
-    if decay < 0:
-        raise InputError(f"decay: {decay} is negative")
+    at_least(0, decay=decay)
     return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps), momentum=momentum(decay, normalized=normalized))
 
 
@@ -102,14 +99,11 @@ def pi_fgsm(
 ) -> AttackLoop:
     """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, in each step
     `project_factor` (in the unit of [0, 1] pixels; the gamma of the paper), by default as much as a step is long."""
-    if amplification <= 0:
-        raise InputError(f"amplification: {amplification} is not positive")
-    if project_factor is not None and project_factor <= 0:
-        raise InputError(f"project_factor: {project_factor} is not positive")
-    if project_kernel < 3 or project_kernel % 2 == 0:  # noqa: PLR2004 - 1 has no neighbours
-        raise InputError(f"project_kernel: {project_kernel} is not odd and at least 3")
+    above(0, amplification=amplification)
+    odd(project_kernel=project_kernel)
     loop = bim(ball, steps=steps, alpha=alpha)
     factor = amplification * loop.alpha if project_factor is None else project_factor
+    above(0, project_factor=factor)
     return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
 
 
@@ -138,11 +132,15 @@ def region_fitting(ball: Ball, *, steps: int = 10, alpha: float | None = None, d
 
 def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
     """Gradients corrected by those around the point before, within beta * eps."""
+    _looks_back(loop)
+    above(0, beta=beta)
     return replace(loop, estimator=VarianceTuning(loop.ball, neighbors, beta * loop.ball.eps))
 
 
 def along_the_last(loop: AttackLoop, *, samples: int = 11, radius: float = 7.0) -> AttackLoop:
     """The mean gradient of points along the last direction, up to `radius` times alpha either way."""
+    _looks_back(loop)
+    above(0, radius=radius)
     return replace(loop, estimator=EnhancedMomentum(loop.ball, samples, radius * loop.alpha))
 
 
@@ -150,14 +148,15 @@ def relevance_weighed(
     loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.5, attenuation: float = 0.94
 ) -> AttackLoop:
     """Gradients weighed with those around, within beta * eps; steps shrink where signs change."""
-    if not 0 < attenuation <= 1:
-        raise InputError(f"attenuation: {attenuation} is not in (0, 1]")
+    above(0, beta=beta)
+    within("(0, 1]", attenuation=attenuation)
     estimator = GradientRelevance(loop.ball, neighbors, beta * loop.ball.eps)
     return replace(loop, estimator=estimator, step=hesitant(loop.ball, loop.alpha, attenuation))
 
 
 def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, balance: float = 0.5) -> AttackLoop:
     """Gradients that avoid steep places, around the point within beta * eps."""
+    above(0, beta=beta)
     return replace(loop, estimator=GradientNormPenalty(loop.ball, neighbors, beta * loop.ball.eps, balance, loop.alpha))
 
 
@@ -175,6 +174,11 @@ def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, thresho
     return replace(loop, estimator=AdaptiveEnsemble(loop.ball, loop.alpha, ensemble_beta, threshold))
 
 
+def _looks_back(loop: AttackLoop) -> None:
+    if loop.steps == 1:
+        raise InputError("steps: 1 has no step before it, which this recipe looks back at; take mi-fgsm")
+
+
 # Parts
 
 
@@ -184,7 +188,8 @@ def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: flo
 
 
 def ti(loop: AttackLoop, *, kernel_size: int = 15, kernel_sigma: float = 3.0) -> AttackLoop:
-    """Translation invariance: gradients convolved with a Gaussian."""
+    """Translation invariance: gradients convolved with a Gaussian, whose kernel reaches `kernel_sigma` standard
+    deviations to either side: a larger one makes it narrower."""
     return replace(loop, gradient_filter=gaussian(kernel_size, kernel_sigma))
 
 

@@ -17,6 +17,9 @@ from transforms.attacks.surrogates import FUSIONS
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
 
+LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each != "losses")
+"""Of an attack that asks fused logits which side of the boundary it is on: averaged losses may say the other one."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,7 +34,8 @@ class Recipe:
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense.
-        fusions: how it can fuse several surrogates: not by losses if it sees logits only, and not at all if it weighs
+        gradients: whether it follows any, which `precision` is of.
+        fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if it weighs
             them by a rule of its own.
         defaults: of parameters, where they differ from those of the functions.
     """
@@ -42,6 +46,7 @@ class Recipe:
     norms: tuple[str, ...] = tuple(BALLS)
     goals: Goals = "any"
     models: int = 1
+    gradients: bool = True
     fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

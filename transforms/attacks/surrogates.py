@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.objectives import Goal, Objective
+from transforms.attacks.per_image import one_by_one
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.views import View, averaged, look
+from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
 Fusion = Literal["logits", "probabilities", "losses"]
@@ -115,6 +116,7 @@ class Surrogates:
         self._defense = tuple(defense)
         self._redraw = redraw
         self._precision = precision
+        self._windows = windows(view)
         self._weights: Tensor | None = None
         self.tally = Tally() if tally is None else tally
 
@@ -135,6 +137,16 @@ class Surrogates:
         changed = copy(self)
         changed.__dict__.update(attributes)
         return changed
+
+    @property
+    def random(self) -> bool:
+        """Whether they answer otherwise when `redrawn`."""
+        return self._redraw is not None
+
+    @property
+    def _passes(self) -> int:
+        """Of one network over one window, when canvases are looked at once."""
+        return len(self._classifiers) * len(self._defense) * self._windows
 
     @property
     def exact(self) -> bool:
@@ -211,13 +223,13 @@ class Surrogates:
 
     def _arrived(self, gradient: Tensor, copies: int = 1) -> Tensor:
         """Counts a gradient with respect to canvases, (B, 3, S, S); undoes the scale; zero where it is not finite."""
-        self.tally.count(len(gradient), backwards=copies * self._passes(gradient))
+        self.tally.count(len(gradient), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite)
-        return torch.where(finite.view(-1, 1, 1, 1), gradient / _LOSS_SCALE[self._precision], 0)
+        return torch.where(one_by_one(finite), gradient / _LOSS_SCALE[self._precision], 0)
 
     def _looks(self, canvases: Tensor) -> list[Tensor]:
-        self.tally.count(len(canvases), forwards=self._passes(canvases))
+        self.tally.count(len(canvases), forwards=self._passes)
         looks = [self._looks_at(defended(canvases)) for defended in self._defense]
         return [averaged(each) for each in zip(*looks, strict=True)]
 
@@ -237,9 +249,6 @@ class Surrogates:
         if self._fuse == "probabilities":
             return averaged(looks)
         return torch.stack(looks).mean(dim=0)
-
-    def _passes(self, canvases: Tensor) -> int:
-        return len(self._classifiers) * len(self._defense) * len(self._view(canvases, canvases.shape[-1]))
 
 
 @contextmanager

@@ -7,36 +7,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.attacks.checks import above, at_least, within
+from transforms.attacks.per_image import where
 from transforms.attacks.protocol import Batch
 from transforms.errors import InputError
 from transforms.levels import WHITE
 from transforms.randomness import Draws
 from transforms.spectrum import cosines, lowest_cosines
-
-
-class Transformation(Protocol):
-    """Makes copies of canvases.
-
-    Attributes:
-        copies: how many.
-        random: whether anything is drawn.
-        fused: whether the logits of the copies are averaged, instead of their gradients.
-    """
-
-    random: ClassVar[bool]
-    fused: ClassVar[bool]
-
-    @property
-    def copies(self) -> int: ...
-
-    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        """One of the copies, from 0, of float points (B, 3, S, S): the same shape, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +39,8 @@ class DiverseInput:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.resize_rate <= 1:
-            raise InputError(f"resize_rate: {self.resize_rate} is not above 1")
-        if not 0 < self.probability <= 1:
-            raise InputError(f"diversity_probability: {self.probability} is not in (0, 1]")
+        above(1, resize_rate=self.resize_rate)
+        within("(0, 1]", diversity_probability=self.probability)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         changed = (draws.uniform((), "diversity") < self.probability).tolist()
@@ -82,8 +63,7 @@ class ResizedDiversity:
 
     def __post_init__(self) -> None:
         for rate in self.resize_rates:
-            if rate <= 1:
-                raise InputError(f"resize_rates: {rate} is not above 1")
+            above(1, resize_rates=rate)
         if not self.resize_rates:
             raise InputError("resize_rates: the list is empty")
 
@@ -104,7 +84,7 @@ class Scales:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least("scales", self.copies, 2)  # with one it would have no effect
+        at_least(2, scales=self.copies)  # with one it would have no effect
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         return points / 2.0**copy
@@ -124,17 +104,17 @@ class Mixing:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least("mixed_images", self.copies, 1)
-        if self.strength <= 0:
-            raise InputError(f"admix_strength: {self.strength} is not positive")
+        at_least(1, mixed_images=self.copies)
+        above(0, admix_strength=self.strength)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        if not len(batch.pool):
+            return points + self.strength * points.detach()
         order = draws.permutation(len(batch.pool), "mix").to(points.device)
         other = batch.pool_labels[order] != batch.goal.labels[:, None]
         first = other.int().argmax(dim=1, keepdim=True)
         pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
-        found = other.any(dim=1).view(-1, 1, 1, 1)
-        return points + self.strength * torch.where(found, pictures, points.detach())
+        return points + self.strength * where(other.any(dim=1), pictures, points.detach())
 
 
 @dataclass(frozen=True)
@@ -155,11 +135,9 @@ class SpectrumSimulation:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least("spectra", self.copies, 1)
-        if not 0 <= self.spread <= 1:
-            raise InputError(f"spectrum_spread: {self.spread} is not in [0, 1]")
-        if self.noise < 0:
-            raise InputError(f"spectrum_noise: {self.noise} is negative")
+        at_least(1, spectra=self.copies)
+        within("[0, 1]", spectrum_spread=self.spread)
+        at_least(0, spectrum_noise=self.noise)
         if self.noise == self.spread == 0:
             raise InputError("spectrum_noise, spectrum_spread: 0 and 0 would leave every copy as it is")
 
@@ -188,8 +166,7 @@ class StructureInvariance:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least("structures", self.copies, 1)
-        _at_least("structure_blocks", self.blocks, 1)
+        at_least(1, structures=self.copies, structure_blocks=self.blocks)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         side = points.shape[-1]
@@ -237,10 +214,8 @@ class BlockShuffle:
     fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least("shuffles", self.copies, 1)
-        _at_least("shuffle_blocks", self.blocks, 1)
-        if not 0 <= self.rotation <= 180:  # noqa: PLR2004 - half a turn
-            raise InputError(f"rotation: {self.rotation} is not in [0, 180] degrees")
+        at_least(1, shuffles=self.copies, shuffle_blocks=self.blocks)
+        within("[0, 180]", rotation=self.rotation)
         if self.blocks == 1 and self.rotation == 0:
             raise InputError("shuffle_blocks, rotation: 1 and 0 would leave every copy as it is")
 
@@ -264,11 +239,6 @@ class BlockShuffle:
                 rebuilt.append(torch.cat(turned, dim=second))
             shuffled.append(torch.cat(rebuilt, dim=first))
         return torch.cat(shuffled)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise InputError(f"{name}: {value} is less than {least}")
 
 
 def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:

@@ -70,7 +70,7 @@ def lowpass_dct(canvases: Tensor, *, cutoff: float) -> Tensor:
     """Keeps the lowest cosine frequencies (DCT-II of the whole canvas): per axis, the first ceil(cutoff * S) of S.
 
     Cosines see the canvas mirrored at its borders, not repeated, so opposite borders do not run into each other.
-    1 changes nothing. This is the basis of the low-frequency attacks (Guo et al. 2018, arXiv:1809.08758).
+    1 changes nothing. This is the basis of the low-frequency attacks (Guo et al. 2019, arXiv:1809.08758).
 
     Raises:
         InputError: cutoff outside (0, 1].

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import wraps
-from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
@@ -10,21 +9,16 @@ import torch
 from torch import Tensor
 
 from transforms.errors import InputError, unknown
-from transforms.foreign import keyed_randomness, refusing
+from transforms.foreign import installed, keyed_randomness, refusing
 from transforms.randomness import Draws
 
-GROUP = "megalith.defenses"
+_GROUP = "megalith.defenses"
 _FORM = "(canvases, *, parameter: int or float, ...) or (canvases, draws, *, ...)"
 
 
-def entry_points_by_name() -> dict[str, EntryPoint]:
+def own_names() -> list[str]:
     """What the installed packages offer."""
-    found: dict[str, EntryPoint] = {}
-    for each in entry_points(group=GROUP):
-        other = found.setdefault(each.name, each)
-        if other.value != each.value:
-            raise InputError(f"defense {each.name!r} is offered twice, by {other.value} and by {each.value}")
-    return found
+    return list(installed(_GROUP, "defense"))
 
 
 def own_defense(name: str) -> Callable[..., Tensor]:
@@ -37,7 +31,7 @@ def own_defense(name: str) -> Callable[..., Tensor]:
         InputError: no package offers it, it cannot be loaded, or it has another form; when called, whatever it raises,
             in one line, and an answer that is not uint8 of the same shape.
     """
-    offered = entry_points_by_name()
+    offered = installed(_GROUP, "defense")
     if name not in offered:
         raise unknown("defense of an installed package", name, offered)
     point = offered[name]

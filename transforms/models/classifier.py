@@ -99,6 +99,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _range(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """How far down and up each picture may reach when it is resized, (B, 1, 1, 1) each.
+
+    Bicubic interpolation overshoots, and an 8-bit resize would have clipped at 0 and 1. But attacks look beyond these
+    themselves, around their canvas or ahead of it, where a clipped picture would have no gradient.
+    """
+    values = windows.detach()
+    return values.amin((1, 2, 3), keepdim=True).clamp(max=0), values.amax((1, 2, 3), keepdim=True).clamp(min=1)
+
+
 class Classifier(nn.Module):
     """Maps windows of a canvas, float (B, 3, h, h) in [0, 1], to logits (B, classes); frozen.
 
@@ -128,8 +138,8 @@ class Classifier(nn.Module):
         if windows.shape[-1] != expected.input_size:
             mode, size = expected.interpolation, (expected.input_size, expected.input_size)
             antialias = expected.antialias and mode != "nearest"
-            # Bicubic interpolation overshoots; an 8-bit resize would have clipped as well.
-            windows = F.interpolate(windows, size=size, mode=_MODES[mode], antialias=antialias).clamp(0, 1)
+            resized = F.interpolate(windows, size=size, mode=_MODES[mode], antialias=antialias)
+            windows = resized.clamp(*_range(windows))
         shown = (windows - self.mean) / self.std
         logits: Tensor = self.network(shown.flip(1) if expected.channels == "BGR" else shown)
         return logits

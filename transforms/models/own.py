@@ -1,15 +1,14 @@
 """Models of a user's own package, which names them in the entry-point group `megalith.models`."""
 
-from importlib.metadata import EntryPoint, entry_points
-
 from transforms.errors import InputError, said_by
+from transforms.foreign import installed
 
-GROUP = "megalith.models"
+_GROUP = "megalith.models"
 
 
 def names() -> list[str]:
     """What the installed packages offer."""
-    return list(_by_name())
+    return list(installed(_GROUP, "model"))
 
 
 def load(name: str) -> object:
@@ -18,7 +17,7 @@ def load(name: str) -> object:
     Raises:
         InputError: it cannot be imported or called; one line that says where it is.
     """
-    point = _by_name()[name]
+    point = installed(_GROUP, "model")[name]
     try:
         return point.load()()
     except InputError:
@@ -28,12 +27,3 @@ def load(name: str) -> object:
             f"model {name} ({point.value}): {said_by(error)}; it has to be a function "
             "without arguments that returns a ModelSource"
         ) from None
-
-
-def _by_name() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for each in entry_points(group=GROUP):
-        other = found.setdefault(each.name, each)
-        if other.value != each.value:
-            raise InputError(f"model {each.name!r} is offered twice, by {other.value} and by {each.value}")
-    return found

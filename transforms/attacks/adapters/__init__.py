@@ -29,6 +29,6 @@ def adapted(name: str) -> Recipe:
     return recipe(attack)
 
 
-def own_names() -> tuple[str, ...]:
+def own_names() -> list[str]:
     """The attacks of the user's own packages, which are not loaded for it."""
-    return tuple(sorted(own.entry_points_by_name()))
+    return own.names()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Batch, Found
+from transforms.attacks.protocol import Batch, Found, Ordinary
 from transforms.attacks.surrogates import Surrogates, Tally, watching
 from transforms.errors import InputError
 from transforms.foreign import keyed_randomness, refusing
@@ -57,7 +57,7 @@ class SoleTally(Tally):
 
 
 @dataclass(frozen=True)
-class OneByOne:
+class OneByOne(Ordinary):
     """An attack that others keep, on one image after the other, ending on the 8-bit grid inside the budget.
 
     Attributes:
@@ -66,6 +66,7 @@ class OneByOne:
         minimal: whether it looks for the smallest perturbation.
         steps: iterations, as far as its parameters say.
         repeats: how often it does them.
+        pooled: whether it may look at the batch's pool.
     """
 
     name: str
@@ -74,11 +75,12 @@ class OneByOne:
     minimal: bool = False
     steps: int = 1
     repeats: int = 1
+    pooled: bool = False
 
     def cost(self, models: int) -> tuple[int, int]:
         """An estimate: one gradient per step. Only the passes that are counted while it runs are true."""
         gradients = models * self.steps * self.repeats
-        return gradients + models * (1 + SETTLING if self.minimal else 0), gradients
+        return gradients + models * (2 + SETTLING if self.minimal else 0), gradients
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks the images that are active."""
@@ -108,6 +110,8 @@ class OneByOne:
         return Found(canvases, norms if self.minimal else None)
 
     def _attack(self, surrogates: Surrogates, one: Batch) -> Found:
+        if self.minimal and bool(one.goal.reached(surrogates.logits(one.clean))):
+            return Found(one.canvases, torch.zeros(1))  # nothing is smaller, whatever the attack would make of it
         adversarial = self._found(surrogates, one)
         surrogates.tally.check(adversarial.isfinite().all().view(1))
         # What is not finite could not be rounded; the image is told to have failed.

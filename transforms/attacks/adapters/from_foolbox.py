@@ -24,6 +24,15 @@ _MISSING = {"VirtualAdversarialAttack": {"steps": Offered(int, 1)}}
 _UNTARGETED = {"L2DeepFoolAttack", "LinfDeepFoolAttack"}
 # They start from other images, which they expect from their caller.
 _UNSTARTED = {"BinarizationRefinementAttack", "DatasetAttack"}
+_WITHOUT_GRADIENTS = {
+    "BoundaryAttack",
+    "GaussianBlurAttack",
+    "GenAttack",
+    "HopSkipJumpAttack",
+    "InversionAttack",
+    "PointwiseAttack",
+}
+_WITHOUT_GRADIENTS_ENDING = ("NoiseAttack", "ContrastReductionAttack")
 
 
 @cache
@@ -66,8 +75,9 @@ def recipe(name: str) -> Recipe:
     goals: Goals = "untargeted"
     if name not in _UNTARGETED:
         goals = goals_of(lambda network, canvas, goal: run(attack(**defaults), network, canvas, goal, 1.0))
+    gradients = name not in _WITHOUT_GRADIENTS and not name.endswith(_WITHOUT_GRADIENTS_ENDING)
     source = "foolbox: Rauber et al. 2020, doi:10.21105/joss.02607"
-    return Kept(full_name, source, norms, minimal, goals, parameters, make).recipe()
+    return Kept(full_name, source, norms, minimal, goals, parameters, make, gradients).recipe()
 
 
 def _norms(library: ModuleType, attack: type, made: Any) -> dict[str, dict[str, Any]]:

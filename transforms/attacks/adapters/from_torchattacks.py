@@ -28,6 +28,7 @@ _NORMS: dict[str, tuple[str, ...]] = {
 }
 _SPELLING = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _MINIMAL = {"CW", "DeepFool", "EADL1", "EADEN", "FAB", "SparseFool"}
+_WITHOUT_GRADIENTS = {"SPSA", "Square", "GN", "VANILA"}
 _BUDGETS = ("eps", "max_epsilon")
 _WITHHELD = {*_BUDGETS, "norm", "seed", "verbose"}
 _REALS = {"c", "kappa", "lam", "nsig", "scale"}
@@ -63,4 +64,5 @@ def recipe(name: str) -> Recipe:
         targeted = "targeted" in attack(nn.Linear(1, 1)).supported_mode
     goals: Goals = "any" if targeted else "untargeted"
     source = "torchattacks: Kim 2020, arXiv:2010.01950"
-    return Kept(full_name, source, norms, name in _MINIMAL, goals, parameters, make).recipe()
+    gradients = name not in _WITHOUT_GRADIENTS
+    return Kept(full_name, source, norms, name in _MINIMAL, goals, parameters, make, gradients).recipe()

@@ -15,7 +15,7 @@ from transforms.attacks.adapters.parameters import Offered, maker
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack
-from transforms.attacks.registry import Goals, Kind, Recipe
+from transforms.attacks.registry import LOGIT_FUSIONS, Goals, Kind, Recipe
 from transforms.errors import InputError, unknown
 from transforms.foreign import refusing
 
@@ -32,6 +32,7 @@ class Kept:
         goals: those that it can pursue.
         parameters: those that an experiment may set.
         make: (ball, values of all parameters and of those that choose the norm) -> the attack.
+        gradients: whether it follows any.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Kept:
     goals: Goals
     parameters: Mapping[str, Offered]
     make: Callable[[Ball, dict[str, Any]], Find] = field(repr=False)
+    gradients: bool = True
 
     def recipe(self) -> Recipe:
         """Raises InputError if it bounds no norm of ours."""
@@ -50,7 +52,15 @@ class Kept:
             raise InputError(f"attack {self.name}: bounds {bounds}; an attack here bounds one of {', '.join(BALLS)}")
         chain = [maker(self.name, self.parameters, self._attack)]
         kind: Kind = "minimal-norm" if self.minimal else "other"
-        return Recipe(self.source, chain, kind=kind, norms=norms, goals=self.goals, fusions=("logits", "probabilities"))
+        return Recipe(
+            self.source,
+            chain,
+            kind=kind,
+            norms=norms,
+            goals=self.goals,
+            gradients=self.gradients,
+            fusions=LOGIT_FUSIONS,
+        )
 
     def _attack(self, ball: Ball, values: dict[str, Any]) -> Attack:
         if ball.norm not in self.norms:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -13,26 +12,21 @@ from transforms.attacks.adapters.bridge import OneByOne, iterations
 from transforms.attacks.adapters.parameters import maker
 from transforms.attacks.balls import Ball
 from transforms.attacks.bands import Band
-from transforms.attacks.protocol import Attack, Batch, Found, band_of, stages_of
+from transforms.attacks.protocol import Attack, Batch, Found, Transformation
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError, unknown
-from transforms.foreign import refusing
+from transforms.foreign import installed, refusing
 from transforms.levels import WHITE
 
-GROUP = "megalith.attacks"
+_GROUP = "megalith.attacks"
 _GIVEN = 3
 _SHAPE = "(surrogates, batch, ball, *, parameter: type = default, ...)"
 
 
-def entry_points_by_name() -> dict[str, EntryPoint]:
-    """What the installed packages offer."""
-    found: dict[str, EntryPoint] = {}
-    for each in entry_points(group=GROUP):
-        other = found.setdefault(each.name, each)
-        if other.value != each.value:
-            raise InputError(f"attack {each.name!r} is offered twice, by {other.value} and by {each.value}")
-    return found
+def names() -> list[str]:
+    """What the installed packages offer, which are not loaded for it."""
+    return sorted(installed(_GROUP, "attack"))
 
 
 def recipe(name: str) -> Recipe:
@@ -42,7 +36,7 @@ def recipe(name: str) -> Recipe:
     image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` is on its
     own in these things. Both end on the 8-bit grid inside the budget, whatever they return.
     """
-    offered = entry_points_by_name()
+    offered = installed(_GROUP, "attack")
     if name not in offered:
         raise unknown("attack of an installed package", name, offered)
     point = offered[name]
@@ -62,7 +56,7 @@ def _of_function(name: str, function: Callable[..., Tensor]) -> Recipe:
         def find(surrogates: Surrogates, one: Batch, seed: int) -> Tensor:
             return function(surrogates, one, ball, **values)
 
-        return OneByOne(name, ball, find, False, *iterations(values))
+        return OneByOne(name, ball, find, False, *iterations(values), pooled=True)
 
     source = " ".join((function.__doc__ or "").split()) or f"{function.__module__}.{function.__qualname__}"
     return Recipe(source, [maker(name, parameters, make)], kind="other")
@@ -83,24 +77,33 @@ def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[A
 
 @dataclass(frozen=True)
 class _Guarded:
-    """Somebody's attack, which cannot leave the budget."""
+    """Somebody's attack, which cannot leave the budget. It may look at the pool, whatever it says."""
 
     name: str
     ball: Ball
     attack: Attack
+    pooled: ClassVar[bool] = True
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> int | None:
         return self.attack.steps
 
     @property
     def stages(self) -> tuple[Attack, ...]:
-        stages = stages_of(self.attack)
+        stages = self.attack.stages
         return tuple(replace(self, attack=each) for each in stages) if len(stages) > 1 else (self,)
 
     @property
     def band(self) -> Band | None:
-        return band_of(self.attack)
+        return self.attack.band
+
+    @property
+    def transformations(self) -> tuple[Transformation, ...]:
+        return self.attack.transformations
+
+    @property
+    def redraws(self) -> bool:
+        return self.attack.redraws
 
     def cost(self, models: int) -> tuple[int, int]:
         return self.attack.cost(models)
@@ -116,6 +119,9 @@ class _Guarded:
 
 def _guarded(name: str, theirs: Recipe) -> Recipe:
     def make(ball: Ball, values: dict[str, Any]) -> Attack:
-        return _Guarded(name, ball, theirs.make(ball, **values))
+        made: object = theirs.make(ball, **values)
+        if not isinstance(made, Attack):
+            raise InputError(f"attack {name}: a {type(made).__name__} is no Attack; derive it from protocol.Ordinary")
+        return _Guarded(name, ball, made)
 
     return replace(theirs, chain=[maker(name, theirs.parameters, make)], defaults={})

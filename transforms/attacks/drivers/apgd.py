@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.shared import Standing, at_least, best_others, bounded_in, positive
+from transforms.attacks.checks import above, at_least
+from transforms.attacks.drivers.shared import Standing, best_others, bounded_in
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found, Ordinary
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.errors import InputError
@@ -19,7 +21,7 @@ _INERTIA = 0.75
 
 
 @dataclass(frozen=True)
-class AutoPgd:
+class AutoPgd(Ordinary):
     """APGD with one objective, or towards each of several wrong classes in turn. An image is done at its first success.
 
     What fools the surrogates is rounded to 8 bits and shown to them again; it is a success if it still fools them.
@@ -44,7 +46,7 @@ class AutoPgd:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, steps=self.steps, restarts=self.restarts)
         at_least(0, targets=self.targets)
-        positive(rho=self.rho)
+        above(0, rho=self.rho)
 
     def cost(self, models: int) -> tuple[int, int]:
         slopes = self.restarts * max(self.targets, 1) * (self.steps + 1)
@@ -116,12 +118,8 @@ class AutoPgd:
         self, point: Tensor, before: Tensor, gradient: Tensor, length: Tensor, clean: Tensor, weight: float
     ) -> Tensor:
         """A step of `length`, (B,), mixed with the step before it (equation 4 and the line above it)."""
-
-        def inside(adversarial: Tensor) -> Tensor:
-            return clean + self.ball.project(adversarial - clean, clean)
-
-        ahead = inside(point + one_by_one(length) * self.ball.direction(gradient, point))
-        return inside(point + weight * (ahead - point) + (1 - weight) * (point - before))
+        ahead = self.ball.inside(point + one_by_one(length) * self.ball.direction(gradient, point), clean)
+        return self.ball.inside(point + weight * (ahead - point) + (1 - weight) * (point - before), clean)
 
 
 def _checkpoints(steps: int) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """AutoAttack: a fixed cascade of strong attacks, each on the images that withstood those before it."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -10,8 +11,9 @@ from transforms.attacks.drivers.apgd import apgd_ce, apgd_t
 from transforms.attacks.drivers.minimal import SETTLING
 from transforms.attacks.drivers.shared import on_grid
 from transforms.attacks.drivers.square import square
-from transforms.attacks.protocol import Attack, Batch, Found, where
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import where
+from transforms.attacks.protocol import Attack, Batch, Found, Ordinary
+from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
 
 _FIRST_SQUARES = 0.8
@@ -21,21 +23,22 @@ _CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Cascade:
+class Cascade(Ordinary):
     """Attacks one after another.
 
     A caller that can regroup images runs the stages itself, each on full batches of those that still stand; stage
     number n draws from `draws.at("stage", n)`.
 
     Attributes:
-        stages: in order.
+        attacks: in order.
     """
 
-    stages: tuple[Attack, ...]
+    attacks: tuple[Attack, ...]
+    steps: ClassVar[None] = None
 
     @property
-    def steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
+    def stages(self) -> tuple[Attack, ...]:
+        return self.attacks
 
     def cost(self, models: int) -> tuple[int, int]:
         """Of an image that withstands everything, with a look at what each stage made of it."""
@@ -57,7 +60,7 @@ class Cascade:
 
 
 @dataclass(frozen=True)
-class _FabTargeted:
+class _FabTargeted(Ordinary):
     """torchattacks' FAB towards the likeliest wrong classes, as a stage: what counts is success inside the budget."""
 
     ball: Ball
@@ -67,9 +70,10 @@ class _FabTargeted:
         self._fab(_CLASSES)  # torchattacks missing, or a parameter out of range, is said now
 
     def cost(self, models: int) -> tuple[int, int]:
-        """As counted of torchattacks 3.5.1: for each class two looks and one gradient a step, and three looks more."""
+        """As counted of torchattacks 3.5.1: for each class two looks and one gradient a step, and three looks more;
+        and five looks for all classes together."""
         classes = _CLASSES - 1
-        return models * (classes * (2 * self.steps + 3) + 4 + SETTLING), models * classes * self.steps
+        return models * (classes * (2 * self.steps + 3) + 5 + SETTLING), models * classes * self.steps
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         classes = surrogates.logits(batch.clean).shape[1]
@@ -108,5 +112,6 @@ RECIPES = {
         kind="cascade",
         norms=("linf", "l2"),
         goals="untargeted",
+        fusions=LOGIT_FUSIONS,  # of all its stages, because of FAB
     )
 }

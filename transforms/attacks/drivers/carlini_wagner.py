@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
+from transforms.attacks.checks import above, at_least
 from transforms.attacks.drivers.minimal import SETTLING, Best, judged_slope, settle
-from transforms.attacks.drivers.shared import at_least, bounded_in, not_negative, positive
+from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import margin
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found, Ordinary
+from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.levels import WHITE
 
@@ -25,7 +27,7 @@ _PROGRESS = 0.9999
 
 
 @dataclass(frozen=True)
-class CarliniWagner:
+class CarliniWagner(Ordinary):
     """Minimises |perturbation|² + const · max(0, confidence - margin) by Adam, in tanh space, which knows no box
     (§6.1, with their f6).
 
@@ -50,8 +52,8 @@ class CarliniWagner:
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["l2"])
         at_least(1, steps=self.steps, binary_search_steps=self.binary_search_steps)
-        not_negative(confidence=self.confidence)
-        positive(learning_rate=self.learning_rate, initial_const=self.initial_const)
+        at_least(0, confidence=self.confidence)
+        above(0, learning_rate=self.learning_rate, initial_const=self.initial_const)
 
     def cost(self, models: int) -> tuple[int, int]:
         """With gradients in fp32; in reduced precision each step takes one more forward pass."""
@@ -129,4 +131,8 @@ def cw(
     )
 
 
-RECIPES = {"cw": Recipe("Carlini & Wagner 2017, arXiv:1608.04644", [cw], kind="minimal-norm", norms=("l2",))}
+RECIPES = {
+    "cw": Recipe(
+        "Carlini & Wagner 2017, arXiv:1608.04644", [cw], kind="minimal-norm", norms=("l2",), fusions=LOGIT_FUSIONS
+    )
+}

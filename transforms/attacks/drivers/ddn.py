@@ -5,19 +5,18 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
+from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, judged_slope, settle, unit
-from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive
+from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import cross_entropy
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found, Ordinary
+from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
-
-_STEP = (1.0, 0.01)
-"""Length of the first and of the last step, in the unit of [0, 1] pixels."""
 
 
 @dataclass(frozen=True)
-class DecoupledDirectionNorm:
+class DecoupledDirectionNorm(Ordinary):
     """Steps along the gradient, put on a sphere that shrinks after each success and grows after each failure.
 
     Attributes:
@@ -25,18 +24,21 @@ class DecoupledDirectionNorm:
         steps: iterations.
         init_norm: radius of the first sphere.
         gamma: part by which the radius changes.
+        alpha, alpha_final: L2 length of the first step and of one after the last, in the unit of [0, 1] pixels.
     """
 
     ball: Ball
     steps: int
     init_norm: float
     gamma: float
+    alpha: float
+    alpha_final: float
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["l2"])
         at_least(1, steps=self.steps)
-        positive(init_norm=self.init_norm)
-        below_one(gamma=self.gamma)
+        above(0, init_norm=self.init_norm, alpha=self.alpha, alpha_final=self.alpha_final)
+        within("(0, 1)", gamma=self.gamma)
 
     def cost(self, models: int) -> tuple[int, int]:
         """With gradients in fp32; in reduced precision each step takes one more forward pass."""
@@ -58,7 +60,7 @@ class DecoupledDirectionNorm:
                 if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
                     noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
                     direction = where(flat, unit(noise), direction)
-                moved = perturbation + annealed(*_STEP, step, self.steps) * direction
+                moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
                 radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
                 on_sphere = moved * one_by_one(radius / self.ball.size(moved).clamp(min=1e-12))
                 perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
@@ -66,9 +68,21 @@ class DecoupledDirectionNorm:
             return settle(surrogates, batch, self.ball, best, watch, goal.reached)
 
 
-def ddn(ball: Ball, *, steps: int = 100, init_norm: float = 1.0, gamma: float = 0.05) -> DecoupledDirectionNorm:
+def ddn(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    init_norm: float = 1.0,
+    gamma: float = 0.05,
+    alpha: float = 1.0,
+    alpha_final: float = 0.01,
+) -> DecoupledDirectionNorm:
     """The paper's values."""
-    return DecoupledDirectionNorm(ball, steps, init_norm, gamma)
+    return DecoupledDirectionNorm(ball, steps, init_norm, gamma, alpha, alpha_final)
 
 
-RECIPES = {"ddn": Recipe("Rony et al. 2019, arXiv:1811.09600", [ddn], kind="minimal-norm", norms=("l2",))}
+RECIPES = {
+    "ddn": Recipe(
+        "Rony et al. 2019, arXiv:1811.09600", [ddn], kind="minimal-norm", norms=("l2",), fusions=LOGIT_FUSIONS
+    )
+}

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
+from transforms.attacks.checks import at_least
 from transforms.attacks.drivers.minimal import SETTLING, Best, dual_size, settle
-from transforms.attacks.drivers.shared import at_least, best_others, bounded_in, not_negative
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
-from transforms.attacks.registry import Recipe
+from transforms.attacks.drivers.shared import best_others, bounded_in
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found, Ordinary
+from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
 from transforms.errors import InputError
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(Ordinary):
     """Adds up the shortest ways to the nearest linearised boundary until the image, overshot a little, crosses one.
 
     Attributes:
@@ -34,7 +36,7 @@ class DeepFool:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, steps=self.steps)
         at_least(2, candidates=self.candidates)
-        not_negative(overshoot=self.overshoot)
+        at_least(0, overshoot=self.overshoot)
 
     def cost(self, models: int) -> tuple[int, int]:
         """With gradients in fp32; in reduced precision each step takes one more forward pass."""
@@ -95,5 +97,6 @@ RECIPES = {
         kind="minimal-norm",
         norms=("linf", "l2"),
         goals="untargeted",
+        fusions=LOGIT_FUSIONS,
     )
 }

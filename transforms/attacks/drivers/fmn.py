@@ -5,39 +5,39 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
+from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, judged_slope, settle, shrink, unit
-from transforms.attacks.drivers.shared import at_least, below_one, bounded_in, positive
+from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import margin
-from transforms.attacks.protocol import Batch, Found, where
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import where
+from transforms.attacks.protocol import Batch, Found, Ordinary
+from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
-
-_LAST_STEP = 0.01
-"""Length of the last step, as a part of the first."""
-_LAST_GAMMA = 0.001
 
 
 @dataclass(frozen=True)
-class FastMinimumNorm:
+class FastMinimumNorm(Ordinary):
     """Steps along the gradient of the margin, cut back to a radius that follows the distance to the boundary.
 
     Attributes:
         ball: L∞, L2 or L1.
         steps: iterations.
-        alpha: L2 length of the first step, in the unit of [0, 1] pixels; later ones are shorter.
-        gamma: part by which the radius changes at first; later less.
+        alpha, alpha_final: L2 length of the first step and of one after the last, in the unit of [0, 1] pixels.
+        gamma, gamma_final: part by which the radius changes, likewise.
     """
 
     ball: Ball
     steps: int
     alpha: float
+    alpha_final: float
     gamma: float
+    gamma_final: float
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2", "l1"])
         at_least(1, steps=self.steps)
-        positive(alpha=self.alpha)
-        below_one(gamma=self.gamma)
+        above(0, alpha=self.alpha, alpha_final=self.alpha_final)
+        within("(0, 1)", gamma=self.gamma, gamma_final=self.gamma_final)
 
     def cost(self, models: int) -> tuple[int, int]:
         """With gradients in fp32; in reduced precision each step takes one more forward pass."""
@@ -55,14 +55,14 @@ class FastMinimumNorm:
                     break
                 gradient, reached, margins = judged_slope(surrogates, clean + perturbation, margin, goal)
                 best.offer(perturbation, self.ball.size(perturbation), reached)
-                gamma = annealed(self.gamma, _LAST_GAMMA, step, self.steps)
+                gamma = annealed(self.gamma, self.gamma_final, step, self.steps)
                 # To the boundary of the model made linear, until there is a success. That is measured from where the
                 # perturbation would be without a box, and goes a little beyond: else it could stop short for good.
                 to_boundary = margins.abs() / dual_size(self.ball.norm, gradient).clamp(min=1e-12)
                 further = (1 + gamma) * torch.where(best.norms.isfinite(), radius, reach + to_boundary)
                 closer = torch.minimum((1 - gamma) * radius, best.norms)
                 radius = torch.minimum(torch.where(reached, closer, further), farthest)
-                alpha = annealed(self.alpha, _LAST_STEP * self.alpha, step, self.steps)
+                alpha = annealed(self.alpha, self.alpha_final, step, self.steps)
                 moved = shrink(self.ball.norm, perturbation + alpha * unit(gradient), radius)
                 reach = self.ball.size(moved)
                 perturbation = where(best.open, (clean + moved).clamp(0, 1) - clean, perturbation)
@@ -70,9 +70,17 @@ class FastMinimumNorm:
             return settle(surrogates, batch, self.ball, best, watch, goal.reached)
 
 
-def fmn(ball: Ball, *, steps: int = 100, alpha: float = 1.0, gamma: float = 0.05) -> FastMinimumNorm:
-    """The paper's values."""
-    return FastMinimumNorm(ball, steps, alpha, gamma)
+def fmn(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    alpha: float = 1.0,
+    alpha_final: float | None = None,
+    gamma: float = 0.05,
+    gamma_final: float = 0.001,
+) -> FastMinimumNorm:
+    """The paper's values; by default alpha_final = alpha / 100."""
+    return FastMinimumNorm(ball, steps, alpha, 0.01 * alpha if alpha_final is None else alpha_final, gamma, gamma_final)
 
 
-RECIPES = {"fmn": Recipe("Pintor et al. 2021, arXiv:2102.12827", [fmn], kind="minimal-norm")}
+RECIPES = {"fmn": Recipe("Pintor et al. 2021, arXiv:2102.12827", [fmn], kind="minimal-norm", fusions=LOGIT_FUSIONS)}

@@ -10,7 +10,8 @@ from torch import Tensor
 from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.drivers.shared import on_grid
 from transforms.attacks.objectives import Goal, Objective
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found
 from transforms.attacks.surrogates import Surrogates, Watch
 
 _DOUBLINGS = 9

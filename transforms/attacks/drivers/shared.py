@@ -1,4 +1,4 @@
-"""What drivers share: who is still attacked, which canvas is kept, and what a wrong parameter is told."""
+"""What drivers share: who is still attacked, which canvas is kept, and in which norms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Batch, where
+from transforms.attacks.per_image import where
+from transforms.attacks.protocol import Batch
 from transforms.attacks.surrogates import Surrogates, Watch
 from transforms.errors import InputError
 from transforms.levels import WHITE
@@ -67,34 +68,6 @@ class Standing:
     def found(self, ball: Ball, canvases: Tensor) -> Tensor:
         """What is handed back: uint8 (B, 3, S, S)."""
         return where(self.active, ball.to_grid(canvases, self.closest), self.canvases)
-
-
-def at_least(least: int, **parameters: int) -> None:
-    """Refuses parameters that are smaller."""
-    for name, value in parameters.items():
-        if value < least:
-            raise InputError(f"{name}: {value} is not at least {least}")
-
-
-def positive(**parameters: float) -> None:
-    """Refuses parameters that are 0, negative or not a number."""
-    for name, value in parameters.items():
-        if not value > 0:
-            raise InputError(f"{name}: {value} is not positive")
-
-
-def not_negative(**parameters: float) -> None:
-    """Refuses parameters that are negative or not a number."""
-    for name, value in parameters.items():
-        if not value >= 0:
-            raise InputError(f"{name}: {value} is negative")
-
-
-def below_one(**parameters: float) -> None:
-    """Refuses parameters outside (0, 1)."""
-    for name, value in parameters.items():
-        if not 0 < value < 1:
-            raise InputError(f"{name}: {value} is not between 0 and 1")
 
 
 def bounded_in(ball: Ball, norms: Sequence[str]) -> None:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.shared import Standing, at_least, below_one, bounded_in
+from transforms.attacks.checks import at_least, within
+from transforms.attacks.drivers.shared import Standing, bounded_in
 from transforms.attacks.objectives import cross_entropy, margin
-from transforms.attacks.protocol import Batch, Found, one_by_one, where
+from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.protocol import Batch, Found, Ordinary
 from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.levels import WHITE
@@ -23,7 +25,7 @@ _TILES = 5
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Ordinary):
     """Keeps a random square of change wherever it raises the objective. An image is done at its first success.
 
     In L∞ every query is a canvas of 8 bits. In L2, what fools the model is rounded and asked again.
@@ -41,7 +43,7 @@ class Square:
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, queries=self.queries)
-        below_one(p_init=self.p_init)
+        within("(0, 1)", p_init=self.p_init)
 
     @property
     def steps(self) -> int:
@@ -205,6 +207,7 @@ RECIPES = {
         "Andriushchenko et al. 2020, arXiv:1912.00049",
         [square],
         kind="score",
+        gradients=False,
         norms=("linf", "l2"),
     )
 }

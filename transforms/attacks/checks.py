@@ -1,0 +1,36 @@
+"""What parameters may be: each function refuses those that are not, in one line that names the parameter and its value.
+
+Also refused everywhere is what is not a number.
+"""
+
+from transforms.errors import InputError
+
+
+def at_least(least: float, **parameters: float) -> None:
+    """Raises InputError for the first parameter that is smaller."""
+    for name, value in parameters.items():
+        if not value >= least:
+            raise InputError(f"{name}: {value} is not at least {least}")
+
+
+def above(bound: float, **parameters: float) -> None:
+    """Raises InputError for the first parameter that is not larger."""
+    for name, value in parameters.items():
+        if not value > bound:
+            raise InputError(f"{name}: {value} is not above {bound}")
+
+
+def within(interval: str, **parameters: float) -> None:
+    """Raises InputError for the first parameter outside an interval, such as "(0, 1]", to which 0 does not belong."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for name, value in parameters.items():
+        ends = {"(": low, ")": high}
+        if not low <= value <= high or value in (ends.get(interval[0]), ends.get(interval[-1])):
+            raise InputError(f"{name}: {value} is not in {interval}")
+
+
+def odd(**parameters: int) -> None:
+    """Raises InputError for the first parameter that is not the side of a square around a pixel and its neighbours."""
+    for name, value in parameters.items():
+        if value < 3 or value % 2 == 0:  # noqa: PLR2004 - 1 has no neighbours
+            raise InputError(f"{name}: {value} is not odd and at least 3")

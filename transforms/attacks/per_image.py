@@ -1,0 +1,14 @@
+"""One number or flag for each image of a batch, beside whole canvases."""
+
+import torch
+from torch import Tensor
+
+
+def one_by_one(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1), to go with canvases."""
+    return values.view(-1, 1, 1, 1)
+
+
+def where(flags: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
+    """Chooses whole canvases, (B, 3, S, S), by flags, bool (B,)."""
+    return torch.where(one_by_one(flags), then, otherwise)
