@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pipeline.plan import Step, Units
 from pipeline.run import Prepared
 from transforms.attack import AttackImages, AttackSpec
-from transforms.canvases import Canvases, read_canvases
 from transforms.chunks import Chunk, Work
 from transforms.defenses.grid import NO_DEFENSE, Defense
 from transforms.errors import InputError
@@ -24,6 +23,7 @@ from transforms.models.views import VIEWS, windows
 from transforms.predictions import Answers, defend_batch, predict_batch, prediction_rows
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store, predictions_part
+from transforms.stored_canvases import Canvases, read_canvases
 from transforms.tables import rows_table
 
 _TRIALS = 2
@@ -92,7 +92,8 @@ class _Trial:
 
     def __init__(self, prepared: Prepared, setting: Setting, chunk: Chunk) -> None:
         experiment = prepared.experiment
-        self._experiment, self._setting, self._chunk, self._pool = experiment, setting, chunk, prepared.pool
+        self._experiment, self._setting, self._chunk = experiment, setting, chunk
+        self._attacks = AttackImages(setting, experiment.specs, prepared.pool)
         self._specs = {spec.name: spec for spec in experiment.specs}
         self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
         self._answers = Answers(())
@@ -118,9 +119,8 @@ class _Trial:
 
     def _attack(self, spec: AttackSpec, step: Step) -> float:
         models = [self._setting.models[name] for name in spec.surrogates]
-        attack = AttackImages(self._setting, [spec], self._pool)
         work = Work(self._chunk, frozenset([spec.name]))
-        taken, shown = _taken(lambda: list(attack.process(work)), models)
+        taken, shown = _taken(lambda: list(self._attacks.process(work)), models)
         if shown is None:
             return taken
         judging = 2 * len(models) * windows(VIEWS[spec.view]) * spec.defense.repeats

@@ -17,7 +17,7 @@ from pipeline.manifest import list_images
 from pipeline.results import Run, open_run
 from transforms.attack import Attacked, AttackImages, AttackSpec, attack_batch, attack_rows
 from transforms.attempts import MOST
-from transforms.canvases import CanvasBatch, Canvases, canvas_sha256, read_canvases
+from transforms.canvases import CanvasBatch, canvas_sha256
 from transforms.chunks import UNLABELED, ImageRef, Work, make_chunks, one_of_each_class
 from transforms.decode import CanvasSpec
 from transforms.defenses.grid import NO_DEFENSE
@@ -27,6 +27,7 @@ from transforms.images import load_chunk, read_batch
 from transforms.models.classifier import Classifier
 from transforms.setting import Setting
 from transforms.store import CLEAN, Store
+from transforms.stored_canvases import Canvases, read_canvases
 
 LITE0 = {"surrogates": ["lite0"], "eps": "2/255"}
 ATTACKS: dict[str, dict[str, Any]] = {

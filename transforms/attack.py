@@ -18,7 +18,7 @@ from transforms.attacks.recipes import behind_random, recipe
 from transforms.attacks.surrogates import Fusion, Precision, Surrogates
 from transforms.attacks.transformations import Mixing
 from transforms.attempts import death_rows, guarded
-from transforms.canvases import CanvasBatch, Canvases, Pixels, canvas_sha256, canvas_table, read_canvases
+from transforms.canvases import CanvasBatch, Pixels, canvas_sha256, canvas_table
 from transforms.chunks import Chunk, ImageRef, Work
 from transforms.defenses.differentiable import differentiable
 from transforms.defenses.grid import Defense
@@ -32,6 +32,7 @@ from transforms.models.views import VIEWS
 from transforms.randomness import Draws
 from transforms.setting import Setting
 from transforms.store import CLEAN, attack_parts
+from transforms.stored_canvases import Canvases, read_canvases
 from transforms.tables import failure_row, rows_table
 
 

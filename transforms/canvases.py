@@ -10,24 +10,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from transforms.chunks import Chunk
-from transforms.store import Store, canvases_part
 from transforms.tables import rows_table
 
 Pixels = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Canvases:
-    """A reference to the stored canvases of one chunk after one attack (`none`: as loaded)."""
-
-    chunk: Chunk
-    attack: str
-
-
 @dataclass(frozen=True)
 class CanvasBatch:
-    """Stored canvases read back.
+    """Canvases of several images.
 
     Attributes:
         image_ids: N ids.
@@ -57,16 +47,6 @@ def canvas_table(image_ids: Sequence[str], canvases: Sequence[Pixels]) -> pa.Tab
         for image_id, canvas in zip(image_ids, canvases, strict=True)
     ]
     return rows_table("canvases", rows)
-
-
-def read_canvases(store: Store, reference: Canvases) -> CanvasBatch:
-    """Reads the canvases that a reference stands for."""
-    table = store.read(canvases_part(reference.chunk.index, reference.attack))
-    labels = {ref.image_id: ref.label for ref in reference.chunk.refs if not ref.problem}
-    image_ids = tuple(table["image_id"].to_pylist())
-    pixels = [from_png(png) for png in table["canvas"].to_pylist()]
-    stacked = np.stack(pixels) if pixels else np.empty((0, 3, 0, 0), np.uint8)
-    return CanvasBatch(image_ids, tuple(labels[image_id] for image_id in image_ids), stacked)
 
 
 def _to_png(canvas: Pixels) -> bytes:

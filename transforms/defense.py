@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms.canvases import Canvases
 from transforms.defenses.grid import Defense
+from transforms.stored_canvases import Canvases
 
 
 @dataclass(frozen=True, slots=True)

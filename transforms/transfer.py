@@ -6,13 +6,14 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.attempts import death_rows, guarded
-from transforms.canvases import CanvasBatch, read_canvases
+from transforms.canvases import CanvasBatch
 from transforms.defense import Defended
 from transforms.defenses.grid import Defense
 from transforms.held_models import prepare_torch
 from transforms.predictions import Answers, Look, ask, prediction_rows
 from transforms.setting import Setting
 from transforms.store import Part, Store, predictions_part
+from transforms.stored_canvases import read_canvases
 from transforms.tables import failure_row, rows_table
 
 
