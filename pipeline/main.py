@@ -343,7 +343,8 @@ def _print_plan(prepared: "Prepared") -> None:
         _print_table(["passes of", "forwards", "backwards"], rows)
     print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
     if prepared.damaged:
-        print(f"{len(prepared.damaged)} damaged parts are made again, {prepared.damaged[0]} among them")
+        removed = f"{len(prepared.damaged)} damaged parts are removed, {prepared.damaged[0]} among them"
+        print(f"{removed}; those of this experiment are made again")
     for warning in prepared.warnings:
         _say(f"warning: {warning}")
 
