@@ -130,8 +130,12 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for boot in self.all_workers():
-            _kill(boot)
+        # Until they are gone: a killed process is still there for a moment, and another may just have been started.
+        deadline = time.monotonic() + 30
+        while (left := self.all_workers()) and time.monotonic() < deadline:
+            for boot in left:
+                _kill(boot)
+            time.sleep(0.1)
 
     def _worker(self) -> Path:
         """A program that starts a Python worker in this environment, and says so."""
