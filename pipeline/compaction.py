@@ -8,11 +8,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from transforms.seal import sealed
-from transforms.store import GATHERED, GROUP, Part, Store, part_of, superseded
+from transforms.store import GATHERED, GROUP, THREADS, Part, Store, part_of, superseded
 
 FEW = 16
 """Chunks of which the parts are left as they are."""
-_THREADS = 8
 
 
 def compact(store: Store, chunks: int, title: str) -> None:
@@ -33,7 +32,7 @@ def compact(store: Store, chunks: int, title: str) -> None:
     if chunks > FEW:
         groups = [group for group in _groups(paths - gone) if len(group) == _size(group[0], chunks)]
         for group in tqdm(groups, desc=f"{title}: gathering parts", unit="file", delay=1):
-            with ThreadPoolExecutor(_THREADS) as threads:
+            with ThreadPoolExecutor(THREADS) as threads:
                 rows = list(threads.map(store.read, group))
             store.publish_bytes(group[0].gathered, sealed(pa.concat_tables(rows)))
             store.delete(part.path for part in group)

@@ -9,12 +9,14 @@ from pipeline.experiment import Experiment
 from pipeline.results import Run
 from pipeline.statistics import Rate
 from pipeline.terminal import text_table
+from transforms.defenses.grid import NO_DEFENSE
 from transforms.store import CLEAN
 
 _ACCURACY = """
 select attack, model, view, defense, sum(correct::int)::bigint as successes, count(*) as "of"
 from predictions group by all
 """
+_SHOWN = {"attack": {CLEAN: "clean"}, "defense": {NO_DEFENSE.name: "undefended"}}
 _ADAPTIVE = ", adaptive"
 _UNKNOWN = " *"
 _NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
@@ -25,10 +27,10 @@ _FAILURES = "select stage, message, count(*) as images from failures group by al
 def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
     """Prints clean accuracy, the transfer table, what each defence gives and costs, and failures."""
     accuracy = _in_order(_with_adaptive(run.sql(_ACCURACY), experiment), experiment)
-    undefended = accuracy[accuracy["defense"] == CLEAN]
+    undefended = accuracy[accuracy["defense"] == NO_DEFENSE.name]
     console.print(_pivot("Clean accuracy", undefended[undefended["attack"] == CLEAN], "model", "view"))
     success = _in_order(run.success(), experiment)
-    transfer = success[success["defense"] == CLEAN]
+    transfer = success[success["defense"] == NO_DEFENSE.name]
     if len(transfer):
         title = "Attack success: of the images that a model gets right when they are clean, those the attack turns"
         console.print(_pivot(title, transfer, "attack", "model", cost=run.sql(_COST)))
@@ -64,7 +66,7 @@ def _with_adaptive(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 
 def _marked(rates: pd.DataFrame, experiment: Experiment, model: str) -> pd.DataFrame:
     """Rates with a mark on each defence that no attack on this model knows."""
-    known = {spec.defense.name for spec in experiment.specs if model in spec.surrogates} | {CLEAN}
+    known = {spec.defense.name for spec in experiment.specs if model in spec.surrogates} | {NO_DEFENSE.name}
     marks = {name: name if name in known else name + _UNKNOWN for name in rates["defense"].cat.categories}
     return rates.assign(defense=rates["defense"].cat.rename_categories(marks))
 
@@ -75,7 +77,7 @@ def _in_order(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         "attack": [CLEAN, *(each for name in experiment.attacks for each in (name, name + _ADAPTIVE))],
         "model": experiment.targets,
         "view": experiment.views,
-        "defense": [CLEAN, *(defense.name for defense in experiment.defenses)],
+        "defense": [NO_DEFENSE.name, *(defense.name for defense in experiment.defenses)],
     }
     for column, names in orders.items():
         rates = rates[rates[column].isin(names)]
@@ -99,11 +101,8 @@ def _pivot(title: str, rates: pd.DataFrame, down: str, across: str, cost: pd.Dat
     pivoted = rates.assign(cell=cells).pivot_table(
         index=index, columns=across, values="cell", aggfunc="first", observed=True
     )
-    shown = pivoted.fillna("").reset_index()
-    meaning = {"attack": "clean", "defense": "undefended"}
-    shown = shown.rename(columns={CLEAN: meaning.get(across, CLEAN)})
-    if down in meaning:
-        shown[down] = [meaning[down] if name == CLEAN else name for name in shown[down]]
+    shown = pivoted.fillna("").reset_index().rename(columns=_SHOWN.get(across, {}))
+    shown[down] = [_SHOWN.get(down, {}).get(name, name) for name in shown[down]]
     if cost is not None:
         passes = cost.set_index("attack")
         for place, column in enumerate(("forwards", "backwards"), start=len(index)):

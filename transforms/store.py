@@ -28,7 +28,8 @@ GROUP = 256
 GATHERED = frozenset(TABLES) - {"canvases"}
 """Tables of which that is so. Canvases are large enough, and are read chunk by chunk."""
 
-_THREADS = 8
+THREADS = 8
+"""How many files are waited for at once."""
 _CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]+)\.parquet")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
@@ -207,7 +208,7 @@ class Store:
         files = list(paths)
         if is_remote(self.root):
             return set(files)
-        with ThreadPoolExecutor(_THREADS) as threads:
+        with ThreadPoolExecutor(THREADS) as threads:
             return {path for path, good in zip(files, threads.map(self.is_whole, files), strict=True) if good}
 
     def is_whole(self, path: str) -> bool:
