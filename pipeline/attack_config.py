@@ -104,8 +104,10 @@ class AttackConfig(Strict):
         """Moves the keys that belong to the recipe into `parameters`, validated against the recipe's signature."""
         if not isinstance(section, Mapping):
             return section  # reported by the type
-        if not isinstance(section.get("recipe"), str):
-            raise unknown("recipe", section.get("recipe", "(none)"), RECIPES)
+        if "recipe" not in section:
+            raise InputError("recipe: is missing, such as recipe: pgd")
+        if not isinstance(section["recipe"], str):
+            raise unknown("recipe", section["recipe"], RECIPES)
         model = _parameter_model(section["recipe"])
         own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}

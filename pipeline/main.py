@@ -222,11 +222,15 @@ def list_(
 
 def _attacks() -> Iterator[tuple[str, ...]]:
     from transforms.attacks.adapters import own_names
-    from transforms.attacks.recipes import RECIPES
+    from transforms.attacks.recipes import RECIPES, recipe
 
-    for name, recipe in RECIPES.items():
-        yield name, recipe.kind, " ".join(recipe.norms), *_cost(recipe), recipe.source
-    yield from ((name, "your own") for name in own_names())
+    for name in (*RECIPES, *own_names()):
+        try:
+            found = recipe(name)
+        except InputError as error:  # somebody's package, which does not load
+            yield name, *"?" * 4, str(error)
+        else:
+            yield name, found.kind, " ".join(found.norms), *_cost(found), found.source
 
 
 def _print_recipe(name: str) -> None:
@@ -343,8 +347,8 @@ def _print_plan(prepared: "Prepared") -> None:
         _print_table(["passes of", "forwards", "backwards"], rows)
     print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
     if prepared.damaged:
-        removed = f"{len(prepared.damaged)} damaged parts are removed, {prepared.damaged[0]} among them"
-        print(f"{removed}; those of this experiment are made again")
+        print(f"damaged parts: {len(prepared.damaged)}, {prepared.damaged[0]} among them")
+        print("`run` removes them, and makes those of this experiment again")
     for warning in prepared.warnings:
         _say(f"warning: {warning}")
 

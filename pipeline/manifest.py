@@ -68,7 +68,7 @@ def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
         seed: of the experiment; only `sample` uses it.
 
     Raises:
-        InputError: something named is missing, unreadable or empty, or matches no image.
+        InputError: something named is missing, unreadable or empty, or matches no image, or none can be used.
     """
     refs = sorted(map(_printable, _source(config)), key=_order)
     if config.select is not None:
@@ -76,7 +76,10 @@ def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
     refs = _mark_duplicates(refs)
     if config.sample is not None:
         refs = _sample(refs, config.sample, seed)
-    return refs[: config.limit]
+    refs = refs[: config.limit]
+    if all(ref.problem for ref in refs):
+        raise InputError(f"images: none of {len(refs)} can be used; {refs[0].image_id}: {refs[0].problem}")
+    return refs
 
 
 def _printable(ref: ImageRef) -> ImageRef:

@@ -6,7 +6,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import Node, ScalarNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from transforms.errors import InputError, printable
 
@@ -58,6 +58,7 @@ class _Bounded(SafeConstructor):
             if count == _MOST_VALUES:
                 raise InputError(f"has more than {_MOST_VALUES:,} values, its aliases written out")
             _check_kind(each)
+            _check_keys(each)
         return super().construct_document(node)
 
 
@@ -79,6 +80,16 @@ def _check_kind(node: Node) -> None:
         raise InputError(f"{_line(node)} holds a {kind}, which no key takes; a text that looks like one goes in quotes")
     if kind in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
         raise InputError(f"{_line(node)} has a number of more than {_LONGEST_NUMBER} signs")
+
+
+def _check_keys(node: Node) -> None:
+    seen = set[tuple[str, str]]()
+    for key, _ in node.value if isinstance(node, MappingNode) else ():
+        if isinstance(key, ScalarNode):
+            written = str(key.tag), key.value
+            if written in seen:
+                raise InputError(f"{_line(key)} has the key {key.value!r} for the second time")
+            seen.add(written)
 
 
 def _line(node: Node) -> str:

@@ -15,11 +15,12 @@ from pipeline.buckets import reach
 from pipeline.listing import absolute
 from pipeline.run_directory import RUN_JSON, Json, read_run
 from pipeline.statistics import Rate
-from transforms.errors import InputError, unknown
+from transforms.errors import InputError, said_by, unknown
 from transforms.read import is_remote
 from transforms.store import Store, superseded
 from transforms.tables import TABLES
 
+_MENDED = "if a part is damaged, `megalith verify` names it, and running the experiment again makes it anew"
 Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
 
 
@@ -50,7 +51,10 @@ class Run:
             columns: names of columns, or None for all.
             where: a filter such as `pyarrow.dataset.field("attack") == "mi4"`.
         """
-        return self.dataset(table).to_table(columns=columns, filter=where).to_pandas()
+        try:
+            return self.dataset(table).to_table(columns=columns, filter=where).to_pandas()
+        except pa.ArrowException as error:
+            raise InputError(f"{table}: {said_by(error).rstrip('.')}; {_MENDED}") from None
 
     def dataset(self, table: str) -> ds.Dataset:
         """A table as a lazy Arrow dataset; raises InputError for an unknown one."""
@@ -97,7 +101,8 @@ class Run:
             except duckdb.Error as error:
                 # Where a part cannot be read, Arrow adds a traceback.
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
-                raise InputError(f"sql: {reason}") from None
+                mended = f"; {_MENDED}" if isinstance(error, duckdb.InvalidInputException) else ""
+                raise InputError(f"sql: {reason.rstrip('.')}{mended}") from None
 
     def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
         """Success of each attack on each model, with Wilson's 95 % interval.
@@ -174,15 +179,15 @@ _CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-foole
 
 _SUCCESS = """
 select attack, model, seen.view, defense, attacks.through,
-       coalesce(sum(case when seen.target is null then not seen.correct
-                         else seen.predicted = seen.target and not coalesce(seen.abstained, false) end), 0)
+       count_if({condition} and case when seen.target is null then not seen.correct
+                                     else seen.predicted = seen.target and not coalesce(seen.abstained, false) end)
          ::bigint as successes,
-       count(*) as "of"
+       count_if({condition})::bigint as "of"
 from predictions as seen
 join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
 join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   using (image_id, model, view)
-where seen.label is distinct from seen.target and {condition}
+where seen.label is distinct from seen.target
 group by all
 order by all
 """

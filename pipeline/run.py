@@ -1,5 +1,6 @@
 """A run from beginning to end: what is missing is planned, models prove themselves, the pipeline does the rest."""
 
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,10 +29,16 @@ from transforms.attempts import no_blame
 from transforms.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.errors import InputError, StoppedError
 from transforms.held_models import HeldModels, ModelPin, pin, prepare_torch, torch_device
+from transforms.levels import WHITE
 from transforms.models.classifier import Classifier
 from transforms.read import is_remote
 from transforms.setting import Setting
 from transforms.store import Store, is_temporary, of_tables, part_of
+
+_NEARLY = 0.99
+"""Of a budget: what is cut off of 0.0314, meant to be 8/255, need not be said."""
+_OF_LINF = 16
+"""Levels that are a usual budget in L∞, and hardly one in any other norm."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         raise InputError("--output: give the path of a run directory")
     store = Store(absolute(output))
     reach("--output", store.root)
+    if Path(store.root).is_file():
+        raise InputError(f"--output: {store.root} is a file; give the path of a run directory")
     files = store.paths()
     old = read_run(store)
     if old is None and any(path != LOCK and not is_temporary(path) for path in files):
@@ -99,7 +108,8 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         "proofs": dict(old["proofs"]) if old else {},
         "costs": list(old["costs"]) if old else [],
     }
-    warnings = _version_warnings(old["versions"], run["versions"]) if old else ()
+    warnings = (*_unusable(refs), *_strange_budgets(experiment))
+    warnings += _version_warnings(old["versions"], run["versions"]) if old else ()
     if is_remote(store.root) and LOCK in files:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = of_tables(files)
@@ -287,6 +297,25 @@ def _machine_failure(error: Exception) -> str | None:
     if re.search(kinds, text[said:]) or isinstance(error, OSError | MemoryError | StoppedError):
         return text[said:].partition("\n")[0]
     return None
+
+
+def _unusable(refs: Sequence[ImageRef]) -> Iterator[str]:
+    problems = [f"{ref.image_id}: {ref.problem}" for ref in refs if ref.problem]
+    if problems:
+        yield f"{len(problems)} of {len(refs)} images cannot be used, each a row of failures; {problems[0]}"
+
+
+def _strange_budgets(experiment: Experiment) -> Iterator[str]:
+    """Budgets of which 8 bits use a part only, and those in another norm that look like one in L∞."""
+    for name, attack in experiment.attacks.items():
+        levels = attack.eps * WHITE
+        if attack.norm == "linf" and math.floor(levels) < _NEARLY * levels:
+            used = f"{float(levels):.2f} grey levels, of which 8-bit pictures use {math.floor(levels)}"
+            yield f"attacks.{name}.eps: {attack.eps} is {used}"
+        if attack.norm != "linf" and levels <= _OF_LINF:
+            values = math.floor(levels**2 if attack.norm == "l2" else levels)
+            least = f"changes {values} values of a picture by one level at most"
+            yield f"attacks.{name}.eps: {attack.eps} in {attack.norm} {least}"
 
 
 def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:

@@ -126,6 +126,12 @@ def merge_definitions(store: Store, old: Json, new: Json) -> Json:
     Raises:
         InputError: something is defined differently under an old name; the message names the key and both values.
     """
+    if old["images"] != new["images"]:
+        then, now = old["images"]["count"], new["images"]["count"]
+        raise InputError(
+            f"images: {store.root} was made with {then}; the {now} of the experiment are others, "
+            "or labelled otherwise; use another --output"
+        )
     attacks = {name: _completed(attack, new["attacks"].get(name, {})) for name, attack in old["attacks"].items()}
     for key, before, now in _changes({**old, "attacks": attacks}, new):
         raise InputError(

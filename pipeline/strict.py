@@ -66,13 +66,15 @@ def first_problem(error: ValidationError) -> str:
     """The first problem of a configuration, as `key.key: what is wrong`, on one line."""
     first = error.errors(include_url=False)[0]
     # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
-    where = ".".join(str(step) for step in first["loc"] if step != "parameters")
+    where = ".".join(str(step) for step in first["loc"] if step not in ("parameters", "[key]"))
     kind, message, given = first["type"], first["msg"], repr(first["input"])[:100]
     if kind in _WANTED:
         example = f", as in [{first['input']}]" if kind == "tuple_type" and isinstance(first["input"], str) else ""
         message = f"should be {_WANTED[kind]}{example}, not {given}"
     elif kind == "too_short":
         message = "is empty; name at least one"
+    elif kind == "string_pattern_mismatch":
+        message = f"{given} is no name: a letter, then up to 63 letters, digits, - and _"
     elif kind == "missing":
         message = "is missing"
     elif kind == "value_error":

@@ -19,7 +19,7 @@ import torch
 import torchattacks
 from conftest import Samples
 from package_helpers import Package, installing
-from pipeline_helpers import rows, run, tiny, written
+from pipeline_helpers import invoke, rows, run, tiny, written
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
@@ -562,7 +562,10 @@ def test_the_page_about_own_attacks(package: Package) -> None:
     body = source.partition("\n\n\n")[2]
     assert len(body.strip().splitlines()) <= 10
     package("my_attacks", source, **points)
-    assert "scattered" in own_names()
+    package("broken", "import no_such_module", broken="broken:attack")
+    assert {"scattered", "broken"} <= set(own_names())
+    listed = invoke("list", "attacks").stdout
+    assert "scattered" in listed and "no_such_module" in listed
     recipe = adapted("scattered")
     assert recipe.parameters == {"steps": (int, 10), "share": (float, 0.5)}
     torch.manual_seed(0)

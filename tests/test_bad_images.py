@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_helpers import Row, command, is_root, label_of, refused, rows, run, sample_files, written
+from pipeline_helpers import (
+    Row,
+    command,
+    complaint,
+    invoke,
+    is_root,
+    label_of,
+    refused,
+    rows,
+    run,
+    sample_files,
+    written,
+)
 
 GOOD = sample_files()[:4]
 
@@ -176,6 +188,35 @@ def test_only_bad_images(tmp_path: Path) -> None:
     assert [row["image_id"] for row in rows(output, "failures")] == ["0", "1", "2", "3"]
     for table in ("images", "attacks", "canvases", "predictions"):
         assert rows(output, table) == []
+
+
+def test_what_the_listing_says_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    listed = add_good(folder)
+    listed[1] = f"{GOOD[1].name},king pinguin"
+    (folder / "labels.csv").write_text("\n".join(["file,label", *listed]))
+    path = written(tmp_path, experiment(folder))
+    planned = invoke("plan", path, "--output", tmp_path / "run")
+    assert planned.exit_code == 0
+    (said,) = planned.stderr.splitlines()
+    assert said.startswith(
+        f"warning: 1 of 4 images cannot be used, each a row of failures; {GOOD[1].stem}: unknown class"
+    )
+
+    (folder / "labels.csv").write_text("\n".join(["file,label", *(f"{file.name},catdog" for file in GOOD)]))
+    said = complaint(invoke("plan", path, "--output", tmp_path / "run"))
+    assert f"images: none of 4 can be used; {GOOD[0].stem}: unknown class 'catdog'" in said
+
+
+def test_other_labels_are_refused_in_an_old_run_directory(tmp_path: Path) -> None:
+    folder, output = tmp_path / "images", tmp_path / "run"
+    listed = add_good(folder)
+    (folder / "labels.csv").write_text("\n".join(["file,label", *listed]))
+    path = written(tmp_path, experiment(folder, attacks={}, defenses={}))
+    run(path, output)
+    (folder / "labels.csv").write_text("\n".join(["file,label", *listed[:3], f"{GOOD[3].name},145"]))
+    said = refused(path, output)
+    assert f"images: {output} was made with 4; the 4 of the experiment are others, or labelled otherwise" in said
 
 
 def test_a_csv_for_other_images_is_no_failure_of_images(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def attack(**changes: Any) -> dict[str, Any]:
 
 WRONG = {
     "recipe": (attack(recipe="mi-fsgm"), ["attacks.pgd", "recipe", "'mi-fsgm'", "did you mean 'mi-fgsm'?"]),
+    "recipe in capitals": (attack(recipe="MI-FGSM"), ["did you mean 'mi-fgsm'?"]),
+    "library's recipe in small letters": (attack(recipe="torchattacks/pgd"), ["did you mean 'PGD'?"]),
+    "no recipe": ({"attacks": {"pgd": {"surrogates": ["lite0"], "eps": "4/255"}}}, ["attacks.pgd: recipe: is missing"]),
     "key": ({"chunksize": 4}, ["'chunksize'", "did you mean 'chunk_size'?"]),
     "key of images": ({"images": {"sample": "foolbox"}}, ["images"]),
     "key of an attack": (attack(target_class=3), ["attacks.pgd", "'target_class'", "did you mean 'target'?"]),
@@ -61,6 +64,10 @@ WRONG = {
         ["models.lite0", "'efficientnet-lite7'", "did you mean 'efficientnet-lite"],
     ),
     "model source": ({"models": {"lite0": "torchvison/resnet50"}}, ["models.lite0", "did you mean 'torchvision'?"]),
+    "model without its source": (
+        {"models": {"lite0": "efficientnet-lite0"}},
+        ["models.lite0", "did you mean 'packaged/efficientnet-lite0'?"],
+    ),
     "weights": (
         {"models": {"lite0": "torchvision/resnet50@IMAGENET1K_V3"}},
         ["models.lite0", "'IMAGENET1K_V3'", "IMAGENET1K_V"],
@@ -149,11 +156,14 @@ WRONG = {
     "steps as text": (attack(steps="1"), ["attacks.pgd.steps", "'1'"]),
     "alpha negative": (attack(alpha=-1), ["attacks.pgd", "alpha", "-1"]),
     "attack called none": ({"attacks": {"none": PGD}}, ["attacks.none"]),
-    "attack with a path for a name": ({"attacks": {"../pgd": PGD}}, ["attacks", "../pgd"]),
+    "attack with a path for a name": (
+        {"attacks": {"../pgd": PGD}},
+        ["attacks.../pgd: '../pgd' is no name: a letter, then"],
+    ),
     "chunk size": ({"chunk_size": 0}, ["chunk_size", "0"]),
     "chunk size as text": ({"chunk_size": "4"}, ["chunk_size", "'4'"]),
     "seed": ({"seed": -1}, ["seed", "-1"]),
-    "canvas": ({"canvas": {"resize": 224, "crop": 256}}, ["canvas", "crop", "256"]),
+    "canvas": ({"canvas": {"resize": 224, "crop": 256}}, ["canvas: crop: 256"]),
     "canvas as a number": ({"canvas": 224}, ["canvas", "224"]),
     "missing folder": ({"images": {"folder": "no/such/folder"}}, ["images.folder", "no/such/folder"]),
     "missing image": ({"images": {**SAMPLES, "select": ["imagenet_00_24"]}}, ["images.select", "imagenet_00_243"]),
@@ -186,6 +196,29 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_for_a_run_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert f"{tmp_path / 'run'} is a file" in refused(written(tmp_path, tiny()), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "warned"),
+    [
+        ("linf", "4/256", "1/64 is 3.98 grey levels, of which 8-bit pictures use 3"),
+        ("linf", "0.0314", None),
+        ("linf", "8/255", None),
+        ("l2", "4/255", "4/255 in l2 changes 16 values of a picture by one level at most"),
+        ("l2", "0.25", None),
+        ("l1", "4/255", "4/255 in l1 changes 4 values of a picture by one level at most"),
+    ],
+)
+def test_a_strange_budget_is_said(norm: str, eps: str, warned: str | None, tmp_path: Path) -> None:
+    experiment = written(tmp_path, tiny(**attack(norm=norm, eps=eps)))
+    planned = invoke("plan", experiment, "--output", tmp_path / "run")
+    assert planned.exit_code == 0
+    assert planned.stderr == ("" if warned is None else f"warning: attacks.pgd.eps: {warned}\n")
+
+
 # --- wrong commands
 
 
@@ -216,7 +249,7 @@ def test_a_wrong_command_is_refused_in_one_line(
 # --- wrong files
 
 TEXTS = {
-    "duplicate key": ("name: a\nseed: 1\nseed: 2\n", ["seed", "not valid YAML"]),
+    "duplicate key": ("name: a\nseed: 1\nseed: 2\n", ["line 3 has the key 'seed' for the second time"]),
     "not YAML": ("name: [a\n", ["not valid YAML"]),
     "tabs": ("images:\n\tsamples: foolbox\n", ["not valid YAML"]),
     "a list": ("- name\n- seed\n", ["mapping"]),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.error
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from email.message import Message
@@ -504,7 +505,9 @@ def test_a_checkpoint_that_would_run_code(kind: str, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, path)
-    refused(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing but our line
+        refused(path)
     assert not proof.exists()
     torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())  # noqa: S301
     assert proof.exists()  # it would have worked
@@ -692,7 +695,7 @@ def test_digest_is_the_files(tmp_path: Path) -> None:
         ),
         ("torchvision/resnet50", "torchvision/resnet50: name its weights, as in 'torchvision/resnet50@IMAGENET1K_V1'"),
         ("torchvision/fasterrcnn_resnet50_fpn@COCO_V1", "unknown torchvision classifier"),
-        ("resnet50", "unknown model source 'resnet50'; known: keras, onnx, packaged, timm, torchvision"),
+        ("resnet50", "unknown model source 'resnet50'; did you mean 'torchvision/resnet50@IMAGENET1K_V1' or 'timm/resnet50.a1_in1k' or "),
         ("onnx", "unknown model source 'onnx'; name a model of it too, as in 'onnx/...'"),
         ("", "unknown model source ''; known: keras, onnx, packaged, timm, torchvision"),
     ],

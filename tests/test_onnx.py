@@ -107,6 +107,7 @@ def test_an_exported_model_is_shown_what_its_original_is(mine: ModelSource, tmp_
 def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
     before = exported.read_bytes()
     for name, path, message in (
+        (LITE1, tmp_path / "x.pt", f"{tmp_path}/x.pt: give the path of a new file whose name ends in .onnx"),
         (LITE1, exported, f"{exported} exists already; give another path, or remove it"),
         ("keras/NASNetMobile", exported, f"{exported} exists already; give another path, or remove it"),
         (LITE1, tmp_path / "no" / "x.onnx", f"{tmp_path}/no/x.onnx: no folder '{tmp_path}/no'"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,29 @@ def test_success_of_a_real_run_by_counting(small_run: Finished) -> None:
             and (each["image_id"], each["model"]) in right
         ]
         assert (row.successes, row.of) == (sum(counted), len(counted))
+
+
+def test_a_model_that_is_never_right_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(EMPTY_RUN))
+    store = Store(str(tmp_path))
+    store.publish(attacks_part(0, "any"), rows_table("attacks", [attack_row("i3", 3, None, False)]))
+    for attack in ("none", "any"):
+        part = predictions_part(0, attack, "m", "center", "none")
+        store.publish(part, rows_table("predictions", [prediction("i3", 3, 8, None)]))
+    (row,) = open_run(str(tmp_path)).success().itertuples()
+    assert (row.attack, row.model, row.successes, row.of, row.low, row.high) == ("any", "m", 0, 0, 0, 1)
+    assert math.isnan(row.rate)
+
+
+def test_a_damaged_part_is_said_in_one_line(small_run: Finished, tmp_path: Path) -> None:
+    shutil.copytree(small_run.output, tmp_path / "run")
+    part = next((tmp_path / "run" / "predictions").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    damaged = open_run(str(tmp_path / "run"))
+    for reading in (lambda: damaged.predictions, lambda: damaged.sql("select avg(confidence) from predictions")):
+        with pytest.raises(InputError, match=f"{part.name}.*running the experiment again makes it anew") as caught:
+            reading()
+        assert "\n" not in str(caught.value)
 
 
 def test_success_of_a_run_without_attacks(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class CanvasSpec:
         for key, most in (("resize", MAX_RESIZE), ("crop", self.resize)):
             value = getattr(self, key)
             if type(value) is not int or not 1 <= value <= most:
-                raise InputError(f"canvas.{key}: {value!r} is not a whole number of pixels in 1–{most}")
+                raise InputError(f"{key}: {value!r} is not a whole number of pixels in 1–{most}")
 
 
 @dataclass(frozen=True, eq=False)

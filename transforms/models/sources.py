@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -166,7 +167,15 @@ def _named(name: str) -> ModelSource:
         return replace(found, name=name)
     if kind in _SOURCES:
         raise InputError(f"unknown model source {kind!r}; name a model of it too, as in '{kind}/...'")
+    alike = {each.split("/")[0]: each for each in reversed(source_names()) if _short(each) == name.lower()}
+    if alike:  # the first of each kind
+        raise InputError(f"unknown model source {name!r}; did you mean {' or '.join(map(repr, alike.values()))}?")
     raise unknown("model source", kind, [*_SOURCES, *own.names()])
+
+
+def _short(name: str) -> str:
+    """`resnet50` of torchvision/resnet50@IMAGENET1K_V2, of timm/resnet50.a1_in1k and of keras/ResNet50."""
+    return re.split("[@.]", name.rpartition("/")[2])[0].lower()
 
 
 def _module(kind: str) -> _SourceModule:

@@ -1,5 +1,6 @@
 """Files of weights: fetched into their library's cache, and read without running anything in them."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,9 @@ def state_dict(path: Path) -> dict[str, Tensor]:
 
         return load_file(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is going to be refused
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ValueError("it holds something else than tensors, code perhaps, and is not read") from None
     if not isinstance(loaded, Mapping):
