@@ -39,7 +39,7 @@ class Run:
 
     def __getattr__(self, table: str) -> pd.DataFrame:
         if table not in TABLES:
-            raise AttributeError(table)
+            raise AttributeError(f"a run has no {table!r}; its tables are {', '.join(TABLES)}")
         return self.read(table)
 
     def read(
