@@ -6,7 +6,6 @@ Each command imports what it needs when it runs, so that none waits for the libr
 import atexit
 import base64
 import csv
-import inspect
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -29,7 +28,6 @@ from transforms.errors import InputError, StoppedError
 if TYPE_CHECKING:
     from pipeline.proof import Proof
     from pipeline.run import Prepared
-    from transforms.attacks.registry import Recipe
 
 
 class Exit(IntEnum):
@@ -206,109 +204,20 @@ def list_(
 ) -> None:
     """Shows the names that an experiment may use, or what one attack may be told."""
     with _one_line_errors():
-        if name is not None:
+        from pipeline import catalogue
+
+        if name is None:
+            _print_table(catalogue.HEADINGS[thing], catalogue.ROWS[thing]())
             if thing is Thing.ATTACKS:
-                _print_recipe(name)
-            elif thing is Thing.MODELS:
-                _print_table(_MODEL_HEADINGS, _models(name))
-            else:
-                raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
-            return
-        headings, rows = _LISTS[thing]
-        _print_table(headings, rows())
-        if thing is Thing.ATTACKS:
-            _print_how_to_combine()
-
-
-def _attacks() -> Iterator[tuple[str, ...]]:
-    from transforms.attacks.adapters import own_names
-    from transforms.attacks.recipes import RECIPES, recipe
-
-    for name in (*RECIPES, *own_names()):
-        try:
-            found = recipe(name)
-        except InputError as error:  # somebody's package, which does not load
-            yield name, *"?" * 4, str(error)
+                print(catalogue.how_to_combine())
+        elif thing is Thing.ATTACKS:
+            print(catalogue.in_words(name))
+            _print_table(["parameter", "default"], catalogue.parameters(name))
+        elif thing is Thing.MODELS:
+            _print_table(catalogue.HEADINGS[thing], catalogue.models(name))
         else:
-            yield name, found.kind, " ".join(found.norms), *_cost(found), found.source
+            raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
 
-
-def _print_recipe(name: str) -> None:
-    from transforms.attacks.recipes import recipe
-
-    found = recipe(name)
-    forwards, backwards = _cost(found)
-    print(f"{name}: {found.kind}, bounds {' or '.join(found.norms)}, goals: {found.goals}. {found.source}")
-    print(f"per image: {forwards} forward and {backwards} backward passes{_OF_SEVERAL if found.models > 1 else ''}")
-    rows = ((key, _shown(default)) for key, (_, default) in found.parameters.items())
-    _print_table(["parameter", "default"], rows)
-
-
-def _print_how_to_combine() -> None:
-    from transforms.attacks.recipes import BASES, PARTS
-
-    print("Passes are per image, of one surrogate; of adaea, cwa and svre, which need several, of two.")
-    print("The parameters of one: megalith list attacks NAME")
-    print("A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:")
-    print(f"  bases {', '.join(BASES)}; parts {', '.join(PARTS)}")
-    print("Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/own-attack.md")
-
-
-def _cost(recipe: "Recipe") -> tuple[str, str]:
-    """Forward and backward passes per image."""
-    from transforms.attacks.balls import BALLS
-
-    try:
-        attack = recipe.make(BALLS[recipe.norms[0]](_SHOWN_EPS))
-    except InputError:  # a part of it is another library's, which is not installed
-        return "?", "?"
-    forwards, backwards = attack.cost(recipe.models)
-    return f"{forwards:,}", f"{backwards:,}"
-
-
-def _defenses() -> Iterator[tuple[str, ...]]:
-    from transforms.defenses.registry import defense_function, defense_names, parameter_types
-
-    for name in defense_names():
-        yield name, _first_line(defense_function(name)), ", ".join(parameter_types(name))
-
-
-def _models(part: str = "") -> Iterator[tuple[str, ...]]:
-    """Those with this in their names, and what they are shown."""
-    from transforms.models.sources import model_source, source_names
-
-    for name in source_names():
-        if part in name:
-            found = model_source(name)
-            shown = found.preprocessing
-            resized = f"{shown.resize} {shown.interpolation}{'' if shown.antialias else ', not antialiased'}"
-            colours = f"{shown.channels} to {shown.value_range:g}"
-            moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
-            published = "" if found.published is None else f"{found.published:.1%}"
-            yield name, resized, str(shown.input_size), colours, *moments, published
-
-
-def _views() -> Iterator[tuple[str, ...]]:
-    from transforms.models.views import VIEWS
-
-    return ((name, _first_line(view)) for name, view in VIEWS.items())
-
-
-_OF_SEVERAL = " (of two surrogates together)"
-_SHOWN_EPS = 16 / 255
-"""Any budget: costs do not depend on it."""
-
-_MODEL_HEADINGS = ["model", "resize", "crop", "range", "mean", "std", "published"]
-
-_LISTS: dict[Thing, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
-    Thing.ATTACKS: (
-        ["recipe", "kind", "norms", "forwards", "backwards", "source"],
-        _attacks,
-    ),
-    Thing.DEFENSES: (["defense", "what", "parameters"], _defenses),
-    Thing.MODELS: (_MODEL_HEADINGS, _models),
-    Thing.VIEWS: (["view", "what"], _views),
-}
 
 _SHOWN = 10
 """Lines of each check of `verify`."""
@@ -319,21 +228,6 @@ The tables are Parquet files in {output}. To go on:
   {command} list attacks
   Add a model, an attack or a defence to the experiment and run it again: only what is missing is computed.\
 """
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "").splitlines()[0]
-
-
-def _shown(default: Any) -> str:
-    """A parameter's default as a user would write it."""
-    if isinstance(default, tuple):
-        return f"[{', '.join(map(_shown, default))}]"
-    if isinstance(default, bool) or default is None:
-        return {True: "true", False: "false", None: "null"}[default]
-    levels = 255 * default if isinstance(default, float) else 0.5
-    # 16/255, but 0.2 and not 51/255
-    return f"{levels:.0f}/255" if levels.is_integer() and len(repr(default)) > len("0.1234") else str(default)
 
 
 def _print_plan(prepared: "Prepared") -> None:

@@ -117,18 +117,18 @@ def attack_batch(
         pool: what an attack that is `pooled` may mix in; None where there is nothing.
     """
     stages = spec.build().stages
-    work = _Work(spec, classifiers, field, batch, seed, pool)
-    attacked = work.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
+    chunk = _UnderAttack(spec, classifiers, field, batch, seed, pool)
+    attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
     for number, stage in enumerate(stages[1:], start=1):
-        standing = (~work.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
+        standing = (~chunk.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
         if not standing:
             break
-        again = work.in_micro_batches(stage, standing, size, stage=number)
+        again = chunk.in_micro_batches(stage, standing, size, stage=number)
         attacked = _with(attacked, standing, again)
     return attacked
 
 
-class _Work:
+class _UnderAttack:
     """A chunk under attack."""
 
     def __init__(
