@@ -18,8 +18,8 @@ lint: $(VENV)/.installed
 
 # The lock is complete, so nothing is resolved here: what was tested is what gets installed.
 $(VENV)/.installed: requirements.txt setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Megalith needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "Megalith needs Python 3.11 to 3.13; set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@echo "Installing pinned packages (PyTorch is large: about 3 GB to download the first time) ..."
@@ -27,12 +27,10 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-# The overrides: torchattacks pins an old `requests` that nothing here needs, and adv-lib asks for visdom, which does not
-# build any more and which only its callbacks use.
 lock: $(VENV)/.installed
 	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
-	 printf 'requests>=2.32\nvisdom; python_version < "3"\n' | $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
-	   --extra cli --extra samples --extra models --extra export --extra s3 --extra gs --extra test --override - --no-annotate --no-header) > requirements.lock
+	 $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
+	   --all-extras --no-annotate --no-header) > requirements.lock
 	mv requirements.lock requirements.txt
 
 clean:

@@ -63,7 +63,7 @@ def defenses() -> Iterator[tuple[str, ...]]:
 def models(part: str = "") -> Iterator[tuple[str, ...]]:
     """Those with this in their names, and what they are shown."""
     for name in source_names():
-        if part in name:
+        if part.lower() in name.lower():
             found = model_source(name)
             shown = found.preprocessing
             resized = f"{shown.resize} {shown.interpolation}{'' if shown.antialias else ', not antialiased'}"

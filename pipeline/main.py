@@ -75,7 +75,7 @@ def run(
     experiment: ExperimentFile,
     output: Output,
     change: Changes = None,
-    runner: Annotated[str, typer.Option(help="Where Beam runs.")] = "direct",
+    runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = "direct",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     models_in_memory: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Models that a worker may hold at once; by default all.")
@@ -112,13 +112,15 @@ def plan(
     output: Output,
     change: Changes = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Also how long N workers need, by timing some of it here.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Also how long N workers (a thread or a GPU each) need, by timing some."),
     ] = None,
     price: Annotated[
         float | None, typer.Option(min=0, metavar="X", help="Also what they cost, at X for an hour of one.")
     ] = None,
 ) -> None:
-    """Shows what `run` would compute, and its cost. Writes nothing. Other options are Beam's own."""
+    """Shows what `run` would compute, and its cost. Writes nothing but weights that it downloads. Other options are
+    Beam's own."""
     with _one_line_errors():
         from pipeline.experiment import load_experiment
         from pipeline.run import prepare

@@ -132,6 +132,7 @@ def test_a_named_recipe_is_its_combination(name: str, same: str) -> None:
         ("ti-di-fgsm", "did you mean 'mi-ti-di'?"),
         ("vmi-di-fgsm-ssa", "did you mean 'vmi-di-ssa'?"),
         ("mi-di-di", "'di'"),
+        ("admix-si", "did you mean 'admix'?"),
         ("mi-ti-di-ti", "'ti'"),
         ("mi-", "''"),
     ],

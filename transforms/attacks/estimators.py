@@ -186,7 +186,7 @@ class GradientNormPenalty(_Neighbourhood):
     places (Ge et al. 2023, arXiv:2306.05225, algorithm 1).
 
     Attributes:
-        balance: weight of the second, in [0, 1].
+        balance: weight of the second, in (0, 1].
         alpha: length of the step downhill, for a gradient whose values are of one magnitude.
     """
 

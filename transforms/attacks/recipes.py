@@ -5,7 +5,7 @@ the unit of [0, 1] pixels, and None stands for the base's own rule. Any base and
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -381,7 +381,7 @@ def recipe(name: str) -> Recipe:
 
     Args:
         name: one of `RECIPES`; a base and parts, as in `vmi-di-ti-si`; an attack of another library, as in
-            `foolbox/L2BrendelBethgeAttack`; or a user's own (see `adapters`).
+            `foolbox/L2FMNAttack`; or a user's own (see `adapters`).
 
     Raises:
         InputError: there is no such recipe.
@@ -393,10 +393,8 @@ def recipe(name: str) -> Recipe:
     base, *parts = name.split("-")
     if base not in BASES or not parts or not set(parts) <= set(PARTS):
         raise _unknown(name)
-    functions = [function for part in parts for function in PARTS[part][1]]
-    for function in functions:
-        if functions.count(function) > 1:
-            raise InputError(f"recipe: {name!r} has {function.__name__!r} twice")
+    if again := _twice(parts):
+        raise InputError(f"recipe: {name!r} has {again!r} twice")
     return combined(base, *parts)
 
 
@@ -421,12 +419,18 @@ def behind_random(name: str, draws: int) -> Recipe:
     return replace(made, chain=(*made.chain[:-1], against_random, common))
 
 
+def _twice(parts: Sequence[str]) -> str | None:
+    """What more than one of them does; `admix` does what `si` does."""
+    functions = [function.__name__ for part in parts for function in PARTS[part][1]]
+    return next((each for each in functions if functions.count(each) > 1), None)
+
+
 def _unknown(name: str) -> InputError:
     """Says what may have been meant: the same words in our order, a longer name, one spelled alike."""
     words = [word for word in name.split("-") if word != "fgsm"]
     parts = [word for word in words if word in PARTS]
     bases = [word for word in words if word in BASES]
-    if parts and len(bases) <= 1 and len(words) == len(bases) + len(parts):
+    if parts and len(bases) <= 1 and len(words) == len(bases) + len(parts) and not _twice(parts):
         return InputError(f"unknown recipe {name!r}; did you mean '{'-'.join([*(bases or ['mi']), *parts])}'?")
     longer = [each for each in RECIPES if each.startswith(f"{name}-")]
     if longer:
