@@ -39,18 +39,28 @@ _MANY = 120
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that one worker needs for a plan: `low` adds up the quicker trial of each step, `high` the slower."""
+    """What a plan takes.
+
+    Attributes:
+        low, high: seconds that one worker needs; the quicker trial of each step added up, and the slower.
+        chunks: among which the time is divided. A worker takes whole ones.
+    """
 
     low: float
     high: float
+    chunks: int
 
     def in_words(self, workers: int, price: float | None) -> str:
-        """One line for so many workers; `price` is of an hour of one of them."""
-        name, seconds = next((unit for unit in _UNITS if self.high / workers < _MANY * unit[1]), _UNITS[-1])
-        low, high = (f"{each / workers / seconds:,.1f}" for each in (self.low, self.high))
+        """One line for so many workers; `price` is of an hour of one of them, which is paid until the last is done."""
+        most = -(-self.chunks // workers) / self.chunks
+        low, high = self.low * most, self.high * most
+        name, unit = next((each for each in _UNITS if high < _MANY * each[1]), _UNITS[-1])
         crew = "1 worker" if workers == 1 else f"{workers} workers"
-        cost = "" if price is None else f", for {self.low / _HOUR * price:,.2f} to {self.high / _HOUR * price:,.2f}"
-        return f"to do: about {low} to {high} {name} with {crew} like this one{cost}"
+        said = f"to do: about {low / unit:,.1f} to {high / unit:,.1f} {name} with {crew} like this one"
+        if price is None:
+            return said
+        hourly = workers * price / _HOUR
+        return f"{said}, for {low * hourly:,.2f} to {high * hourly:,.2f}"
 
 
 def estimate(prepared: Prepared, device: str) -> Estimate:
@@ -77,7 +87,7 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
             for chunk in _some_images(prepared, setting.micro_batch)
         ]
     steps = list(zip(*trials, strict=True))
-    return Estimate(sum(map(min, steps)), sum(map(max, steps)))
+    return Estimate(sum(map(min, steps)), sum(map(max, steps)), int(missing.chunks.sum()))
 
 
 def _some_images(prepared: Prepared, size: int) -> list[Chunk]:

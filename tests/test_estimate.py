@@ -37,7 +37,7 @@ def test_each_step_counts_as_often_as_it_is_done(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "_taken", _takes(1))
     # load 1; attacks 2; (2 attacks, clean) × (2 defences): read 1 + defend 1, and for each model look 1 + write 1
     one = estimate(_prepared(tmp_path / "one", tiny()), "cpu")
-    assert one == Estimate(2 * (1 + 2 + 3 * 2 * (2 + 2)), 2 * (1 + 2 + 3 * 2 * (2 + 2)))
+    assert one == Estimate(2 * (1 + 2 + 3 * 2 * (2 + 2)), 2 * (1 + 2 + 3 * 2 * (2 + 2)), chunks=2)
     two = estimate(_prepared(tmp_path / "two", tiny(targets=["lite0", "lite1"])), "cpu")
     assert two.low == pytest.approx(2 * (1 + 2 + 3 * 2 * (2 + 2 * 2)))
 
@@ -125,20 +125,26 @@ def test_images_that_cannot_be_read_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "workers", "price", "said"),
+    ("seconds", "chunks", "workers", "price", "said"),
     [
-        ((30, 45), 1, None, "to do: about 30.0 to 45.0 seconds with 1 worker like this one"),
-        ((600, 1200), 4, None, "to do: about 2.5 to 5.0 minutes with 4 workers like this one"),
+        ((30, 45), 3, 1, None, "to do: about 30.0 to 45.0 seconds with 1 worker like this one"),
+        ((600, 1200), 8, 4, None, "to do: about 2.5 to 5.0 minutes with 4 workers like this one"),
+        # The busier worker has three chunks of five; of more workers than chunks, some have none.
+        ((3000, 3600), 5, 2, None, "to do: about 30.0 to 36.0 minutes with 2 workers like this one"),
+        ((3600, 7200), 2, 4, 1.0, "to do: about 30.0 to 60.0 minutes with 4 workers like this one, for 2.00 to 4.00"),
         (
             (36e5, 72e5),
+            1000,
             2,
             3.0,
             "to do: about 500.0 to 1,000.0 hours with 2 workers like this one, for 3,000.00 to 6,000.00",
         ),
     ],
 )
-def test_an_estimate_in_words(seconds: tuple[float, float], workers: int, price: float | None, said: str) -> None:
-    assert Estimate(*seconds).in_words(workers, price) == said
+def test_an_estimate_in_words(
+    seconds: tuple[float, float], chunks: int, workers: int, price: float | None, said: str
+) -> None:
+    assert Estimate(*seconds, chunks).in_words(workers, price) == said
 
 
 def test_plan_says_it_and_writes_nothing(tmp_path: Path) -> None:
