@@ -78,18 +78,13 @@ def views() -> Iterator[tuple[str, ...]]:
     return ((name, _first_line(view)) for name, view in VIEWS.items())
 
 
-HEADINGS = {
-    "attacks": ["recipe", "kind", "norms", "forwards", "backwards", "source"],
-    "defenses": ["defense", "what", "parameters"],
-    "models": ["model", "resize", "crop", "range", "mean", "std", "published"],
-    "views": ["view", "what"],
+LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    "attacks": (["recipe", "kind", "norms", "forwards", "backwards", "source"], attacks),
+    "defenses": (["defense", "what", "parameters"], defenses),
+    "models": (["model", "resize", "crop", "range", "mean", "std", "published"], models),
+    "views": (["view", "what"], views),
 }
-ROWS: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
-    "attacks": attacks,
-    "defenses": defenses,
-    "models": models,
-    "views": views,
-}
+"""Headings of each list, and what gives its rows."""
 
 
 def _cost(found: Recipe) -> tuple[str, str]:

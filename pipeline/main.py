@@ -208,15 +208,16 @@ def list_(
     with _one_line_errors():
         from pipeline import catalogue
 
+        headings, rows = catalogue.LISTS[thing]
         if name is None:
-            _print_table(catalogue.HEADINGS[thing], catalogue.ROWS[thing]())
+            _print_table(headings, rows())
             if thing is Thing.ATTACKS:
                 print(catalogue.how_to_combine())
         elif thing is Thing.ATTACKS:
             print(catalogue.in_words(name))
             _print_table(["parameter", "default"], catalogue.parameters(name))
         elif thing is Thing.MODELS:
-            _print_table(catalogue.HEADINGS[thing], catalogue.models(name))
+            _print_table(headings, catalogue.models(name))
         else:
             raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
 

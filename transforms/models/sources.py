@@ -167,8 +167,9 @@ def _named(name: str) -> ModelSource:
         return replace(found, name=name)
     if kind in _SOURCES:
         raise InputError(f"unknown model source {kind!r}; name a model of it too, as in '{kind}/...'")
-    alike = {each.split("/")[0]: each for each in reversed(source_names()) if _short(each) == name.lower()}
-    if alike:  # the first of each kind
+    # The first of each kind; a name with a slash is no short one, and need not wait for all libraries of models.
+    known = () if slash else reversed(source_names())
+    if alike := {each.split("/")[0]: each for each in known if _short(each) == name.lower()}:
         raise InputError(f"unknown model source {name!r}; did you mean {' or '.join(map(repr, alike.values()))}?")
     raise unknown("model source", kind, [*_SOURCES, *own.names()])
 
