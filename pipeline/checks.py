@@ -20,6 +20,8 @@ from transforms.chunks import Chunk
 from transforms.distances import distances
 from transforms.store import CLEAN, Store, of_tables, part_of
 
+CLOSE = 1e-4
+"""By how much probabilities may differ that another kind of CPU or GPU has made."""
 _ROUNDING = 1e-6
 _NAMED = 100
 """Missing units that are named, at most: a large run that has hardly begun lacks millions."""
@@ -129,6 +131,48 @@ def check_rows(run: Run) -> Check:
     known = len(run.rows(ACCOUNTS["images"][0])[1])
     if known != run.definitions["images"]["count"]:
         check.wrong.append(f"images: {known} are known, the run was made of {run.definitions['images']['count']}")
+    return check
+
+
+_AT_ODDS = f"""
+select image_id, attack, 'attacks has another label than images' as fault
+from attacks join images using (image_id) where attacks.label <> images.label
+union all
+select image_id, attack, 'predictions has another label than images'
+from predictions join images using (image_id) where predictions.label <> images.label
+union all
+select image_id, attack, 'success does not follow from adversarial_predicted'
+from attacks
+where success <> case when target is null then adversarial_predicted <> label else adversarial_predicted = target end
+union all
+select image_id, attack, 'correct does not follow from predicted'
+from predictions where correct <> (predicted = label and not coalesce(abstained, false))
+union all
+select made.image_id, made.attack, 'attacks has another answer of the surrogate than predictions'
+from attacks as made
+join predictions as before
+on before.image_id = made.image_id and before.attack = 'none'
+   and before.model = made.surrogates[1] and before.view = made.view and before.defense = 'none'
+join predictions as after
+on after.image_id = made.image_id and after.attack = made.attack
+   and after.model = made.surrogates[1] and after.view = made.view and after.defense = 'none'
+where len(made.surrogates) = 1 and made.through = 'none'
+  and (made.clean_predicted <> before.predicted or made.adversarial_predicted <> after.predicted
+       or abs(made.clean_confidence - before.confidence) > {CLOSE}
+       or abs(made.adversarial_confidence - after.confidence) > {CLOSE})
+order by all
+"""  # noqa: S608 - our own text
+
+
+def check_agreement(run: Run) -> Check:
+    """Compares what stands in two tables, and what follows from another column.
+
+    Of a surrogate's answers, those where there was one, and neither a defence nor its draws before it.
+    """
+    check = Check("rows agree with one another")
+    check.looked_at = sum(len(run.read(table, ["image_id"])) for table in ("attacks", "predictions"))
+    for image_id, attack, fault in run.rows(_AT_ODDS)[1]:
+        check.wrong.append(f"{image_id} after {attack}: {fault}")
     return check
 
 

@@ -46,6 +46,8 @@ def read_yaml(text: str, where: str) -> Any:
         raise InputError(f"{where}: is nested too deeply; at most {_DEEPEST} levels") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    except MemoryError:  # the machine's memory is no property of the file
+        raise
     except Exception as error:  # of a wrong number ruamel raises anything from ValueError to IndexError
         raise InputError(f"{where}: not valid YAML: {printable(error)}") from None
 

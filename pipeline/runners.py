@@ -100,7 +100,8 @@ def _refuse_typos(extra: Sequence[str]) -> None:
         known = {*OUR_OPTIONS, *parser._option_string_actions}
         name = unread[0].partition("=")[0]
         if not name.startswith("-"):
-            raise InputError(f"{name!r} is one argument too many; give one experiment")
+            # Not repeated: of an option that stands too early it is the value, and may be a secret.
+            raise InputError("too many arguments; give one experiment, and after it options, Beam's as --name=value")
         raise unknown("option", name, known)
 
 

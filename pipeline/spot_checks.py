@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from pipeline.checks import Check, Row, picture
+from pipeline.checks import CLOSE, Check, Row, picture
 from pipeline.results import Run
 from transforms.canvases import CanvasBatch, Pixels
 from transforms.chunks import ImageRef
@@ -22,8 +22,6 @@ from transforms.models.batches import micro_batch
 from transforms.predictions import ask, prediction_rows
 from transforms.store import CLEAN
 
-_CLOSE = 1e-4
-"""By how much probabilities may differ that another kind of CPU or GPU has made."""
 _CHOICES = ("predicted", "correct", "abstained")
 _CONFIDENCES = ("confidence", "label_confidence", "target_confidence", "label_confidence_std", "agreement")
 
@@ -123,4 +121,4 @@ def _canvas(run: Run) -> CanvasSpec:
 
 
 def _close(again: float | None, before: float | None) -> bool:
-    return again == before or (again is not None and before is not None and abs(again - before) <= _CLOSE)
+    return again == before or (again is not None and before is not None and abs(again - before) <= CLOSE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.checks import Check, check_canvases, check_files, check_plan, check_rows
+from pipeline.checks import Check, check_agreement, check_canvases, check_files, check_plan, check_rows
 from pipeline.results import open_run
 from pipeline.spot_checks import check_images, check_predictions
 from transforms.held_models import torch_device
@@ -25,6 +25,7 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
     if not files.wrong:
         yield check_plan(run)
         yield check_rows(run)
+        yield check_agreement(run)
         yield check_canvases(run)
         yield check_images(run, sample)
         yield check_predictions(run, sample, device)

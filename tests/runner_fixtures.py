@@ -35,7 +35,7 @@ def need(*programs: str) -> None:
     """Gives a test up for want of a program."""
     missing = [each for each in programs if shutil.which(each) is None]
     if missing:
-        _give_up(f"{' and '.join(missing)} not found on this machine")
+        give_up(f"{' and '.join(missing)} not found on this machine")
 
 
 def get(command: list[str], **environment: str) -> None:
@@ -45,13 +45,14 @@ def get(command: list[str], **environment: str) -> None:
             command, env=os.environ | environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        _give_up(f"{command[0]}: no answer within {_PATIENCE} seconds")
+        give_up(f"{command[0]}: no answer within {_PATIENCE} seconds")
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("go: downloading")]
-        _give_up(f"{command[0]}: {(said or ['failed'])[0]}")
+        give_up(f"{command[0]}: {(said or ['failed'])[0]}")
 
 
-def _give_up(reason: str) -> NoReturn:
+def give_up(reason: str) -> NoReturn:
+    """Skips a test for want of something, in one line; in CI it fails."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -1,12 +1,16 @@
 """Many small parts become few files at the end of a large run, and no reader sees a row twice or not at all."""
 
+import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from pipeline_helpers import invoke, rows, run, sample_files, stamps, tiny, written
+from pipeline_helpers import contents, everything, invoke, rows, run, sample_files, stamps, start, tiny, written
+from test_resume import DIES_BEFORE_RENAMING
 
 from pipeline.compaction import FEW, compact
 from pipeline.results import open_run
@@ -162,3 +166,22 @@ def test_a_damaged_group_is_made_again(large: tuple[Path, Path]) -> None:
     assert group.read_bytes() == whole
     name = group.relative_to(output).as_posix()
     assert {**stamps(output), name: 0} == {**before, name: 0}
+
+
+def test_killed_while_parts_are_gathered_the_same_command_goes_on(large: tuple[Path, Path], tmp_path: Path) -> None:
+    """One group has its name and its parts have gone, of the next nothing has its name yet."""
+    experiment, finished = large
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    first, second = sorted((output / "predictions").rglob("group-00000.parquet"))
+    first.unlink()
+    second.unlink()
+    arguments = ["run", experiment, "--output", output, "--direct_num_workers=1", second]
+    process = start(tmp_path / "log", Path(sys.executable), "-c", DIES_BEFORE_RENAMING, *arguments)
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "log" / "stderr").read_text()
+    assert [len(list(each.parent.glob("[cg]*.parquet"))) for each in (first, second)] == [1, FEW + 2]
+    assert first.exists() and not second.exists()
+    assert len(open_run(str(output)).predictions) == 2 * (FEW + 2)
+    run(experiment, output)
+    assert contents(output) == contents(finished)
+    assert everything(output).keys() == everything(finished).keys()

@@ -27,6 +27,7 @@ from scipy.io import savemat
 
 from pipeline.experiment import load_experiment
 from pipeline.labels import read_devkit, read_labels
+from pipeline.plain_yaml import read_yaml
 from pipeline.run import prepare
 from pipeline.run_directory import read_run
 from transforms.classes import class_wnid
@@ -58,6 +59,21 @@ def bounded_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+GREEDY: dict[str, tuple[str, Callable[[], Any]]] = {
+    "images": ("transforms.decode._upright_rgb", lambda: decode(b"an image", CanvasSpec(16, 12))),
+    "experiments": ("pipeline.plain_yaml._unshared", lambda: read_yaml("name: x", "an experiment")),
+}
+
+
+@pytest.mark.parametrize("step", GREEDY)
+def test_too_much_memory_is_not_taken_for_damage(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the bound would prove nothing: whoever exceeds it would only say that the input is wrong."""
+    name, read = GREEDY[step]
+    monkeypatch.setattr(name, lambda *_: bytes(2 * MEMORY))
+    with pytest.raises(MemoryError):
+        read()
 
 
 def assert_one_line(error: Exception, longest: int = 3000) -> None:

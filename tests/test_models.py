@@ -349,6 +349,16 @@ def test_a_pin_holds_the_preprocessing_and_an_absolute_path(
     assert pin(LITE0).weights is None
 
 
+def test_weights_that_changed_since_they_were_pinned(resnet: nn.Module, tmp_path: Path) -> None:
+    """As where a worker has another file under the same path."""
+    path = save(resnet.state_dict(), tmp_path / "mine.pth")
+    pinned = pin(RESNET, path)
+    save({name: value + 1 for name, value in resnet.state_dict().items()}, tmp_path / "mine.pth")
+    with pytest.raises(InputError) as caught:
+        HeldModels({"mine": pinned}, "cpu")["mine"]
+    assert str(caught.value) == f"{path}: not the weights of {RESNET} that this run was started with"
+
+
 # torchvision ---------------------------------------------------------------------------------------------------------
 
 RESNET = "torchvision/resnet18@IMAGENET1K_V1"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keras_helpers import MODELS, calibrated
@@ -49,9 +50,15 @@ def test_five_networks_from_one_surrogate(weights: dict[str, Path], tmp_path: Pa
     }
 
 
-def test_what_is_missing_is_said_in_one_line(nasnet: NASNet, tmp_path: Path) -> None:
+def test_what_is_missing_is_said_in_one_line(nasnet: NASNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_args: Any, **_keys: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
     line = refused(ORIGIN, tmp_path / "run", "--set=models.nasnet=onnx/missing.onnx")
     assert "onnx/missing.onnx" in line and "megalith export" in line
     line = refused(ORIGIN, tmp_path / "run", f"--set=models.nasnet=onnx/{nasnet.path}")
-    assert "keras/ResNet50: no " in line and "https://storage.googleapis.com/" in line and "weights:" in line
+    assert f"keras/ResNet50: no {tmp_path}/cache/models/" in line and "(no route to host)" in line
+    assert "https://storage.googleapis.com/" in line and "weights:" in line
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """A run that is killed goes on, a finished one grows by what is new, and nothing that is finished is made again."""
 
+import atexit
 import errno
 import json
 import os
@@ -35,7 +36,7 @@ from pipeline.results import open_run
 from pipeline.run import execute, prepare
 from pipeline.runners import runner_options
 from transforms.errors import InputError
-from transforms.models.sources import ModelSource
+from transforms.models.sources import ModelSource, model_source
 from transforms.store import Part, Store
 from transforms.tables import failure_row, rows_table
 
@@ -51,6 +52,7 @@ def unpublished(output: Path) -> list[str]:
 MI = tiny()["attacks"]["mi"]
 PGD = tiny()["attacks"]["pgd"]
 MODELS = tiny()["models"]
+OTHER_WEIGHTS = str(model_source(MODELS["lite1"]).weights)
 
 
 # --- killed
@@ -275,6 +277,11 @@ def test_the_same_command_again_does_nothing(
             id="model-source",
         ),
         pytest.param(
+            {"models": {**MODELS, "lite0": {"source": MODELS["lite0"], "weights": OTHER_WEIGHTS}}},
+            ["models.lite0.weights_sha256"],
+            id="weights",
+        ),
+        pytest.param(
             {"images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[:4]]}},
             ["images", "3", "4"],
             id="more-images",
@@ -323,6 +330,8 @@ def test_truncated_parts_are_made_again(size: float, tiny_run: Finished, tmp_pat
     for path in (IMAGES, CLEAN, ATTACKED, ATTACKS, PREDICTIONS):
         whole = (output / path).read_bytes()
         (output / path).write_bytes(whole[: int(len(whole) * size) if size == 0.5 else int(size)])
+    planned = invoke("plan", tiny_run.experiment, "--output", output).stdout
+    assert "damaged parts: 5" in planned and "about 0 forward" not in planned
     run(tiny_run.experiment, output)
     assert contents(output) == contents(tiny_run.output)
 
@@ -369,6 +378,14 @@ def test_what_cannot_be_listed_is_not_taken_for_missing(tiny_run: Finished, monk
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(PermissionError, match="attack=pgd"):
         open_run(str(tiny_run.output)).sql("select count(*) from attacks")
+    # What the commands end is this process.
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    experiment = [tiny_run.experiment, "--output", tiny_run.output]
+    for arguments in (["sql", tiny_run.output, "select 1"], ["plan", *experiment], ["run", *experiment]):
+        result = invoke(*arguments)
+        (said,) = result.stderr.splitlines()
+        assert result.exit_code == 1 and said.startswith("megalith: ") and "Permission denied" in said
 
 
 def test_a_run_that_another_overtook_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc as services
-from pipeline_helpers import ROOT, refused, tiny, written
+from pipeline_helpers import ROOT, complaint, invoke, refused, tiny, written
 from runner_fixtures import get, need
 
 from pipeline.runners import check_paths, runner_options, workers_here
@@ -72,6 +72,14 @@ def test_whose_threads_workers_are(here: bool, runner: str, typed: list[str]) ->
     before = options.get_all_options()
     assert workers_here(options) == here
     assert options.get_all_options() == before
+
+
+def test_an_argument_too_many_is_not_repeated_where_it_may_be_a_secret(tmp_path: Path) -> None:
+    """Options of Beam's that come before the experiment lose their values to it."""
+    experiment = written(tmp_path, tiny())
+    assert "too many arguments; give one experiment" in refused(experiment, tmp_path / "run", "two.yaml")
+    said = complaint(invoke("plan", "--s3_secret_access_key", "of-a-test", experiment, "--output", tmp_path / "run"))
+    assert "too many arguments" in said and "of-a-test" not in said
 
 
 def test_prism_may_take_its_time() -> None:

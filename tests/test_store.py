@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,10 +78,11 @@ def test_an_empty_part_is_a_part(store: Store) -> None:
 
 
 class FullDisk:
-    """A file that takes half of what is written, and then there is no space left."""
+    """A file that takes half of what is written, and then no more: by default, there is no space left."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, number: int = errno.ENOSPC) -> None:
         self._file = file
+        self._number = number
 
     def __enter__(self) -> "FullDisk":
         return self
@@ -91,14 +93,14 @@ class FullDisk:
     def write(self, content: bytes) -> int:
         self._file.write(content[: len(content) // 2])
         self._file.flush()
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(self._number, os.strerror(self._number))
 
 
-def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
     create = FileSystems.create
 
     def full(path: str, *arguments: Any, **named: Any) -> FullDisk:
-        return FullDisk(create(path, *arguments, **named))
+        return FullDisk(create(path, *arguments, **named), number)
 
     monkeypatch.setattr(FileSystems, "create", staticmethod(full))
 
@@ -108,12 +110,15 @@ def seen(folder: Path, table: str) -> int:
     return int(ds.dataset(str(folder / table), format="parquet", schema=TABLES[table].columns).count_rows())
 
 
-def test_a_full_disk_leaves_no_visible_part(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_full_or_failing_disk_leaves_no_visible_part(
+    number: int, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.publish(images_part(0), images(5))
-    fill_the_disk(monkeypatch)
-    with pytest.raises(OSError, match="No space left") as caught:
+    fill_the_disk(monkeypatch, number)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
         store.publish(images_part(1), images(50))
-    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.errno == number
     assert not store.has(images_part(1))
     assert [name for name in files(folder) if name.endswith(".parquet")] == ["images/chunk-00000.parquet"]
     assert seen(folder, "images") == 5
@@ -145,6 +150,26 @@ def test_until_it_is_renamed_nobody_sees_a_part(store: Store, folder: Path, monk
     assert Path(temporary).name.startswith(".")
     assert Path(temporary).suffix != ".parquet"
     assert seen(folder, "images") == 5
+
+
+def test_what_gets_its_name_has_reached_the_disk(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it: or a loss of power could leave the name with fewer bytes, or none."""
+    moments: list[tuple[str, int, int]] = []
+    fsync, rename = os.fsync, FileSystems.rename
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        moments.append(("synced", os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+
+    def renamed(sources: list[str], destinations: list[str]) -> None:
+        rename(sources, destinations)
+        moments.append(("renamed", Path(destinations[0]).stat().st_ino, Path(destinations[0]).stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(FileSystems, "rename", staticmethod(renamed))
+    store.publish(images_part(0), images(5))
+    part = (folder / images_part(0).path).stat()
+    assert moments == [(word, part.st_ino, part.st_size) for word in ("synced", "renamed")]
 
 
 def test_two_writers_use_two_temporary_names(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from pipeline_helpers import (
     written,
 )
 from preforked import Preforked, Process, preforked
+from runner_fixtures import give_up
 
 from pipeline.run import _machine_failure
 from transforms.store import is_temporary
@@ -91,34 +92,56 @@ def test_killed_at_random_moments_the_tables_are_the_same(
 
 KILLER = '''
 import os, signal
-import torch
 
-def killer(canvases, *, level: int):
+def defense(canvases, *, level: int):
     """Kills the process that looks at a picture whose first pixel is of that level."""
     if (canvases[:, :, 0, 0].sum(dim=1) == level).any():
         os.kill(os.getpid(), signal.SIGKILL)
     return canvases
+
+def attack(surrogates, batch, ball, *, level: int = 0):
+    """Does so as well."""
+    defense(batch.canvases, level=level)
+    return batch.clean
 '''
+POINTS = """
+[megalith.defenses]
+killer = killer:defense
+[megalith.attacks]
+killer = killer:attack
+"""
 
 
-def test_an_image_that_kills_its_process_is_isolated(tiny_run: Finished, tmp_path: Path) -> None:
-    """Behind an own defence that kills: after three deaths there is a row of failures, and the rest is as ever."""
-    package = tmp_path / "package"
-    (package / "killer-0.1.dist-info").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preforked]:
+    """Commands beside a user's package of an attack and a defence that kill."""
+    package = tmp_path_factory.mktemp("package")
+    (package / "killer-0.1.dist-info").mkdir()
     (package / "killer.py").write_text(KILLER)
     (package / "killer-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 0.1\n")
-    (package / "killer-0.1.dist-info" / "entry_points.txt").write_text("[megalith.defenses]\nkiller = killer:killer\n")
+    (package / "killer-0.1.dist-info" / "entry_points.txt").write_text(POINTS)
+    with preforked(PYTHONPATH=str(package)) as found:
+        yield found
+
+
+def until_none_is_killed(commands: Preforked, log: Path, *arguments: object) -> tuple[list[int], str]:
+    """The same command again and again; its exit codes, and what the last one said."""
+    codes: list[int] = []
+    while not codes or codes[-1] == -signal.SIGKILL:
+        assert len(codes) < 10
+        process = commands.start(log, *arguments)
+        codes.append(process.wait())
+    return codes, process.stderr
+
+
+def test_an_image_that_kills_its_process_is_isolated(killing: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    """Behind an own defence that kills: after three deaths there is a row of failures, and the rest is as ever."""
     output = tiny_run.copy(tmp_path / "run")
     before = contents(output)
     level, doomed = first_pixel_of_a_clean_canvas(output)
     experiment = written(tmp_path, tiny(defenses={"jpeg": {"quality": [75]}, "killer": {"level": level}}))
-    with preforked(PYTHONPATH=str(package)) as commands:
-        codes = []
-        while not codes or codes[-1] == -signal.SIGKILL:
-            assert len(codes) < 10
-            process = commands.start(tmp_path / "log", "run", experiment, "--output", output)
-            codes.append(process.wait())
-    assert codes[-1] == 3, process.stderr
+    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes[-1] == 3, said
     failures = rows(output, "failures")
     assert {row["image_id"] for row in failures} == {doomed}
     assert {(row["stage"], row["defense"], row["error_type"]) for row in failures} == {
@@ -129,6 +152,27 @@ def test_an_image_that_kills_its_process_is_isolated(tiny_run: Finished, tmp_pat
     assert len(behind) + len(failures) == 3 * 3  # images, attacks and clean
     after = contents(output)
     assert before.items() <= after.items()
+    assert unfinished(output) == []
+
+
+def test_an_image_that_kills_whoever_attacks_it_is_isolated(
+    killing: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """The rest of its chunk is attacked."""
+    output = tiny_run.copy(tmp_path / "run")
+    before = contents(output)
+    level, doomed = first_pixel_of_a_clean_canvas(output)
+    killer = {"recipe": "killer", "surrogates": ["lite0"], "eps": "4/255", "level": level}
+    experiment = written(tmp_path, tiny(attacks={"killer": killer}, defenses={}))
+    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes == [-signal.SIGKILL] * 3 + [3], said
+    (failure,) = rows(output, "failures")
+    assert (failure["stage"], failure["attack"], failure["error_type"]) == ("attack", "killer", "ProcessDied")
+    assert failure["image_id"] == doomed
+    others = {row["image_id"] for row in rows(output, "images")} - {doomed}
+    for table in ("attacks", "canvases", "predictions"):
+        assert {row["image_id"] for row in rows(output, table) if row["attack"] == "killer"} == others
+    assert before.items() <= contents(output).items()
     assert unfinished(output) == []
 
 
@@ -151,12 +195,8 @@ def test_an_image_that_kills_whoever_decodes_it_is_isolated(tiny_run: Finished, 
     doomed = rows(tiny_run.output, "images")[1]
     output, experiment = tmp_path / "run", written(tmp_path, tiny(attacks={}, defenses={}))
     with preforked(PYTHONPATH=str(tmp_path), DOOMED=doomed["bytes_sha256"]) as commands:
-        codes = []
-        while not codes or codes[-1] == -signal.SIGKILL:
-            assert len(codes) < 10
-            process = commands.start(tmp_path / "log", "run", experiment, "--output", output)
-            codes.append(process.wait())
-    assert codes == [-signal.SIGKILL] * 6 + [3], process.stderr
+        codes, said = until_none_is_killed(commands, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes == [-signal.SIGKILL] * 6 + [3], said
     (failure,) = rows(output, "failures")
     assert (failure["stage"], failure["image_id"], failure["error_type"]) == ("load", doomed["image_id"], "ProcessDied")
     assert json.loads((output / "run.json").read_text())["proofs"]["lite0"][1] == 2
@@ -224,7 +264,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", "size=600k", "none", str(folder)]
     if not MOUNT or subprocess.run([MOUNT, *options], capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a filesystem")
+        give_up("this user may not mount a filesystem")
     yield folder
     subprocess.run([UMOUNT, str(folder)], check=True)
 

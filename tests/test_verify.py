@@ -51,10 +51,11 @@ def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:
     images, attacks, models, defenses = 7, 3, 2, 2
     canvases = images * (1 + attacks)
     predictions = canvases * models * (1 + defenses)
-    files, units, rows, seen, read, again = cases(said).values()
+    files, units, rows, agree, seen, read, again = cases(said).values()
     assert files == [len(stamps(small_run.output)), 0, 0]
     assert units[1:] == [0, 0]
     assert rows == [images + images * attacks + canvases + predictions, 0, 0]
+    assert agree == [images * attacks + predictions, 0, 0]
     assert seen == [canvases, 0, 0]
     assert read == [images, 0, 0]
     assert again == [predictions, 0, 0]
@@ -129,6 +130,26 @@ CHANGES: dict[str, tuple[str, Callable[[Rows], object], list[str]]] = {
         CLEAN,
         lambda rows: brighter(rows[0], 9, consistent=True),
         ["becomes another canvas"],
+    ),
+    "an image has another label": (
+        IMAGES,
+        lambda rows: rows[0].update(label=rows[0]["label"] + 1),
+        ["after none: predictions has another label", "after pgd: attacks has another label"],
+    ),
+    "an attack has failed after all": (
+        ATTACKS,
+        lambda rows: rows[0].update(success=not rows[0]["success"]),
+        ["after pgd: success does not follow"],
+    ),
+    "a surrogate has said something else": (
+        ATTACKS,
+        lambda rows: rows[0].update(adversarial_confidence=rows[0]["adversarial_confidence"] / 2),
+        ["after pgd: attacks has another answer of the surrogate"],
+    ),
+    "a prediction is right after all": (
+        PREDICTIONS,
+        lambda rows: rows[0].update(correct=not rows[0]["correct"]),
+        ["after pgd: correct does not follow"],
     ),
     "a prediction is another": (
         PREDICTIONS,

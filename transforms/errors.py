@@ -1,10 +1,12 @@
 """The one exception for a user's mistake, and the sentence that mends it."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 _LISTED = 50
 """Names in a message, at most; all attacks or defences, but not all models."""
+_USER_OF_A_URL = re.compile(r"://[^/\s@]*@")
 
 
 class InputError(ValueError):
@@ -32,8 +34,9 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
 
 
 def printable(said: object, longest: int = 2000) -> str:
-    """A text, or what an exception says, on one line: without signs that a terminal acts upon, and cut to a length."""
-    words = " ".join(str(said).split()) or type(said).__name__
+    """A text, or what an exception says, on one line, cut to a length: without signs that a terminal acts upon, and
+    without passwords in URLs."""
+    words = " ".join(_USER_OF_A_URL.sub("://", str(said)).split()) or type(said).__name__
     shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[:longest]} …"
 
