@@ -22,6 +22,7 @@ from pydantic import (
 from pipeline.strict import Names, Ratio, Strict, one_of
 from transforms.attack import AttackSpec
 from transforms.attacks.balls import BALLS
+from transforms.attacks.loop import AttackLoop
 from transforms.attacks.recipes import RECIPES, recipe
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
 from transforms.classes import resolve_class
@@ -36,6 +37,8 @@ _LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
 """Parameters that are lengths in the attack's norm."""
 _PIXELS = {"spectrum_noise"}
 """Parameters in the unit of [0, 1] pixels, whatever the norm."""
+_CARRIED = {"decay", "normalized", "beta1", "beta2", "attenuation"}
+"""Parameters of what a step carries on to the next."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -152,7 +155,8 @@ class AttackConfig(Strict):
     @model_validator(mode="after")
     def _objective(self) -> "AttackConfig":
         """Averaged probabilities have no logits but their own logarithms. To the other objectives, which see
-        differences of logits, that is the same; `logit` would silently be another one."""
+        differences of logits, that is the same; `logit` would silently be another one. And losses that are logits
+        average to what logits average to."""
         if recipe(self.recipe).kind != "gradient" or dict(self.parameters).get("objective") != "logit":
             return self
         averaged = None
@@ -162,6 +166,8 @@ class AttackConfig(Strict):
             averaged = f"view: {self.view}"
         if averaged is not None:
             raise InputError(f"objective: logit would be cross-entropy with {averaged}; logit-margin, say, would not")
+        if self.fuse == "losses":
+            raise InputError("fuse: losses would average logits with objective: logit, as by default; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +188,20 @@ class AttackConfig(Strict):
                 )
         for spec in self.specs("", ()):
             spec.build()
+        return self
+
+    @model_validator(mode="after")
+    def _carried(self) -> "AttackConfig":
+        """A default may be without effect: nobody asked for it, and `run.json` holds it, too."""
+        (spec, *_), defaults = self.specs("", ()), recipe(self.recipe).parameters
+        loop, own = spec.build(), dict(spec.parameters)
+        if not isinstance(loop, AttackLoop):
+            return self
+        for key in (key for key in own if key in _CARRIED and own[key] != defaults[key][1]):
+            if loop.steps == 1 and not hasattr(loop.estimator, key):  # one with steps of its own carries within one
+                raise InputError(f"{key}: {own[key]} has no effect with steps: 1; take 2 or more")
+            if key == "normalized" and own.get("decay") == 0:
+                raise InputError(f"normalized: {own[key]} has no effect with decay: 0; take a decay above 0")
         return self
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:

@@ -14,6 +14,7 @@ from pipeline.manifest import ImagesConfig
 from pipeline.plain_yaml import MAX_BYTES, read_yaml
 from pipeline.strict import Name, Names, Strict, different, first_problem
 from transforms.attack import AttackSpec
+from transforms.attacks.bands import leaked
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
 from transforms.attacks.recipes import recipe
@@ -25,6 +26,8 @@ from transforms.models.views import problem
 from transforms.randomness import Draws
 from transforms.store import CLEAN
 
+_NOTHING = 1e-6
+"""Of a picture's energy, where one frequency has 1/224 of it."""
 _LONGEST_NAME = 240
 """Of a folder, with `defense=` before it: filesystems take 255 bytes."""
 
@@ -124,7 +127,7 @@ class Experiment(Strict):
         blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for spec in self.specs:
             try:
-                _try_transformations(spec, blank)
+                _try_parts(spec, blank)
             except InputError as error:
                 raise InputError(f"attacks.{spec.name}: {error}") from None
         for where, defense in (
@@ -251,10 +254,18 @@ class _Least(Draws):
         return torch.zeros(1, *shape)
 
 
-def _try_transformations(spec: AttackSpec, blank: torch.Tensor) -> None:
-    """Some parameters are out of range for small canvases only."""
+def _try_parts(spec: AttackSpec, blank: torch.Tensor) -> None:
+    """Some parameters are out of range, or without effect, for small canvases only."""
     label = torch.zeros(1, dtype=torch.int64)
     batch = Batch(blank, Goal(label), _Least(0, spec.name, [""]), blank, label)
-    for transformation in spec.build().transformations:
+    attack = spec.build()
+    for transformation in attack.transformations:
         for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
             transformation(batch.clean, copy, batch.draws, batch)
+    if attack.band is not None:
+        side = blank.shape[-1]
+        dot = torch.zeros(blank.shape)
+        dot[..., side // 2, side // 2] = 1  # of all frequencies
+        if leaked(attack.band, dot) < _NOTHING:
+            cutoff = dict(spec.parameters)["cutoff"]
+            raise InputError(f"cutoff: {cutoff} keeps every frequency of a canvas of {side} pixels; take less")

@@ -14,6 +14,7 @@ from attack_helpers import (
     POOL_LABELS,
     QUICK,
     SHAPE,
+    SIDE,
     Counted,
     Sums,
     Table,
@@ -52,6 +53,7 @@ from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.views import ten_crop
 from transforms.randomness import Draws
+from transforms.spectrum import cosines
 
 
 def is_loop(name: str) -> bool:
@@ -181,6 +183,60 @@ def test_default_steps_reach_the_edge() -> None:
         assert isinstance(attack, AttackLoop) and attack.alpha == pytest.approx(levels / 255)
     fgsm = recipe("fgsm").make(ball)
     assert isinstance(fgsm, AttackLoop) and fgsm.alpha == 8 / 255 and fgsm.steps == 1
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Four classes, of which the last two are out of the question: between the first two a smooth slope, so that what
+    smooths gradients or limits their frequency has something to follow. Canvases of the first class, far from the box.
+    """
+
+    network: Sums
+    canvases: Tensor
+    slope: np.ndarray
+
+    @classmethod
+    def make(cls) -> "Boundary":
+        """The nearest point of the second class is about 20 levels away."""
+        rng = np.random.default_rng(0)
+        low = cosines(SIDE)[:4].numpy()
+        slope = (low.T @ rng.normal(size=(3, 4, 4)) @ low).ravel()
+        slope *= 100 / abs(slope).sum()
+        canvases = torch.from_numpy(rng.integers(124, 133, (4, *SHAPE)).astype(np.uint8))
+        away = abs(slope).sum() * 20 / 255 + slope.sum() * 128 / 255
+        weight = np.stack([0 * slope, slope, 0 * slope, 0 * slope])
+        return cls(Sums(weight, bias=np.array([0.0, -away, -99.0, -99.0])), canvases, slope)
+
+    def distances(self, norm: str) -> np.ndarray:
+        logits = self.network(self.canvases / 255).detach().double().numpy()
+        return (logits[:, 0] - logits[:, 1]) / np.linalg.norm(self.slope, 1 if norm == "linf" else 2)
+
+
+FURTHER = {"sia": 1.4, "bsr": 2.0, "lf-fgsm": 1.5, "bim-lf": 1.5, "square": 3.0}
+"""Multiples of the distance: of gradients of changed blocks some point elsewhere, no band holds a picture of signs, and
+a few hundred squares are a coarse picture of the slope."""
+MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *PATHS])
+def test_the_boundary_of_a_linear_model_is_crossed_where_it_is(name: str) -> None:
+    """In L∞, or the only norm that there is: with nine tenths of the distance none falls, with a little more all do."""
+    boundary, made = Boundary.make(), recipe(name)
+    norm = made.norms[0]
+    distances = boundary.distances(norm)
+    targets = [1] * 4 if made.goals == "targeted" else None
+
+    def fallen(eps: float) -> Tensor:
+        more = {**QUICK, **MANY, "steps": 60 if made.kind == "minimal-norm" else 10}
+        if made.goals == "targeted":
+            more["alpha"] = eps / 5
+        attack = make(name, norm, eps, **{key: more[key] for key in made.parameters if key in more})
+        models = surrogates(*[boundary.network] * made.models)
+        found = found_by(attack, models, batch_of(boundary.canvases, [0] * 4, targets))
+        return models.logits(found / 255).argmax(dim=1) == 1
+
+    assert not fallen(0.9 * distances.min()).any()
+    assert fallen(FURTHER.get(name, 1.1) * distances.max()).all()
 
 
 # Budgets: every recipe, every norm -----------------------------------------------------------------------------------

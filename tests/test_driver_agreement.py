@@ -12,7 +12,7 @@ from conftest import Samples
 from torch import Tensor, nn
 
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
-from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.drivers import apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, square
 from transforms.attacks.drivers.autoattack import Cascade
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
@@ -167,7 +167,7 @@ def test_norms_are_foolboxs(
                     torchattacks.APGDT(peer, norm="L2", eps=0.25, steps=4, n_classes=3),
                 ]
             ),
-            id="cascade",
+            id="two-stages",
         ),
         pytest.param(
             LinfBall(10 / 255),
@@ -190,6 +190,25 @@ def test_robust_accuracy_is_no_higher_than_torchattacks(
     peers = ball.to_grid(setting.canvases, theirs(setting.peer)(setting.clean, setting.labels).detach())
     fallen, peers_fallen = int(setting.fooled(canvases).sum()), int(setting.fooled(peers).sum())
     assert fallen >= peers_fallen >= 1, (fallen, peers_fallen)
+
+
+def test_autoattack_leaves_no_image_that_torchattacks_parts_of_it_turn(lite0: Classifier, samples: Samples) -> None:
+    """The whole cascade, FAB through its adapter and Square included; of two images, because FAB takes seconds for
+    each that stands."""
+    setting, ball, steps, queries = Setting(lite0, samples, 2), L2Ball(0.2), 2, 10
+    canvases, _ = setting.attack(autoattack.autoattack(ball, steps=steps, queries=queries))
+    common = {"norm": "L2", "eps": ball.eps}
+    theirs = torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(setting.peer, **common, steps=steps),
+            torchattacks.APGDT(setting.peer, **common, steps=steps, n_classes=10),
+            torchattacks.FAB(setting.peer, **common, steps=steps, multi_targeted=True, n_classes=10),
+            torchattacks.Square(setting.peer, **common, n_queries=queries, p_init=0.8),
+        ]
+    )
+    peers = ball.to_grid(setting.canvases, theirs(setting.clean, setting.labels).detach())
+    assert setting.fooled(peers).any()
+    assert (setting.fooled(canvases) | ~setting.fooled(peers)).all()
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.15])

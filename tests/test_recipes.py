@@ -1,12 +1,28 @@
 """Recipes: what may be named, how bases and parts combine, and what an experiment may set."""
 
 import inspect
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
-from attack_helpers import PATHS, QUICK, batch_of, bent, found_by, iterate, make, quick, some_canvases, surrogates
+from attack_helpers import (
+    EPS,
+    PATHS,
+    QUICK,
+    batch_of,
+    bent,
+    found_by,
+    iterate,
+    make,
+    quick,
+    some_canvases,
+    surrogates,
+)
+from pipeline_helpers import tiny, written
 
+from pipeline.experiment import load_experiment
+from transforms.attack import AttackSpec
 from transforms.attacks import recipes
 from transforms.attacks.balls import BALLS, Ball, LinfBall
 from transforms.attacks.estimators import AtThePoint, VarianceTuning
@@ -180,6 +196,84 @@ def test_parameters_are_those_of_the_chain() -> None:
     assert parameters["objective"] == (ObjectiveName, "cross-entropy")
 
 
+STEPS = {"steps": 10, "alpha": None}
+MI = {**STEPS, "decay": 1.0, "normalized": True}
+DI = {"resize_rate": 1.1, "diversity_probability": 0.5}
+TI = {"kernel_size": 15, "kernel_sigma": 3.0}
+SI = {"scales": 5}
+VARIANCE = {"neighbors": 20, "beta": 1.5}
+TARGETED = {**MI, "steps": 300, "alpha": 2 / 255, "normalized": False, **DI, "diversity_probability": 0.7}
+APGD = {"steps": 100, "restarts": 1, "rho": 0.75}
+DEFAULTS: dict[str, dict[str, object]] = {
+    "fgsm": {},
+    "bim": STEPS,
+    "pgd": {**STEPS, "random_start": True},
+    "adam-pgd": {**STEPS, "beta1": 0.9, "beta2": 0.999, "stabilizer": 1e-8},
+    "mi-fgsm": MI,
+    "ni-fgsm": {**STEPS, "decay": 1.0},
+    "pi-fgsm": {**STEPS, "amplification": 10.0, "project_factor": None, "project_kernel": 3},
+    "vmi-fgsm": {**MI, **VARIANCE},
+    "vni-fgsm": {**STEPS, "decay": 1.0, **VARIANCE},
+    "emi-fgsm": {**MI, "samples": 11, "radius": 7.0},
+    "gra": {**MI, "neighbors": 20, "beta": 3.5, "attenuation": 0.94},
+    "pgn": {**MI, "neighbors": 20, "beta": 3.0, "balance": 0.5},
+    "di-fgsm": {**MI, **DI},  # 299 pixels become 330
+    "ti-fgsm": {**MI, **TI},
+    "si-fgsm": {**MI, **SI},
+    "si-ni-fgsm": {**STEPS, "decay": 1.0, **SI},
+    "dem": {**STEPS, "decay": 1.0, "resize_rates": (1.14, 1.27, 1.4, 1.53, 1.66)},
+    "admix": {**MI, "mixed_images": 3, "admix_strength": 0.2, **SI},
+    "ssa": {**MI, "spectra": 20, "spectrum_noise": 16 / 255, "spectrum_spread": 0.5},
+    "sia": {**MI, "structures": 20, "structure_blocks": 3},
+    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0},  # the authors' later code has 3 blocks
+    "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
+    "svre": {**MI, "inner_steps": None, "inner_alpha": None},
+    "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
+    "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
+    "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
+    "logit-margin": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit-margin"},
+    "cw": {
+        **{"confidence": 0.0, "steps": 10_000, "learning_rate": 0.01, "binary_search_steps": 9},
+        **{"initial_const": 1e-3, "abort_early": True},
+    },
+    "deepfool": {"steps": 50, "overshoot": 0.02, "candidates": 10},
+    "ddn": {"steps": 100, "init_norm": 1.0, "gamma": 0.05, "alpha": 1.0, "alpha_final": 0.01},
+    "fmn": {"steps": 100, "alpha": 1.0, "alpha_final": None, "gamma": 0.05, "gamma_final": 0.001},
+    "apgd-ce": APGD,
+    "apgd-dlr": APGD,
+    "apgd-t": {**APGD, "target_classes": 9},
+    "square": {"queries": 10_000, "p_init": None},
+    "autoattack": {"steps": 100, "queries": 5000},
+}
+"""Of every recipe, as its paper, or its authors' code, has them for ImageNet."""
+COMMON_DEFAULTS = {"objective": "cross-entropy", "keep": "last", "random_start": False, "restarts": 1, "eot": 1}
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_defaults_are_the_papers(name: str) -> None:
+    expected = {**(COMMON_DEFAULTS if name in NAMED else {}), **DEFAULTS[name]}
+    assert {key: default for key, (_, default) in recipe(name).parameters.items()} == expected
+
+
+def test_what_none_stands_for() -> None:
+    """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
+    what PI passes on is as long as its step."""
+    assert [make("square", norm) for norm in ("linf", "l2")] == [
+        make("square", norm, p_init=part) for norm, part in (("linf", 0.05), ("l2", 0.1))
+    ]
+    for name, parameters in {
+        "fmn": {"alpha_final": 0.01},
+        "svre": {"inner_alpha": EPS["linf"] / 10},
+        "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
+        "pi-fgsm": {"project_factor": EPS["linf"]},
+    }.items():
+        models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
+        batch = batch_of(some_canvases(3), [0, 1, 2])
+        found = [found_by(make(name, steps=10, **each), models, batch) for each in ({}, parameters)]
+        assert torch.equal(*found), name
+    assert make("svre").cost(3) == make("svre", inner_steps=12).cost(3)
+
+
 def test_defaults_of_a_recipe_win_over_those_of_its_parts() -> None:
     parameters = recipe("logit").parameters
     expected = {"steps": 300, "alpha": 2 / 255, "normalized": False, "diversity_probability": 0.7, "kernel_size": 5}
@@ -238,6 +332,74 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         else:
             changed = ends(**{key: other[key]})
         assert changed[0] != plain[0] or not torch.equal(changed[1], plain[1]), key
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+TWO = {"surrogates": ["lite0", "lite1"]}
+
+
+def load(folder: Path, **attack: Any) -> AttackSpec:
+    """Of an experiment with one attack, on Lite0 within 4/255 unless it says otherwise."""
+    attacks = {"a": {"surrogates": ["lite0"], "eps": "4/255", **attack}}
+    (spec,) = load_experiment(str(written(folder, tiny(attacks=attacks)))).specs
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ({"recipe": "mi-fgsm", "steps": 1, "decay": 0.5}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "mi-fgsm", "steps": 1, "normalized": False}, "normalized: False has no effect with steps: 1"),
+        ({"recipe": "adam-pgd", "steps": 1, "beta1": 0.5}, "beta1: 0.5 has no effect with steps: 1"),
+        ({"recipe": "adam-pgd", "steps": 1, "beta2": 0.5}, "beta2: 0.5 has no effect with steps: 1"),
+        ({"recipe": "gra", "steps": 1, "attenuation": 0.5}, "attenuation: 0.5 has no effect with steps: 1"),
+        ({"recipe": "adaea", "steps": 1, "decay": 0.5, **TWO}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "svre", "steps": 1, "normalized": False, **TWO}, "normalized: False has no effect with steps: 1"),
+        ({"recipe": "mi-fgsm", "decay": 0, "normalized": False}, "normalized: False has no effect with decay: 0"),
+        ({"recipe": "ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
+        ({"recipe": "si-ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
+        ({"recipe": "ni-fgsm", "decay": 0}, "decay: 0.0 is not above 0"),
+        ({"recipe": "gra", "attenuation": 1}, "attenuation: 1.0 is not in (0, 1)"),
+        ({"recipe": "adaea", "threshold": -1, **TWO}, "threshold: -1.0 is not in (-1, 1]"),
+        ({"recipe": "mi-lf", "cutoff": 0.996}, "cutoff: 0.996 keeps every frequency of a canvas of 224 pixels"),
+        ({"recipe": "bim", "objective": "logit", "fuse": "losses", **TWO}, "fuse: losses would average logits"),
+        ({"recipe": "logit", "target": 1, "fuse": "losses", **TWO}, "fuse: losses would average logits"),
+    ],
+)
+def test_a_part_without_effect_is_refused_in_one_line(attack: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
+        load(tmp_path, **attack)
+    assert f"attacks.a: {said}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"recipe": "mi-fgsm", "steps": 1},
+        {"recipe": "adam-pgd", "steps": 1},
+        {"recipe": "gra", "steps": 1},
+        {"recipe": "logit", "target": 1, "steps": 1},
+        {"recipe": "logit", "target": 1, "decay": 0},
+        {"recipe": "mi-fgsm", "decay": 0},
+        {"recipe": "mi-lf", "cutoff": 0.995},
+        {"recipe": "mi-lf", "cutoff": 0.995, "basis": "fourier"},
+        {"recipe": "svre", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "cwa", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "bim", "objective": "logit", "fuse": "logits", **TWO},
+    ],
+)
+def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path) -> None:
+    """Nobody asked for it. `run.json` writes defaults out, and can be read again. SVRE and CWA have inner steps."""
+    spec = load(tmp_path, **attack)
+    assert load(tmp_path, **{**dict(spec.parameters), **attack}) == spec
+
+
+@pytest.mark.parametrize("name", ["svre", "cwa"])
+def test_momentum_within_a_single_step_has_an_effect(name: str) -> None:
+    batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
+    found = [found_by(make(name, steps=1, decay=decay), models, batch) for decay in (0.1, 1.0)]
+    assert not torch.equal(*found)
 
 
 # A recipe of one's own -----------------------------------------------------------------------------------------------

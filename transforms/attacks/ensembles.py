@@ -84,7 +84,7 @@ class AdaptiveEnsemble:
 
     def __post_init__(self) -> None:
         above(0, ensemble_beta=self.beta)
-        within("[-1, 1]", threshold=self.threshold)
+        within("(-1, 1]", threshold=self.threshold)  # none is below -1
 
     def begin(self) -> Estimate:
         def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:

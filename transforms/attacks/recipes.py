@@ -84,7 +84,9 @@ def mi_fgsm(
 
 def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
     """MI-FGSM whose gradients are taken where its momentum leads: alpha * decay ahead (Nesterov)."""
+    above(0, decay=decay)
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    _looks_back(loop)
     return replace(loop, lookahead=loop.alpha * decay)
 
 
@@ -149,7 +151,7 @@ def relevance_weighed(
 ) -> AttackLoop:
     """Gradients weighed with those around, within beta * eps; steps shrink where signs change."""
     above(0, beta=beta)
-    within("(0, 1]", attenuation=attenuation)
+    within("(0, 1)", attenuation=attenuation)  # with 1 no step would shrink
     estimator = GradientRelevance(loop.ball, neighbors, beta * loop.ball.eps)
     return replace(loop, estimator=estimator, step=hesitant(loop.ball, loop.alpha, attenuation))
 

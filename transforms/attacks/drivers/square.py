@@ -195,8 +195,8 @@ def _norm(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return norms
 
 
-def square(ball: Ball, *, queries: int = 5000, p_init: float | None = None) -> Square:
-    """By default the paper's first squares for ImageNet: 5 % of the image in L∞, 10 % in L2."""
+def square(ball: Ball, *, queries: int = 10_000, p_init: float | None = None) -> Square:
+    """By default the paper's queries and first squares for ImageNet: 5 % of the image in L∞, 10 % in L2."""
     if p_init is None:
         p_init = 0.05 if ball.norm == "linf" else 0.1
     return Square(ball, queries, p_init)
