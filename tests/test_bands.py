@@ -138,11 +138,12 @@ def test_nothing_leaks_from_inside_and_all_from_outside(basis: str) -> None:
     name=st.sampled_from(["mi-lf", "bim-lf", "pgd-lf", "ni-lf", "vmi-lf", "mi-di-lf"]),
 )
 def test_an_attack_stays_in_its_band(norm: str, basis: str, seed: int, cutoff: float, step_in: str, name: str) -> None:
-    """Where ball and box do not cut in: grey canvases and a budget that is not reached. Rounding leaks a little."""
+    """Where ball and box do not cut in: grey canvases and a budget that is not reached. Rounding leaks half a
+    level per value at most."""
     grey = torch.full((2, 3, SIDE, SIDE), 128, dtype=torch.uint8)
     batch = batch_of(grey, [0, 1], seed=seed)
-    alpha = 1.0 if (norm, step_in) == ("l1", "pixels") else EPS[norm] / 2  # where a few values take the whole step
-    few = {"steps": 3, "alpha": alpha, "neighbors": 2, "random_start": False}  # from anywhere ball and box would cut in
+    alpha = 0.8 if (norm, step_in) == ("l1", "pixels") else EPS[norm] / 2  # where four values take the whole step
+    few = {"steps": 2, "alpha": alpha, "neighbors": 2, "random_start": False}  # from anywhere ball and box would cut in
     chosen = {key: few[key] for key in few if key in recipe(name).parameters}
     chosen |= {"basis": basis, "cutoff": cutoff, "step_in": step_in}
     ball = BALLS[norm](EPS[norm] * 1000)
@@ -152,8 +153,8 @@ def test_an_attack_stays_in_its_band(norm: str, basis: str, seed: int, cutoff: f
     for one in last.numpy():
         assert leak_by_hand(basis, cutoff, one) < 1e-9
     stored = differences(make(name, norm, ball.eps, **chosen)(models, batch).canvases, grey)
-    for one in stored.reshape(2, 3, SIDE, SIDE):
-        assert leak_by_hand(basis, cutoff, one.astype(float)) < 0.02
+    for one in stored.reshape(2, 3, SIDE, SIDE).astype(float):
+        assert leak_by_hand(basis, cutoff, one) * (one**2).sum() <= one.size / 4
 
 
 @bases
