@@ -170,7 +170,7 @@ def check_agreement(run: Run) -> Check:
     Of a surrogate's answers, those where there was one, and neither a defence nor its draws before it.
     """
     check = Check("rows agree with one another")
-    check.looked_at = sum(len(run.read(table, ["image_id"])) for table in ("attacks", "predictions"))
+    check.looked_at = sum(run.rows(f"select count(*) from {table}")[1][0][0] for table in ("attacks", "predictions"))  # noqa: S608 - our own text
     for image_id, attack, fault in run.rows(_AT_ODDS)[1]:
         check.wrong.append(f"{image_id} after {attack}: {fault}")
     return check
