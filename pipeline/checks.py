@@ -18,7 +18,7 @@ from pipeline.strict import first_problem
 from transforms.canvases import Pixels, canvas_sha256, from_png
 from transforms.chunks import Chunk
 from transforms.distances import distances
-from transforms.store import CLEAN, Store, of_tables, part_of
+from transforms.store import CLEAN, Store, canvases_part, of_tables
 
 CLOSE = 1e-4
 """By how much probabilities may differ that another kind of CPU or GPU has made."""
@@ -60,14 +60,13 @@ def check_files(store: Store) -> Check:
 def check_plan(run: Run) -> Check:
     """Compares what is there with the experiment that was run last."""
     check = Check("everything that the experiment asks for is there")
-    images, size = run.definitions["images"]["count"], run.definitions["chunk_size"]
     try:
         experiment = Experiment.model_validate(run.metadata["experiment"])
     except ValidationError as error:
         check.unknown.append(f"the experiment cannot be read on this machine: {first_problem(error)}")
         return check
     # Which parts there should be depends on the number of chunks, not on what is in them.
-    chunks = [Chunk(number, ()) for number in range(math.ceil(images / size))]
+    chunks = [Chunk(number, ()) for number in range(_chunks(run))]
     paths = run.store.paths()
     plan = make_plan(experiment, chunks, paths)
     check.looked_at = plan.total.total()
@@ -77,6 +76,12 @@ def check_plan(run: Run) -> Check:
     if len(plan.missing) > _NAMED:
         check.wrong.append(f"{len(plan.missing) - _NAMED} more units are missing")
     return check
+
+
+def _chunks(run: Run) -> int:
+    images, size = run.definitions["images"]["count"], run.definitions["chunk_size"]
+    count: int = math.ceil(images / size)
+    return count
 
 
 # What should be there once, and what is.
@@ -180,11 +185,13 @@ def check_canvases(run: Run) -> Check:
     """Looks at every stored canvas beside its rows."""
     check = Check("canvases are those that the rows describe, inside their budget")
     described, side = _described(run), run.definitions["canvas"]["crop"]
-    parts = [part for part in map(part_of, run.store.paths()) if part is not None and part.table == "canvases"]
-    parts.sort(key=lambda part: (part.chunk, part.keys != (CLEAN,), part.keys))  # of each chunk the clean ones first
+    _, attacks = run.rows("select distinct attack from canvases order by attack <> 'none', attack")
+    looks = [(chunk, attack) for chunk in range(_chunks(run)) for (attack,) in attacks]  # the clean ones first
     clean: dict[str, Pixels] = {}
-    for part in tqdm(parts, desc="canvases", delay=1, leave=False):
-        (attack,) = part.keys
+    for chunk, attack in tqdm(looks, desc="canvases", delay=1, leave=False):
+        part = canvases_part(chunk, attack)
+        if not run.store.has(part):
+            continue  # That was said with the plan.
         clean = {} if attack == CLEAN else clean
         for row in run.store.read(part).to_pylist():
             check.looked_at += 1

@@ -8,7 +8,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from transforms.seal import sealed
-from transforms.store import GATHERED, GROUP, THREADS, Part, Store, part_of, superseded
+from transforms.store import GROUPS, THREADS, Part, Store, part_of, superseded
 
 FEW = 16
 """Chunks of which the parts are left as they are."""
@@ -34,7 +34,9 @@ def compact(store: Store, chunks: int, title: str) -> None:
         for group in tqdm(groups, desc=f"{title}: gathering parts", unit="file", delay=1):
             with ThreadPoolExecutor(THREADS) as threads:
                 rows = list(threads.map(store.read, group))
-            store.publish_bytes(group[0].gathered, sealed(pa.concat_tables(rows)))
+            # Workers read canvases chunk by chunk; of everything else, many small row groups would be slow to query.
+            row_groups = rows if group[0].table == "canvases" else [pa.concat_tables(rows)]
+            store.publish_bytes(group[0].gathered, sealed(*row_groups))
             store.delete(part.path for part in group)
 
 
@@ -43,11 +45,12 @@ def _groups(paths: Iterable[str]) -> list[list[Part]]:
     found: defaultdict[str, list[Part]] = defaultdict(list)
     for path in paths:
         part = part_of(path)
-        if part is not None and part.table in GATHERED:
+        if part is not None:
             found[part.gathered].append(part)
     return [sorted(found[name], key=lambda part: part.chunk) for name in sorted(found)]
 
 
 def _size(part: Part, chunks: int) -> int:
     """How many chunks the group of a part has."""
-    return min(chunks - part.chunk // GROUP * GROUP, GROUP)
+    most = GROUPS[part.table]
+    return min(chunks - part.chunk // most * most, most)

@@ -13,7 +13,7 @@ from pipeline.experiment import Experiment
 from transforms.chunks import Chunk, Work
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
-from transforms.store import CLEAN, Part, attack_parts, canvases_part, images_part, load_parts, predictions_part
+from transforms.store import CLEAN, Part, attack_parts, canvases_part, chunks_in, load_parts, predictions_part
 
 Kind = Literal["load", "attack", "predict"]
 
@@ -121,30 +121,17 @@ class Units:
     def absent_from(self, files: Collection[str]) -> "Units":
         """The units of which some part is in none of these files, given by their paths in the run directory."""
         held = _chunks_by_folder(files, len(self.images))
-        there = [np.all([held[_folder(part.path)] for part in step.parts], axis=0) for step in self.steps]
+        there = [np.all([held[part.folder] for part in step.parts], axis=0) for step in self.steps]
         return replace(self, chosen=self.chosen & ~np.stack(there, axis=1))
 
 
 def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
-    """Of which chunks each folder holds rows, bool (C,): in files of their own, or gathered."""
-    covered: defaultdict[str, list[int]] = defaultdict(list)
-    for number in range(chunks):
-        part = images_part(number)  # files are called alike in all folders
-        covered[_name(part.path)].append(number)
-        covered[_name(part.gathered)].append(number)
+    """Of which chunks each folder holds rows, bool (C,)."""
     held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
     for path in files:
-        if (name := _name(path)) in covered:
-            held[_folder(path)][covered[name]] = True
+        if found := chunks_in(path):
+            held[path.rpartition("/")[0]][found.start : found.stop] = True
     return held
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -258,7 +245,7 @@ def _with_attacks_again(missing: Units, files: Collection[str]) -> Units:
     chosen = missing.chosen.copy()
     for column, step in enumerate(missing.steps):
         if step.kind == "attack":
-            kept = held[_folder(canvases_part(0, step.attack).path)]
+            kept = held[canvases_part(0, step.attack).folder]
             chosen[:, column] |= looked_at.where("attack", [step.attack]).chunks & ~kept
     return replace(missing, chosen=chosen)
 

@@ -33,7 +33,7 @@ from transforms.levels import WHITE
 from transforms.models.classifier import Classifier
 from transforms.read import is_remote
 from transforms.setting import Setting
-from transforms.store import Store, is_temporary, of_tables, part_of
+from transforms.store import Store, canvases_part, is_temporary, of_tables, part_of
 
 _NEARLY = 0.99
 """Of a budget: what is cut off of 0.0314, meant to be 8/255, need not be said."""
@@ -239,9 +239,8 @@ def _tidy(prepared: Prepared) -> None:
     with _machine_failures():
         store.delete(store.paths(ATTEMPTS))
         if not experiment.keep_canvases:
-            attacks = {spec.name for spec in experiment.specs}
-            canvases = {path: part_of(path) for path in store.paths("canvases")}
-            store.delete(path for path, part in canvases.items() if part and part.keys[0] in attacks)
+            for spec in experiment.specs:
+                store.delete(of_tables(store.paths(canvases_part(0, spec.name).folder)))
         compact(store, len(prepared.chunks), experiment.name)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pipeline_helpers import contents, everything, invoke, rows, run, sample_files, stamps, start, tiny, written
@@ -14,7 +16,8 @@ from test_resume import DIES_BEFORE_RENAMING
 
 from pipeline.compaction import FEW, compact
 from pipeline.results import open_run
-from transforms.store import GROUP, Part, Store, attacks_part, canvases_part, superseded
+from transforms.canvases import canvas_table
+from transforms.store import GROUPS, Part, Store, attacks_part, canvases_part, superseded
 from transforms.tables import TABLES, rows_table
 
 
@@ -54,7 +57,7 @@ def ids(store: Store) -> list[str]:
 
 
 def test_groups_are_by_number_and_rows_in_order(store: Store) -> None:
-    chunks = 2 * GROUP + 3
+    chunks = 2 * GROUPS["attacks"] + 3
     publish(store, chunks)
     compact(store, chunks, "run")
     assert names(store) == [f"group-{number:05d}.parquet" for number in range(3)]
@@ -77,12 +80,43 @@ def test_a_group_that_is_not_full_waits(store: Store) -> None:
     assert names(store) == before
 
 
-def test_canvases_stay_by_chunk(store: Store) -> None:
-    """Which workers read them by."""
-    for chunk in range(FEW + 1):
-        store.publish(canvases_part(chunk, "none"), rows_table("canvases", []))
+def publish_canvases(store: Store, chunks: int) -> dict[int, pa.Table]:
+    """Of two images to a chunk, but none in every third, as where they were unreadable."""
+    draws, tables = np.random.default_rng(1), {}
+    for chunk in range(chunks):
+        images = [f"i{chunk}-{number}" for number in range(2 if chunk % 3 else 0)]
+        tables[chunk] = canvas_table(images, list(draws.integers(0, 256, (len(images), 3, 32, 32), np.uint8)))
+        store.publish(canvases_part(chunk, "none"), tables[chunk])
+    return tables
+
+
+def test_gathered_canvases_are_read_by_chunk(store: Store) -> None:
+    chunks = GROUPS["canvases"] + 3
+    tables = publish_canvases(store, chunks)
+    compact(store, chunks, "run")
+    assert names(store) == ["group-00000.parquet", "group-00001.parquet"]
+    for chunk, table in tables.items():
+        assert store.read(canvases_part(chunk, "none")).equals(table)
+    assert ids(store) == [row["image_id"] for table in tables.values() for row in table.to_pylist()]
+
+
+def test_of_gathered_canvases_no_damaged_byte_is_believed(store: Store) -> None:
+    """In the rows that are read; the others are not looked at."""
+    tables = publish_canvases(store, FEW + 1)
     compact(store, FEW + 1, "run")
-    assert names(store) == [f"chunk-{number:05d}.parquet" for number in range(FEW + 1)]
+    path = Path(store.root, canvases_part(1, "none").gathered)
+    whole, wrong = path.read_bytes(), 0
+    for place in [*range(4, len(whole) - 12000, 307), *range(len(whole) - 12000, len(whole), 13)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert store.read(canvases_part(1, "none")).equals(tables[1])
+        except OSError as error:
+            wrong += 1
+            assert str(error) == f"{path} is damaged; the same command makes it again"
+    assert wrong >= 2 * 3 * 32 * 32 // 307  # noise is as many bytes as it has values
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="chunk-00001"):
+        store.read(canvases_part(1, "none"))
 
 
 @pytest.mark.parametrize("moment", range(FEW + 6))
@@ -144,7 +178,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_large_run_ends_with_few_files(large: tuple[Path, Path]) -> None:
     _, output = large
     tables = {table: {path.name for path in (output / table).rglob("*.parquet")} for table in TABLES}
-    assert {table for table, found in tables.items() if found == {"group-00000.parquet"}} == set(TABLES) - {"canvases"}
+    canvases = tables.pop("canvases")
+    assert set(map(frozenset, tables.values())) == {frozenset({"group-00000.parquet"})}
+    assert canvases == {"group-00000.parquet", "group-00001.parquet"}
     assert len(rows(output, "predictions")) == 2 * (FEW + 2)
     assert len(open_run(str(output)).predictions) == 2 * (FEW + 2)
 

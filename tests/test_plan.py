@@ -184,12 +184,19 @@ def test_files_are_gone_through_once(tmp_path: Path) -> None:
 
 
 def test_gathered_parts_are_there(tmp_path: Path) -> None:
-    """A group of 256 chunks, of which canvases are never gathered."""
+    """Of canvases by 16 chunks, of all else by 256."""
     experiment, chunks = _large(tmp_path, models=1, refs=16 * 300)
     parts = [part for unit in Units.every(experiment, chunks) for part in unit.parts]
-    files = {part.path if part.table == "canvases" else part.gathered for part in parts}
+    files = {part.gathered for part in parts}
     assert not make_plan(experiment, chunks, files).missing
-    lost = "attacks/attack=bim/group-00001.parquet"
-    assert [(unit.attack, unit.chunk) for unit in make_plan(experiment, chunks, files - {lost}).missing] == [
-        ("bim", chunk) for chunk in range(256, 300)
-    ]
+    for table, missing in (("attacks", range(256, 300)), ("canvases", range(16, 32))):
+        plan = make_plan(experiment, chunks, files - {f"{table}/attack=bim/group-00001.parquet"})
+        assert [(unit.attack, unit.chunk) for unit in plan.missing] == [("bim", chunk) for chunk in missing]
+
+
+def test_files_that_are_no_parts_are_nothing(tmp_path: Path) -> None:
+    experiment, chunks = _large(tmp_path, models=1, refs=16)
+    names = ("chunk-0.parquet", "chunk-99999.parquet", "group-00001.parquet", "chunk-00000.parquet.old", "readme.md")
+    files = {f"{folder}/{name}" for folder in ("images", "canvases/attack=none", "") for name in names}
+    files |= {"mine/group-00000.parquet", "group-00000.parquet"}
+    assert len(make_plan(experiment, chunks, files).missing) == sum(make_plan(experiment, chunks, ()).total.values())

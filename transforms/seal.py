@@ -10,14 +10,16 @@ _KEY, _MARK = "seal", b"megalith-sha256:"
 _BLANK = b"0" * 64
 
 
-def sealed(rows: pa.Table) -> bytes:
-    """A table as a Parquet file whose footer holds, under the key `seal`, the digest of the file.
+def sealed(*row_groups: pa.Table) -> bytes:
+    """One table or more, alike, as a Parquet file whose footer holds, under the key `seal`, the digest of the file.
 
-    The digest is of the file with 64 zeros in the digest's place. Any reader of Parquet reads the file.
+    The digest is of the file with 64 zeros in the digest's place. Any reader of Parquet reads the file. Each page has a
+    checksum of its own besides, for a reader of one row group.
     """
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, rows.schema, compression="zstd") as writer:
-        writer.write_table(rows)
+    with pq.ParquetWriter(buffer, row_groups[0].schema, compression="zstd", write_page_checksum=True) as writer:
+        for rows in row_groups:
+            writer.write_table(rows)
         writer.add_key_value_metadata({_KEY: (_MARK + _BLANK).decode()})
     blank = buffer.getvalue()
     place = blank.rindex(_MARK) + len(_MARK)

@@ -23,14 +23,13 @@ from transforms.tables import TABLES
 CLEAN = "none"
 """The attack column of what was not attacked."""
 
-GROUP = 256
-"""Chunks whose parts of one kind are made one file at the end of a large run."""
-GATHERED = frozenset(TABLES) - {"canvases"}
-"""Tables of which that is so. Canvases are large enough, and are read chunk by chunk."""
+GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
+"""Of each table, chunks whose parts of one kind are made one file at the end of a large run."""
 
 THREADS = 8
 """How many files are waited for at once."""
-_CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]+)\.parquet")
+_CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]{5,})\.parquet")
+_NUMBERED = re.compile(r"(?P<table>[^/]+)/(.+/)?(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
@@ -45,15 +44,16 @@ class Part:
     @property
     def path(self) -> str:
         """Relative to the run directory, e.g. `attacks/attack=mi4/chunk-00003.parquet`."""
-        return f"{self._folder}/chunk-{self.chunk:05d}.parquet"
+        return f"{self.folder}/chunk-{self.chunk:05d}.parquet"
 
     @property
     def gathered(self) -> str:
         """Where its rows are once they have been gathered, e.g. `attacks/attack=mi4/group-00000.parquet`."""
-        return f"{self._folder}/group-{self.chunk // GROUP:05d}.parquet"
+        return f"{self.folder}/group-{self.chunk // GROUPS[self.table]:05d}.parquet"
 
     @property
-    def _folder(self) -> str:
+    def folder(self) -> str:
+        """Where it is with those of other chunks, e.g. `attacks/attack=mi4`."""
         partitions = TABLES[self.table].partitions
         folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
         return "/".join([self.table, *folders])
@@ -101,6 +101,15 @@ def part_of(path: str) -> Part | None:
     return Part(table, int(found["chunk"]), tuple(map(unquote, keys)))
 
 
+def chunks_in(path: str) -> range:
+    """The chunks whose rows a table's file holds, by its name: one, or a group's; none if it is no such file."""
+    found = _NUMBERED.fullmatch(path)
+    if found is None or found["table"] not in GROUPS:
+        return range(0)
+    size, number = GROUPS[found["table"]] if found["kind"] == "group" else 1, int(found["number"])
+    return range(number * size, (number + 1) * size)
+
+
 def of_tables(paths: Iterable[str]) -> set[str]:
     """Those files of a run directory that its tables consist of; what else lies in it is somebody else's."""
     return {path for path in paths if path.endswith(".parquet") and path.partition("/")[0] in TABLES}
@@ -124,21 +133,41 @@ class Store:
 
     def has(self, part: Part) -> bool:
         """Whether the part has been published, and perhaps gathered since."""
-        return self.exists(part.path) or (part.table in GATHERED and self.exists(part.gathered))
+        return self.exists(part.path) or self.exists(part.gathered)
 
     def read(self, part: Part) -> pa.Table:
-        """The rows of a part that was not gathered; partition columns are not among them.
+        """The rows of a part; partition columns are not among them.
 
         Raises:
-            OSError: it is missing, or damaged; the message names it.
+            OSError: it is missing, or damaged; the message names it. Only canvases can be read once they are gathered.
         """
-        content = self.read_bytes(part.path)
+        try:
+            content = self.read_bytes(part.path)
+        except FileNotFoundError:
+            if part.table != "canvases" or not self.exists(part.gathered):
+                raise
+            return self._read_gathered(part)
         with suppress(pa.ArrowException):
             if is_whole(content):
                 return pq.read_table(pa.BufferReader(content), schema=TABLES[part.table].columns)
+        raise self._damaged(part.path)
+
+    def _read_gathered(self, part: Part) -> pa.Table:
+        """Its own row group only: the whole file is many times as large."""
+        with self.open(part.gathered) as file, os_errors(self._at(part.gathered)):
+            try:
+                groups = pq.ParquetFile(file, page_checksum_verification=True)
+                rows = groups.read_row_group(part.chunk % GROUPS[part.table])
+                return rows.cast(TABLES[part.table].columns)
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None):  # The filesystem's; Parquet's own have none.
+                    raise
+                raise self._damaged(part.gathered) from None
+
+    def _damaged(self, path: str) -> OSError:
         # Of what an object store holds `whole` believes that it is.
         first = "delete it, and " if is_remote(self.root) else ""
-        raise OSError(f"{self._at(part.path)} is damaged; {first}the same command makes it again")
+        return OSError(f"{self._at(path)} is damaged; {first}the same command makes it again")
 
     def publish(self, part: Part, rows: pa.Table) -> None:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
