@@ -402,6 +402,23 @@ def test_apgd_halves_its_step_where_it_gains_too_little() -> None:
     assert abs(values[-1] - 0.5) < 0.01
 
 
+@pytest.mark.parametrize("weight", [0.3, 0.75, 1.0])
+def test_apgd_mixes_its_step_with_the_one_before(weight: float) -> None:
+    """Croce & Hein 2020, algorithm 1, line 7, by hand between two walls, up to the first checkpoint."""
+    network, eps, middle, top = Recorded(Bowl(0.5)), 0.2, 120 / 255, 0.5
+    canvases = torch.full((1, 3, 1, 1), 120, dtype=torch.uint8)
+    ball = Given(LinfBall(eps), torch.zeros(1, 3, 1, 1))
+    attack = make("apgd-ce", ball, steps=100, step_weight=weight)  # type: ignore[arg-type]
+    attack(surrogates(network, side=1), batch_of(canvases, torch.tensor([0])))
+    expected = [middle]
+    for step in range(22):
+        here, before = expected[-1], expected[max(step - 1, 0)]
+        ahead = np.clip(here + 2 * eps * np.sign(top - here), middle - eps, middle + eps)
+        mixed = ahead if step == 0 else here + weight * (ahead - here) + (1 - weight) * (here - before)
+        expected.append(np.clip(mixed, middle - eps, middle + eps))
+    assert torch.cat(network.shown)[:22, 0, 0, 0].numpy() == pytest.approx(expected[:22], abs=1e-6)
+
+
 @dataclass(frozen=True)
 class Given:
     """A ball that starts where it is told."""
@@ -766,6 +783,7 @@ def test_some_take_no_target(name: str) -> None:
         ("fmn", L2Ball(0.1), {"alpha_final": 0.0}, "alpha_final: 0.0 is not above 0"),
         ("fmn", L2Ball(0.1), {"gamma_final": 1.0}, "gamma_final: 1.0 is not in (0, 1)"),
         ("apgd-ce", L2Ball(0.1), {"restarts": 0}, "restarts: 0 is not at least 1"),
+        ("apgd-ce", L2Ball(0.1), {"step_weight": 0}, "step_weight: 0 is not in (0, 1]"),
         ("apgd-t", L2Ball(0.1), {"target_classes": 0}, "target_classes: 0 is not at least 1"),
         ("square", L2Ball(0.1), {"p_init": 1.5}, "p_init: 1.5 is not in (0, 1)"),
         ("autoattack", L2Ball(0.1), {"queries": 0}, "queries: 0 is not at least 1"),

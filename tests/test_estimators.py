@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +39,8 @@ from scipy import fft, ndimage
 from torch import Tensor
 
 from transforms.attacks.balls import BALLS, LinfBall
-from transforms.attacks.estimators import EnhancedMomentum
-from transforms.attacks.filters import gaussian
+from transforms.attacks.estimators import EnhancedMomentum, Sampling
+from transforms.attacks.filters import Kernel, blur
 from transforms.attacks.momentum import adam, mean_normalized, momentum
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.oracle import Oracle
@@ -229,11 +231,27 @@ def variance_tuned(image: Naive, *, nesterov: bool, neighbors: int = 3, beta: fl
     return points
 
 
-def emi(image: Naive, samples: int = 5, radius: float = 7.0) -> np.ndarray:
+def evenly(image: Naive, step: int, samples: int) -> np.ndarray:
+    return np.linspace(-1, 1, samples)
+
+
+def uniformly(image: Naive, step: int, samples: int) -> np.ndarray:
+    paths = [image.at(step).at("sample", number) for number in range(samples)]
+    return np.array([2 * path.uniform((), "place").item() - 1 for path in paths])
+
+
+def normally(image: Naive, step: int, samples: int) -> np.ndarray:
+    paths = [image.at(step).at("sample", number) for number in range(samples)]
+    return np.array([np.clip(path.normal((), "place").item() / 3, -1, 1) for path in paths])
+
+
+def emi(
+    image: Naive, places: Callable[[Naive, int, int], np.ndarray] = evenly, samples: int = 5, radius: float = 7.0
+) -> np.ndarray:
     """Wang et al. 2021: points along the mean gradient of the step before, which at first is none."""
     points, accumulated, before = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
     for step in range(STEPS):
-        factors = np.linspace(-radius, radius, samples) * image.small(image.alpha)
+        factors = radius * places(image, step, samples) * image.small(image.alpha)
         gradient = np.mean([image.gradient(points + each * before, image.at(step)) for each in factors], axis=0)
         before = unit(gradient)
         accumulated = accumulated + unit(gradient)
@@ -287,18 +305,24 @@ def adam_pgd(image: Naive, beta1: float = 0.9, beta2: float = 0.999) -> np.ndarr
     return points.detach().numpy()
 
 
-def kernel_of(size: int, sigma: float) -> np.ndarray:
-    """Dong et al. 2019: a normal density at evenly spaced points, sigma standard deviations to either side."""
-    line = np.exp(-(np.linspace(-sigma, sigma, size) ** 2) / 2)
+def kernel_of(size: int, sigma: float, kind: str = "gaussian") -> np.ndarray:
+    """Dong et al. 2019: a normal density at evenly spaced points, sigma standard deviations to either side; of size
+    2 k + 1, (1 - |i| / (k + 1)) (1 - |j| / (k + 1)); or the same everywhere. Normalized."""
+    places = np.arange(size) - size // 2
+    line = {
+        "gaussian": np.exp(-(np.linspace(-sigma, sigma, size) ** 2) / 2),
+        "linear": 1 - abs(places) / (size // 2 + 1),
+        "uniform": np.ones(size),
+    }[kind]
     return np.outer(line, line) / np.outer(line, line).sum()
 
 
-def convolved(gradient: np.ndarray, size: int = 15) -> np.ndarray:
-    return np.stack([ndimage.convolve(each, kernel_of(size, 3.0), mode="constant") for each in gradient])
+def convolved(gradient: np.ndarray, size: int = 15, kind: str = "gaussian") -> np.ndarray:
+    return np.stack([ndimage.convolve(each, kernel_of(size, 3.0, kind), mode="constant") for each in gradient])
 
 
-def ti(image: Naive) -> np.ndarray:
-    return mi(image, filtered=convolved)
+def ti(image: Naive, kind: str = "gaussian") -> np.ndarray:
+    return mi(image, filtered=lambda gradient: convolved(gradient, kind=kind))
 
 
 def long_and_targeted(image: Naive) -> np.ndarray:
@@ -324,7 +348,7 @@ def low(image: Naive) -> np.ndarray:
     return points
 
 
-def svre(image: Naive) -> np.ndarray:
+def svre(image: Naive, inner_decay: float = 1.0) -> np.ndarray:
     """Xiong et al. 2022, algorithm 1, both momenta over gradients of mean magnitude 1 as in their code."""
     points, outer = image.clean, np.zeros(SHAPE)
     for step in range(STEPS):
@@ -333,7 +357,7 @@ def svre(image: Naive) -> np.ndarray:
         for number in image.at(step).shared.integers(2, (8,), "member")[0].tolist():
             corrected = image.gradient(moving, image.at(step), number)
             corrected = corrected - (image.gradient(points, image.at(step), number) - ensemble)
-            inner = inner + unit(corrected)
+            inner = inner_decay * inner + unit(corrected)
             moving = image.step(moving, inner)
         outer = outer + unit(inner)
         points = image.step(points, outer)
@@ -468,16 +492,21 @@ CASES: dict[str, Case] = {
     "vmi-fgsm": Case(lambda image: variance_tuned(image, nesterov=False), THREE),
     "vni-fgsm": Case(lambda image: variance_tuned(image, nesterov=True), THREE),
     "emi-fgsm": Case(emi, {"samples": 5}),
+    "emi-fgsm, uniform": Case(lambda image: emi(image, uniformly), {"samples": 5, "sampling": "uniform"}),
+    "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
     "gra": Case(gra, THREE),
     "pgn": Case(pgn, THREE),
     "adam-pgd": Case(adam_pgd, reach=2.5),
     "ti-fgsm": Case(ti),
+    "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
+    "ti-fgsm, uniform": Case(lambda image: ti(image, "uniform"), {"kernel_type": "uniform"}),
     "si-fgsm": Case(mi, looks=((scaled, 5),)),
     "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
     "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),
     "dem": Case(dem, {"resize_rates": (1.3, 1.6, 2.0)}, reach=STEPS),
     "svre": Case(svre, models=2),
+    "svre, inner decay 0.5": Case(lambda image: svre(image, 0.5), {"inner_decay": 0.5}, models=2),
     "adaea": Case(adaea, models=2),
     "adaea, three models": Case(adaea, models=3),
     "cwa": Case(cwa, models=2, reach=2.0),
@@ -563,18 +592,20 @@ def test_references_differ_from_each_other() -> None:
 # Parts ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "linear", "uniform"])
 @pytest.mark.parametrize(("size", "sigma"), [(3, 1.0), (15, 3.0), (7, 3.0), (5, 0.5)])
-def test_gaussian_is_scipys_convolution(size: int, sigma: float) -> None:
+def test_blurring_is_scipys_convolution(size: int, sigma: float, kind: Kernel) -> None:
     gradient = np.random.default_rng(0).normal(size=(2, 3, 20, 20))
-    expected = [[ndimage.convolve(one, kernel_of(size, sigma), mode="constant") for one in each] for each in gradient]
-    assert np.allclose(gaussian(size, sigma)(torch.from_numpy(gradient)), expected, atol=1e-6)
+    kernel = kernel_of(size, sigma, kind)
+    expected = [[ndimage.convolve(one, kernel, mode="constant") for one in each] for each in gradient]
+    assert np.allclose(blur(kind, size, sigma)(torch.from_numpy(gradient)), expected, atol=1e-6)
 
 
 def test_gaussian_is_the_mean_gradient_of_shifted_canvases() -> None:
     """What it stands for (Dong et al. 2019, equation 7): on a linear model it is exactly that, away from the border."""
     gradient = torch.zeros(1, 3, 21, 21)
     gradient[:, :, 10, 10] = 1
-    spread = gaussian(5, 2.0)(gradient)
+    spread = blur("gaussian", 5, 2.0)(gradient)
     assert spread.sum().item() == pytest.approx(3, rel=1e-6)
     assert np.allclose(spread[0, 0, 8:13, 8:13], kernel_of(5, 2.0), atol=1e-7)
     assert torch.allclose(spread, spread.flip(2)) and torch.allclose(spread, spread.transpose(2, 3))
@@ -626,7 +657,7 @@ def test_where_gradients_are_random_emi_averages_all_samples_from_the_first_step
     """As many draws as points, though the points of the first step are one."""
     batch, models, samples = batch_of(some_canvases(2), [0, 1]), surrogates(bent()), 5
     oracle = Oracle(models, cross_entropy, batch, (DiverseInput(1.4, 1.0),))
-    estimate = EnhancedMomentum(LinfBall(0.1), samples, 0.07).begin()
+    estimate = EnhancedMomentum(LinfBall(0.1), samples, 0.07, "linear").begin()
     found = estimate(oracle, batch.clean, batch.clean, batch.draws)
     draws = [batch.draws.at("sample", number) for number in range(samples)]
     expected = torch.stack([oracle.gradient(batch.clean, each) for each in draws]).mean(dim=0)
@@ -634,6 +665,27 @@ def test_where_gradients_are_random_emi_averages_all_samples_from_the_first_step
     attack = quick("emi-di", steps=2, samples=samples)
     attack(models := surrogates(bent()), batch)
     assert models.tally.forwards.tolist() == [2 * samples] * 2 and attack.cost(1) == (2 * samples, 2 * samples)
+
+
+@pytest.mark.parametrize(("sampling", "spread"), [("uniform", 1 / math.sqrt(3)), ("gaussian", 1 / 3)])
+def test_emi_looks_no_farther_than_its_reach(sampling: Sampling, spread: float) -> None:
+    """Not even where a normal draw is beyond three standard deviations, as some of these are."""
+    shown: list[torch.Tensor] = []
+
+    def gradient(points: torch.Tensor, _: Draws) -> torch.Tensor:
+        shown.append(points)
+        return torch.ones_like(points)
+
+    oracle: Any = SimpleNamespace(redraws=False, gradient=gradient)
+    batch, reach = batch_of(some_canvases(2), [0, 1]), 0.07
+    estimate = EnhancedMomentum(LinfBall(0.1), 2000, reach, sampling).begin()
+    for _ in range(2):
+        estimate(oracle, batch.clean, batch.clean, batch.draws)
+    places = torch.stack([(each - batch.clean)[:, 0, 0, 0] for each in shown[1:]])
+    assert places.abs().max() <= reach + 1e-6
+    assert places.mean(dim=0).tolist() == pytest.approx([0, 0], abs=0.005)
+    assert places.std(dim=0).tolist() == pytest.approx([reach * spread] * 2, rel=0.05)
+    assert not torch.equal(places[:, 0], places[:, 1])
 
 
 def test_without_decay_momentum_is_bim() -> None:
@@ -699,7 +751,9 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("ti-fgsm", {"kernel_size": 4}, "kernel_size"),
         ("ti-fgsm", {"kernel_size": 1}, "kernel_size"),
         ("ti-fgsm", {"kernel_sigma": 0.0}, "kernel_sigma"),
-        ("svre", {"inner_steps": 0}, "inner_steps"),
+        ("ti-fgsm", {"kernel_type": "linear", "kernel_sigma": 2.0}, "kernel_sigma"),
+        ("svre", {"inner_steps": 1}, "inner_steps"),
+        ("svre", {"inner_decay": -0.1}, "inner_decay"),
         ("svre", {"inner_alpha": 0.0}, "inner_alpha"),
         ("cwa", {"reverse_step": 0.0}, "reverse_step"),
         ("cwa", {"inner_step": -1.0}, "inner_step"),

@@ -187,7 +187,7 @@ def test_parameters_are_those_of_the_chain() -> None:
     parameters = recipe("vmi-di-ti").parameters
     assert list(parameters) == [
         *["steps", "alpha", "decay", "normalized", "neighbors", "beta"],
-        *["kernel_size", "kernel_sigma", "resize_rate", "diversity_probability"],
+        *["kernel_type", "kernel_size", "kernel_sigma", "resize_rate", "diversity_probability"],
         *COMMON,
     ]
     assert parameters["steps"] == (int, 10) and parameters["beta"] == (float, 1.5)
@@ -199,11 +199,11 @@ def test_parameters_are_those_of_the_chain() -> None:
 STEPS = {"steps": 10, "alpha": None}
 MI = {**STEPS, "decay": 1.0, "normalized": True}
 DI = {"resize_rate": 1.1, "diversity_probability": 0.5}
-TI = {"kernel_size": 15, "kernel_sigma": 3.0}
+TI = {"kernel_type": "gaussian", "kernel_size": 15, "kernel_sigma": 3.0}
 SI = {"scales": 5}
 VARIANCE = {"neighbors": 20, "beta": 1.5}
 TARGETED = {**MI, "steps": 300, "alpha": 2 / 255, "normalized": False, **DI, "diversity_probability": 0.7}
-APGD = {"steps": 100, "restarts": 1, "rho": 0.75}
+APGD = {"steps": 100, "restarts": 1, "rho": 0.75, "step_weight": 0.75}
 DEFAULTS: dict[str, dict[str, object]] = {
     "fgsm": {},
     "bim": STEPS,
@@ -214,7 +214,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "pi-fgsm": {**STEPS, "amplification": 10.0, "project_factor": None, "project_kernel": 3},
     "vmi-fgsm": {**MI, **VARIANCE},
     "vni-fgsm": {**STEPS, "decay": 1.0, **VARIANCE},
-    "emi-fgsm": {**MI, "samples": 11, "radius": 7.0},
+    "emi-fgsm": {**MI, "samples": 11, "radius": 7.0, "sampling": "linear"},
     "gra": {**MI, "neighbors": 20, "beta": 3.5, "attenuation": 0.94},
     "pgn": {**MI, "neighbors": 20, "beta": 3.0, "balance": 0.5},
     "di-fgsm": {**MI, **DI},  # 299 pixels become 330
@@ -227,7 +227,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "sia": {**MI, "structures": 20, "structure_blocks": 3},
     "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0},  # the authors' later code has 3 blocks
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
-    "svre": {**MI, "inner_steps": None, "inner_alpha": None},
+    "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
     "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
     "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
@@ -303,6 +303,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"resize_rate": 1.7, "diversity_probability": 1.0, "kernel_sigma": 1.0, "admix_strength": 0.7},
         **{"spectrum_noise": 0.2, "spectrum_spread": 0.9, "structure_blocks": 2, "shuffle_blocks": 3},
         **{"rotation": 90.0, "basis": "fourier", "cutoff": 0.3, "step_in": "coefficients", "inner_alpha": 0.05},
+        **{"sampling": "uniform", "kernel_type": "linear", "inner_decay": 0.3},
         **{"ensemble_beta": 300.0, "threshold": 0.5, "reverse_step": 0.04, "inner_step": 0.01},
         **{"objective": "margin", "keep": "best", "random_start": not made.parameters["random_start"][1]},
     }
@@ -356,6 +357,12 @@ def load(folder: Path, **attack: Any) -> AttackSpec:
         ({"recipe": "gra", "steps": 1, "attenuation": 0.5}, "attenuation: 0.5 has no effect with steps: 1"),
         ({"recipe": "adaea", "steps": 1, "decay": 0.5, **TWO}, "decay: 0.5 has no effect with steps: 1"),
         ({"recipe": "svre", "steps": 1, "normalized": False, **TWO}, "normalized: False has no effect with steps: 1"),
+        ({"recipe": "svre", "steps": 1, "decay": 0.5, **TWO}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "svre", "inner_steps": 1, **TWO}, "inner_steps: 1 is not at least 2"),
+        (
+            {"recipe": "ti-fgsm", "kernel_type": "linear", "kernel_sigma": 2},
+            "kernel_sigma: 2.0 has no effect with kernel_type: linear",
+        ),
         ({"recipe": "mi-fgsm", "decay": 0, "normalized": False}, "normalized: False has no effect with decay: 0"),
         ({"recipe": "ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
         ({"recipe": "si-ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
@@ -384,7 +391,7 @@ def test_a_part_without_effect_is_refused_in_one_line(attack: dict[str, Any], sa
         {"recipe": "mi-fgsm", "decay": 0},
         {"recipe": "mi-lf", "cutoff": 0.995},
         {"recipe": "mi-lf", "cutoff": 0.995, "basis": "fourier"},
-        {"recipe": "svre", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "svre", "steps": 1, "inner_decay": 0.5, **TWO},
         {"recipe": "cwa", "steps": 1, "decay": 0.5, **TWO},
         {"recipe": "bim", "objective": "logit", "fuse": "logits", **TWO},
     ],
@@ -395,10 +402,10 @@ def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path)
     assert load(tmp_path, **{**dict(spec.parameters), **attack}) == spec
 
 
-@pytest.mark.parametrize("name", ["svre", "cwa"])
-def test_momentum_within_a_single_step_has_an_effect(name: str) -> None:
+@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay")])
+def test_momentum_within_a_single_step_has_an_effect(name: str, key: str) -> None:
     batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
-    found = [found_by(make(name, steps=1, decay=decay), models, batch) for decay in (0.1, 1.0)]
+    found = [found_by(make(name, steps=1, **{key: decay}), models, batch) for decay in (0.1, 1.0)]
     assert not torch.equal(*found)
 
 

@@ -27,19 +27,20 @@ class VarianceReduction:
 
     Attributes:
         alpha: length of an inner step.
-        decay: of the inner momentum.
+        inner_decay: of the inner momentum.
         inner_steps: per step; None for four times the surrogates.
     """
 
     ball: Ball
     alpha: float
-    decay: float
+    inner_decay: float
     inner_steps: int | None
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.inner_steps is not None:
-            at_least(1, inner_steps=self.inner_steps)
+            at_least(2, inner_steps=self.inner_steps)  # the first is the ensemble's own gradient
+        at_least(0, inner_decay=self.inner_decay)
         above(0, inner_alpha=self.alpha)
 
     def _inner(self, models: int) -> int:
@@ -51,7 +52,7 @@ class VarianceReduction:
             ensemble = oracle.gradient(points, draws)
             outer = [each.gradient(points, draws.at("outer", number)) for number, each in enumerate(members)]
             count = self._inner(len(members))
-            accumulate, accumulated, inner = momentum(self.decay)(), ensemble, points
+            accumulate, accumulated, inner = momentum(self.inner_decay)(), ensemble, points
             for number, chosen in enumerate(draws.shared.integers(len(members), (count,), "member")[0].tolist()):
                 gradient = members[chosen].gradient(inner, draws.at("inner", number))
                 accumulated = accumulate(gradient - outer[chosen] + ensemble)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from transforms.attacks.momentum import mean_normalized
 from transforms.attacks.oracle import Oracle
 from transforms.attacks.per_image import one_by_one
 from transforms.randomness import Draws
+
+Sampling = Literal["linear", "uniform", "gaussian"]
 
 Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
 """(oracle, adversarial canvases, points, the step's draws) -> gradient, all (B, 3, S, S) in the unit of [0, 1] pixels.
@@ -29,7 +31,8 @@ class Estimator(Protocol):
         random: whether anything is drawn.
     """
 
-    random: ClassVar[bool]
+    @property
+    def random(self) -> bool: ...
 
     def begin(self) -> Estimate: ...
 
@@ -122,14 +125,20 @@ class EnhancedMomentum:
 
     Attributes:
         ball: the budget; lengths are those of its norm.
-        samples: points, evenly spaced.
+        samples: points.
         reach: how far away the farthest are in either direction, for a gradient whose values are of one magnitude.
+        sampling: whether points are evenly spaced, or drawn uniformly, or from a normal distribution whose standard
+            deviation is a third of the reach, at which it is cut off.
     """
 
     ball: Ball
     samples: int
     reach: float
-    random: ClassVar[bool] = False
+    sampling: Sampling
+
+    @property
+    def random(self) -> bool:
+        return self.sampling != "linear"
 
     def __post_init__(self) -> None:
         at_least(2, samples=self.samples)  # a line has two ends
@@ -151,9 +160,19 @@ class EnhancedMomentum:
     def _along(self, direction: Tensor, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
         total = torch.zeros_like(points)
         reach = self.ball.spread(self.reach, points[0].numel())
-        for number, factor in enumerate(torch.linspace(-reach, reach, self.samples).tolist()):
-            total = total + oracle.gradient(points + factor * direction, draws.at("sample", number))
+        for number in range(self.samples):
+            path = draws.at("sample", number)
+            factors = one_by_one(self._factors(reach, number, path)).to(points)
+            total = total + oracle.gradient(points + factors * direction, path)
         return total / self.samples
+
+    def _factors(self, reach: float, number: int, draws: Draws) -> Tensor:
+        """How far away a point is, of each image or of all: (B,) or (1,)."""
+        if self.sampling == "uniform":
+            return reach * (2 * draws.uniform((), "place") - 1)
+        if self.sampling == "gaussian":
+            return reach * (draws.normal((), "place") / 3).clamp(-1, 1)
+        return torch.linspace(-reach, reach, self.samples)[number : number + 1]
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         first = self.samples if redraws else 1

@@ -20,9 +20,10 @@ from transforms.attacks.estimators import (
     EnhancedMomentum,
     GradientNormPenalty,
     GradientRelevance,
+    Sampling,
     VarianceTuning,
 )
-from transforms.attacks.filters import gaussian
+from transforms.attacks.filters import Kernel, blur
 from transforms.attacks.loop import AttackLoop, Keep
 from transforms.attacks.momentum import adam, momentum
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
@@ -139,11 +140,13 @@ def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) 
     return replace(loop, estimator=VarianceTuning(loop.ball, neighbors, beta * loop.ball.eps))
 
 
-def along_the_last(loop: AttackLoop, *, samples: int = 11, radius: float = 7.0) -> AttackLoop:
+def along_the_last(
+    loop: AttackLoop, *, samples: int = 11, radius: float = 7.0, sampling: Sampling = "linear"
+) -> AttackLoop:
     """The mean gradient of points along the last direction, up to `radius` times alpha either way."""
     _looks_back(loop)
     above(0, radius=radius)
-    return replace(loop, estimator=EnhancedMomentum(loop.ball, samples, radius * loop.alpha))
+    return replace(loop, estimator=EnhancedMomentum(loop.ball, samples, radius * loop.alpha, sampling))
 
 
 def relevance_weighed(
@@ -163,12 +166,11 @@ def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, 
 
 
 def variance_reduced(
-    loop: AttackLoop, *, decay: float = 1.0, inner_steps: int | None = None, inner_alpha: float | None = None
+    loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: float | None = None, inner_decay: float = 1.0
 ) -> AttackLoop:
-    """Variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate, and the loop's
-    own `decay`."""
+    """Variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate."""
     alpha = loop.alpha if inner_alpha is None else inner_alpha
-    return replace(loop, estimator=VarianceReduction(loop.ball, alpha, decay, inner_steps))
+    return replace(loop, estimator=VarianceReduction(loop.ball, alpha, inner_decay, inner_steps))
 
 
 def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, threshold: float = -0.3) -> AttackLoop:
@@ -183,16 +185,22 @@ def _looks_back(loop: AttackLoop) -> None:
 
 # Parts
 
+_SIGMA = 3.0
+
 
 def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: float = 0.5) -> AttackLoop:
     """Diverse inputs: randomly resized and padded."""
     return _shown(loop, DiverseInput(resize_rate, diversity_probability))
 
 
-def ti(loop: AttackLoop, *, kernel_size: int = 15, kernel_sigma: float = 3.0) -> AttackLoop:
-    """Translation invariance: gradients convolved with a Gaussian, whose kernel reaches `kernel_sigma` standard
-    deviations to either side: a larger one makes it narrower."""
-    return replace(loop, gradient_filter=gaussian(kernel_size, kernel_sigma))
+def ti(
+    loop: AttackLoop, *, kernel_type: Kernel = "gaussian", kernel_size: int = 15, kernel_sigma: float = _SIGMA
+) -> AttackLoop:
+    """Translation invariance: gradients convolved with a kernel. A Gaussian reaches `kernel_sigma` standard deviations
+    to either side: a larger one makes it narrower."""
+    if kernel_type != "gaussian" and kernel_sigma != _SIGMA:
+        raise InputError(f"kernel_sigma: {kernel_sigma} has no effect with kernel_type: {kernel_type}")
+    return replace(loop, gradient_filter=blur(kernel_type, kernel_size, kernel_sigma))
 
 
 def si(loop: AttackLoop, *, scales: int = 5) -> AttackLoop:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import above, at_least
+from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.shared import Standing, best_others, bounded_in
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
 from transforms.attacks.per_image import one_by_one, where
@@ -15,9 +15,6 @@ from transforms.attacks.registry import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.errors import InputError
 from transforms.randomness import Draws
-
-_INERTIA = 0.75
-"""Weight of the new step; the rest is the step before it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,7 @@ class AutoPgd(Ordinary):
         objective: what is raised.
         restarts: runs from a random point.
         rho: part of the steps that must gain, lest the step be halved.
+        step_weight: of the new step, in (0, 1]; the rest is the step before it (the paper's alpha).
         targets: runs per restart, each towards another of the likeliest wrong classes; 0: one run for the goal itself.
     """
 
@@ -40,6 +38,7 @@ class AutoPgd(Ordinary):
     objective: Objective
     restarts: int
     rho: float
+    step_weight: float
     targets: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +46,7 @@ class AutoPgd(Ordinary):
         at_least(1, steps=self.steps, restarts=self.restarts)
         at_least(0, targets=self.targets)
         above(0, rho=self.rho)
+        within("(0, 1]", step_weight=self.step_weight)
 
     def cost(self, models: int) -> tuple[int, int]:
         slopes = self.restarts * max(self.targets, 1) * (self.steps + 1)
@@ -110,7 +110,7 @@ class AutoPgd(Ordinary):
                 length = torch.where(halved, length / 2, length)
                 point, gradient = where(halved, best, point), where(halved, best_slope, gradient)
                 gains, best_at_check, begun = torch.zeros_like(gains), best_value, step
-            moved = self._step(point, before, gradient, length, clean, 1.0 if step == 0 else _INERTIA)
+            moved = self._step(point, before, gradient, length, clean, 1.0 if step == 0 else self.step_weight)
             # Those that fell stay where they are, whatever their neighbours do.
             before, point = point, where(standing.active, moved, point)
 
@@ -134,20 +134,32 @@ def _checkpoints(steps: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def apgd_ce(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75) -> AutoPgd:
+def apgd_ce(
+    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
+) -> AutoPgd:
     """On cross-entropy."""
-    return AutoPgd(ball, steps, cross_entropy, restarts, rho)
+    return AutoPgd(ball, steps, cross_entropy, restarts, rho, step_weight)
 
 
-def apgd_dlr(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75) -> AutoPgd:
+def apgd_dlr(
+    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
+) -> AutoPgd:
     """On the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
-    return AutoPgd(ball, steps, dlr, restarts, rho)
+    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight)
 
 
-def apgd_t(ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, target_classes: int = 9) -> AutoPgd:
+def apgd_t(
+    ball: Ball,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    rho: float = 0.75,
+    step_weight: float = 0.75,
+    target_classes: int = 9,
+) -> AutoPgd:
     """On the targeted difference of logits ratio, towards each of the likeliest wrong classes."""
     at_least(1, target_classes=target_classes)
-    return AutoPgd(ball, steps, dlr, restarts, rho, target_classes)
+    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight, target_classes)
 
 
 _SOURCE = "Croce & Hein 2020, arXiv:2003.01690"
