@@ -192,16 +192,37 @@ def test_it_is_complete_and_can_be_verified(large: tuple[Path, Path]) -> None:
     assert verified.exit_code == 0, verified.stdout
 
 
-def test_a_damaged_group_is_made_again(large: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("where", ["predictions/attack=fgsm/*/*/*", "canvases/attack=fgsm"])
+def test_a_damaged_group_is_made_again(where: str, large: tuple[Path, Path]) -> None:
     """Byte for byte, and the others are left alone."""
     experiment, output = large
-    group = next(output.glob("predictions/attack=fgsm/*/*/*/*.parquet"))
+    group = next(output.glob(f"{where}/group-00000.parquet"))
     whole, before = group.read_bytes(), stamps(output)
     group.write_bytes(whole[:-20])
     run(experiment, output)
     assert group.read_bytes() == whole
     name = group.relative_to(output).as_posix()
     assert {**stamps(output), name: 0} == {**before, name: 0}
+
+
+def test_a_defence_more_looks_at_gathered_canvases(large: tuple[Path, Path], tmp_path: Path) -> None:
+    """And sees what it sees where nothing had been gathered before."""
+    experiment, finished = large
+    more = ("--set", "defenses.jpeg.quality=[75]")
+    output, fresh = tmp_path / "run", tmp_path / "fresh"
+    shutil.copytree(finished, output)
+    run(experiment, output, *more)
+    run(experiment, fresh, *more)
+    assert contents(output) == contents(fresh)
+
+
+def test_canvases_that_are_not_kept_are_not_gathered_either(large: tuple[Path, Path], tmp_path: Path) -> None:
+    experiment, finished = large
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    run(experiment, output, "--set", "keep_canvases=false")
+    assert {path.parent.name for path in (output / "canvases").rglob("*.parquet")} == {"attack=none"}
+    assert len(open_run(str(output)).attacks) == FEW + 2
 
 
 def test_killed_while_parts_are_gathered_the_same_command_goes_on(large: tuple[Path, Path], tmp_path: Path) -> None:
