@@ -49,6 +49,19 @@ def test_killed_workers_and_a_killed_task_manager_change_nothing(
     assert contents(output) == contents(small_run.output)
 
 
+def test_workers_of_worker_pools_may_be_killed_too(
+    cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin
+) -> None:
+    output = tmp_path / "run"
+    process = begin("run", small_run.experiment, "--output", output, *cluster.pooled)
+    wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
+    assert cluster.pools_at_work() == 2
+    cluster.kill_workers()
+    assert process.wait() == 0, (tmp_path / "log" / "stderr").read_text()
+    assert len(cluster.setbacks()) == 1
+    assert contents(output) == contents(small_run.output)
+
+
 def test_ctrl_c_ends_the_command(cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin) -> None:
     """Its job may go on: this job server is asked to cancel it, says that it does, and does not. That harms nothing."""
     output = tmp_path / "run"

@@ -1,7 +1,8 @@
 """A Flink cluster on this machine: a JobManager, TaskManagers and Beam's job server, each a process of its own.
 
-Each TaskManager starts the Python workers of its jobs by the `boot` of Beam's containers. (A worker pool that two
-TaskManagers share would not do: each numbers its workers from 1, and stopping its own it stops the other's.)
+Each TaskManager starts the Python workers of its jobs by the `boot` of Beam's containers, or asks the worker pool
+beside it to do so. (A pool that two share would not do: each numbers its workers from 1, and stopping its own it stops
+the other's. Here both know one name, under which each finds its own, as it would on a machine of its own.)
 """
 
 import json
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
@@ -36,29 +37,30 @@ _JAVA = (
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+_POOL = "worker-pool"
+_ADDRESSES = {"first": "127.0.0.2", "second": "127.0.0.3"}
+"""Of each TaskManager's worker pool."""
 
 
 class Cluster:
-    """Two TaskManagers of one slot each. What it writes, logs too, is under `folder`."""
+    """Two TaskManagers of one slot each, a worker pool beside each. What it writes, logs too, is under `folder`."""
 
     def __init__(self, jars: Path, boot: Path, folder: Path) -> None:
         self._jars = jars
         self._boot = boot
         self._folder = folder
-        self._rest, self._rpc, self._jobs, self._artifacts = free_ports(4)
+        self._rest, self._rpc, self._jobs, self._artifacts, self._pools = free_ports(5)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def options(self) -> list[str]:
-        """Of `megalith run`."""
-        worker = json.dumps({"command": str(self._worker())})
-        return [
-            "--runner=flink",
-            f"--job_endpoint=localhost:{self._jobs}",
-            "--environment_type=PROCESS",
-            f"--environment_config={worker}",
-            "--parallelism=2",
-        ]
+        """Of `megalith run`, so that TaskManagers start workers themselves."""
+        return self._options("PROCESS", json.dumps({"command": str(self._worker())}))
+
+    @property
+    def pooled(self) -> list[str]:
+        """Of `megalith run`, so that worker pools start them."""
+        return self._options("EXTERNAL", f"{_POOL}:{self._pools}")
 
     def start(self) -> None:
         """Returns when both TaskManagers have reported and the job server answers."""
@@ -66,15 +68,25 @@ class Cluster:
         (self._folder / "workers").mkdir()
         shutil.copy(Path(__file__).parent / "config.yaml", self._folder / "conf")
         self._java("jobmanager", _JOB_MANAGER, *self._configured(), "--executionMode", "cluster")
-        self.start_task_manager("first")
-        self.start_task_manager("second")
+        for name, address in _ADDRESSES.items():
+            self.start_task_manager(name)
+            self._start_pool(name, address)
         ports = ["--job-port", self._jobs, "--artifact-port", self._artifacts, "--expansion-port", 0]
         master = ["--flink-master", f"localhost:{self._rest}", "--artifacts-dir", self._folder / "artifacts"]
         self._java("jobserver", _JOB_SERVER, "--job-host", "localhost", *ports, *master)
-        self.wait(lambda: self.task_managers() == 2 and _answers(self._jobs))
+        pools = [(address, self._pools) for address in _ADDRESSES.values()]
+        self.wait(lambda: self.task_managers() == 2 and all(map(_answers, [("localhost", self._jobs), *pools])))
 
     def start_task_manager(self, name: str) -> None:
-        self._java(name, _TASK_MANAGER, *self._configured(), "-D", f"taskmanager.resource-id={name}")
+        hosts = self._folder / f"{name}.hosts"
+        hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{_ADDRESSES[name]} {_POOL}\n")
+        identity = ["-D", f"taskmanager.resource-id={name}"]
+        self._java(name, _TASK_MANAGER, *self._configured(), *identity, system={"jdk.net.hosts.file": hosts})
+
+    def _start_pool(self, name: str, address: str) -> None:
+        program = [Path(__file__).parent / "pool.py", f"{address}:{self._pools}"]
+        worker = [f"--service_port={self._pools}", f"--container_executable={self._worker()}"]
+        self._begin(f"{name}-pool", [sys.executable, *program, *worker])
 
     def kill_workers(self) -> None:
         """As workers that are out of memory."""
@@ -112,9 +124,13 @@ class Cluster:
         return list(found)
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that TaskManagers have now."""
+        """Process ids of the workers that TaskManagers and worker pools have now."""
         children = {child for process in self.processes.values() for child in _children(process.pid)}
         return [pid for pid in self.all_workers() if pid in children]
+
+    def pools_at_work(self) -> int:
+        """How many worker pools have workers."""
+        return sum(bool(_children(self.processes[f"{name}-pool"].pid)) for name in _ADDRESSES)
 
     def all_workers(self) -> list[int]:
         """Those of TaskManagers that were killed, too."""
@@ -136,6 +152,15 @@ class Cluster:
             for boot in left:
                 _kill(boot)
             time.sleep(0.1)
+
+    def _options(self, environment: str, configuration: str) -> list[str]:
+        return [
+            "--runner=flink",
+            f"--job_endpoint=localhost:{self._jobs}",
+            f"--environment_type={environment}",
+            f"--environment_config={configuration}",
+            "--parallelism=2",
+        ]
 
     def _worker(self) -> Path:
         """A program that starts a Python worker in this environment, and says so."""
@@ -161,11 +186,14 @@ class Cluster:
         ports = ["-D", f"rest.port={self._rest}", "-D", f"jobmanager.rpc.port={self._rpc}"]
         return ["--configDir", self._folder / "conf", *ports]
 
-    def _java(self, name: str, main: str, *arguments: object) -> None:
+    def _java(self, name: str, main: str, *arguments: object, system: Mapping[str, object] | None = None) -> None:
+        properties = [f"-D{key}={value}" for key, value in (system or {}).items()]
+        self._begin(name, [*_JAVA, *properties, "-cp", f"{self._jars}/*", main, *arguments])
+
+    def _begin(self, name: str, command: Iterable[object]) -> None:
         with (self._folder / f"{name}.log").open("ab") as log:
-            command = [*_JAVA, "-cp", f"{self._jars}/*", main, *map(str, arguments)]
             self.processes[name] = subprocess.Popen(
-                command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+                [*map(str, command)], cwd=self._folder, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self, moment: Callable[[], bool]) -> None:
@@ -205,8 +233,8 @@ def _kill(boot: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+def _answers(address: tuple[str, int]) -> bool:
+    with suppress(OSError), socket.create_connection(address, timeout=1):
         return True
     return False
 
