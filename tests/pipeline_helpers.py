@@ -1,5 +1,6 @@
 """What the tests of the pipeline share: small experiments, the command in and out of process, tables read by hand."""
 
+import errno
 import json
 import os
 import shutil
@@ -181,6 +182,18 @@ def stamps(folder: Path) -> dict[str, Stamp]:
         path.relative_to(folder).as_posix(): Stamp(path.stat().st_ino, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*.parquet"))
     }
+
+
+def forbid_listing(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """No folder with this in its path can be read. Nobody keeps root from that, so the system's answer is made up."""
+    scandir = os.scandir
+
+    def forbidden(path: str) -> Any:
+        if part in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

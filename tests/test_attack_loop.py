@@ -599,6 +599,7 @@ def in_batch(canvases: Tensor, labels: list[int], names: list[int]) -> CanvasBat
         *[(name, {}) for name in LOOPS],
         *[(name, {"keep": "first"}) for name in LONG],
         *[(name, {"restarts": 2, "random_start": True}) for name in LOOPS],
+        *[("emi-fgsm", {"sampling": sampling}) for sampling in ("uniform", "gaussian")],
     ],
 )
 def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, object]) -> None:

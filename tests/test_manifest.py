@@ -2,7 +2,6 @@
 
 import errno
 import io
-import os
 import sys
 import tarfile
 from collections import Counter
@@ -17,6 +16,7 @@ import torch
 import torchvision.datasets.imagenet as oracle
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
+from pipeline_helpers import forbid_listing
 from pydantic import ValidationError
 from scipy.io import savemat
 
@@ -209,16 +209,8 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_sub_folder_is_refused_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody keeps root from reading a folder, so the system's answer is made up."""
     fill(tmp_path, "0/a.jpg", "1/a.jpg")
-    scandir = os.scandir
-
-    def forbidden(path: str) -> Any:
-        if path == str(tmp_path / "1"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", forbidden)
+    forbid_listing(monkeypatch, f"{tmp_path}/1")
     refused("cannot be read: .*Permission denied", folder=tmp_path)
 
 

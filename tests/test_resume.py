@@ -1,7 +1,6 @@
 """A run that is killed goes on, a finished one grows by what is new, and nothing that is finished is made again."""
 
 import atexit
-import errno
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pipeline_helpers import (
     contents,
     count_by_table,
     everything,
+    forbid_listing,
     invoke,
     refused,
     run,
@@ -367,15 +367,7 @@ def test_files_of_others_in_a_run_directory_are_let_be(tiny_run: Finished, tmp_p
 
 
 def test_what_cannot_be_listed_is_not_taken_for_missing(tiny_run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody keeps root from reading a folder, so the system's answer is made up."""
-    scandir = os.scandir
-
-    def forbidden(path: str) -> Any:
-        if "attack=pgd" in os.fspath(path):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", forbidden)
+    forbid_listing(monkeypatch, "attack=pgd")
     with pytest.raises(PermissionError, match="attack=pgd"):
         open_run(str(tiny_run.output)).sql("select count(*) from attacks")
     # What the commands end is this process.
