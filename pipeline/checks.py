@@ -188,9 +188,10 @@ def check_canvases(run: Run) -> Check:
     _, attacks = run.rows("select distinct attack from canvases order by attack <> 'none', attack")
     looks = [(chunk, attack) for chunk in range(_chunks(run)) for (attack,) in attacks]  # the clean ones first
     clean: dict[str, Pixels] = {}
+    paths = run.store.paths()
     for chunk, attack in tqdm(looks, desc="canvases", delay=1, leave=False):
         part = canvases_part(chunk, attack)
-        if not run.store.has(part):
+        if not {part.path, part.gathered} & paths:
             continue  # That was said with the plan.
         clean = {} if attack == CLEAN else clean
         for row in run.store.read(part).to_pylist():

@@ -44,17 +44,19 @@ import pipeline.lease
 import pipeline.main
 import pipeline.progress
 from pipeline.buckets import reach
+from pipeline.compaction import compact
 from pipeline.lease import LOCK, lease
 from pipeline.main import main
 from pipeline.plan import Units
 from pipeline.progress import progress_bar
 from pipeline.results import open_run
+from transforms.canvases import canvas_table
 from transforms.chunks import ImageRef
 from transforms.decode import CanvasSpec
 from transforms.errors import InputError, StoppedError
 from transforms.images import BadImage, read_image
 from transforms.read import read_bytes, slice_uri
-from transforms.store import Store, attacks_part, images_part, is_temporary
+from transforms.store import Store, attacks_part, canvases_part, images_part, is_temporary
 from transforms.tables import TABLES, rows_table
 
 if TYPE_CHECKING:
@@ -308,6 +310,29 @@ def test_what_may_not_be_deleted_is_said(store: Store, bucket: "Bucket") -> None
     with pytest.raises(OSError, match="403"):
         store.delete(["a"])
     assert store.paths() == {"a"}
+
+
+def test_gathered_canvases_are_read_by_chunk(store: Store, bucket: "Bucket") -> None:
+    """With as many requests as docs/stores.md says, and no damaged byte of what is read believed."""
+    noise = np.random.default_rng(1).integers(0, 256, (3, 128, 128), np.uint8)
+    tables = [canvas_table([f"i{number}"], [noise + np.uint8(number)]) for number in range(17)]
+    for number, table in enumerate(tables):
+        store.publish(canvases_part(number, "none"), table)
+    compact(store, 17, "run")
+    parts = [canvases_part(number, "none") for number in range(17)]
+    assert store.paths() == {part.gathered for part in parts}
+    assert [store.read(part) for part in parts] == tables
+    bucket.gate.open()
+    store.read(parts[5])
+    assert len(bucket.gate.requests) <= (5 if bucket.url.startswith("s3:") else 3)
+    content = bytearray(store.read_bytes(parts[0].gathered))
+    content[len(content) // 2] ^= 1
+    bucket.put(f"runs/a/{parts[0].gathered}", bytes(content))
+    with pytest.raises(
+        OSError, match=r"group-00000\.parquet is damaged; delete it, and the same command makes it again"
+    ):
+        store.read(parts[8])
+    assert store.read(parts[2]) == tables[2]
 
 
 def test_how_many_requests_a_part_takes(store: Store, bucket: "Bucket") -> None:

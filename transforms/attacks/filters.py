@@ -27,10 +27,10 @@ def blur(kernel: Kernel, size: int, sigma: float) -> Transform:
     """
     odd(kernel_size=size)
     above(0, kernel_sigma=sigma)
-    places = torch.linspace(-sigma, sigma, size, dtype=torch.float64)
+    places = torch.linspace(-1, 1, size, dtype=torch.float64)
     line = {
-        "gaussian": torch.exp(-0.5 * places**2),
-        "linear": 1 - places.abs() / sigma * (size - 1) / (size + 1),
+        "gaussian": torch.exp(-0.5 * (sigma * places) ** 2),
+        "linear": 1 - places.abs() * (size - 1) / (size + 1),
         "uniform": torch.ones_like(places),
     }[kernel]
     plane = torch.outer(line, line) / line.sum() ** 2
