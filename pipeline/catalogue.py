@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from transforms.attacks.adapters import own_names
 from transforms.attacks.balls import BALLS
@@ -39,9 +39,11 @@ def in_words(name: str) -> str:
     )
 
 
-def parameters(name: str) -> Iterator[tuple[str, str]]:
-    """What one attack may be told, each with its default as one would write it."""
-    return ((key, _written(default)) for key, (_, default) in recipe(name).parameters.items())
+def parameters(name: str) -> Iterator[tuple[str, str, str]]:
+    """What one attack may be told, each with its default as one would write it, and the other words to choose from."""
+    for key, (kind, default) in recipe(name).parameters.items():
+        others = [each for each in get_args(kind) if each != default] if get_origin(kind) is Literal else []
+        yield key, _written(default), ", ".join(others)
 
 
 def how_to_combine() -> str:

@@ -215,7 +215,7 @@ def list_(
                 print(catalogue.how_to_combine())
         elif thing is Thing.ATTACKS:
             print(catalogue.in_words(name))
-            _print_table(["parameter", "default"], catalogue.parameters(name))
+            _print_table(["parameter", "default", "or"], catalogue.parameters(name))
         elif thing is Thing.MODELS:
             _print_table(headings, catalogue.models(name))
         else:

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -412,11 +412,14 @@ def test_list_shows_every_name_in_full(thing: str, names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", [*RECIPES, "vmi-di-ti-si", "foolbox/L2PGD"])
 def test_list_shows_what_a_recipe_may_be_told(name: str) -> None:
+    """With the words that there are to choose from."""
     result = invoke("list", "attacks", name)
     assert result.exit_code == 0
-    first = [cells[0] for line in result.stdout.splitlines() if (cells := re.findall(r"[^\s│]+", line))]
-    assert first[0] == f"{name}:"
-    assert [key for key in recipe(name).parameters if key not in first] == []
+    lines = [cells for line in result.stdout.splitlines() if (cells := re.findall(r"[^\s│,]+", line))]
+    assert lines[0][0] == f"{name}:"
+    listed = {first: others for first, *others in lines}
+    for key, (kind, _) in recipe(name).parameters.items():
+        assert set(get_args(kind) if get_origin(kind) is Literal else ()) <= set(listed[key])
 
 
 def test_list_of_an_attack_that_there_is_not() -> None:
