@@ -325,11 +325,11 @@ def ti(image: Naive, kind: str = "gaussian") -> np.ndarray:
     return mi(image, filtered=lambda gradient: convolved(gradient, kind=kind))
 
 
-def long_and_targeted(image: Naive) -> np.ndarray:
-    """Zhao et al. 2021: diverse inputs, a kernel of 5, and gradients as they are."""
+def long_and_targeted(image: Naive, weighed: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Diverse inputs, a kernel of 5; Zhao et al. 2021 add gradients as they are, Weng et al. 2023 of equal weight."""
     points, accumulated = image.clean, np.zeros(SHAPE)
     for step in range(STEPS):
-        accumulated = accumulated + convolved(image.gradient(points, image.at(step)), 5)
+        accumulated = accumulated + weighed(convolved(image.gradient(points, image.at(step)), 5))
         points = image.step(points, accumulated)
     return points
 
@@ -518,8 +518,15 @@ CASES: dict[str, Case] = {
     ),
     "si-ni-fgsm": Case(ni, looks=((scaled, 5),)),
     "lf-fgsm": Case(low),
-    "logit": Case(long_and_targeted, LONG, ((MOSTLY_DIVERSE, 1),), climbed=of_logit),
-    "logit-margin": Case(long_and_targeted, LONG, ((MOSTLY_DIVERSE, 1),), climbed=of_logit_margin),
+    "logit": Case(
+        lambda image: long_and_targeted(image, lambda gradient: gradient),
+        LONG,
+        looks=((MOSTLY_DIVERSE, 1),),
+        climbed=of_logit,
+    ),
+    "logit-margin": Case(
+        lambda image: long_and_targeted(image, unit), LONG, looks=((MOSTLY_DIVERSE, 1),), climbed=of_logit_margin
+    ),
 }
 UNTARGETED = [name for name in CASES if "logit" not in name]
 TARGETED = [name for name in CASES if "adaea" not in name]

@@ -231,7 +231,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
     "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
     "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
-    "logit-margin": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit-margin"},
+    "logit-margin": {**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit-margin"},
     "cw": {
         **{"confidence": 0.0, "steps": 10_000, "learning_rate": 0.01, "binary_search_steps": 9},
         **{"initial_const": 1e-3, "abort_early": True},

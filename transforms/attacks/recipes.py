@@ -331,14 +331,14 @@ def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any)
     )
 
 
-def _long_and_targeted(source: str, objective: ObjectiveName) -> Recipe:
-    """Hundreds of steps with diverse inputs and a small translation kernel, gradients added as they are."""
+def _long_and_targeted(source: str, objective: ObjectiveName, *, normalized: bool) -> Recipe:
+    """Hundreds of steps with diverse inputs and a small translation kernel."""
     made = combined(
         "mi",
         "di",
         "ti",
         source=source,
-        normalized=False,
+        normalized=normalized,
         steps=300,
         alpha=2 / 255,
         diversity_probability=0.7,
@@ -374,8 +374,9 @@ RECIPES: dict[str, Recipe] = {
     "svre": combined("svre"),
     "adaea": combined("adaea"),
     "cwa": combined("cwa"),
-    "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit"),
-    "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin"),
+    "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit", normalized=False),
+    # Its gradient is divided by a margin that may be tiny: as it is, a single step could outweigh all others.
+    "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin", normalized=True),
     **carlini_wagner.RECIPES,
     **deepfool.RECIPES,
     **ddn.RECIPES,
