@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, get_args
 
 import duckdb
@@ -92,7 +93,7 @@ class Run:
         with duckdb.connect() as connection:
             paths = self._paths()
             for table in TABLES:
-                connection.register(table, self._dataset(table, paths))
+                connection.register(table, _for_duckdb(self._dataset(table, paths)))
             try:
                 kinds = [statement.type for statement in connection.extract_statements(query)]
                 if kinds != [duckdb.StatementType.SELECT]:
@@ -160,6 +161,34 @@ class _Files(fsspec.AbstractFileSystem):
 
     def _open(self, path: str, *_: Any, **__: Any) -> BinaryIO:
         return self._store.open(path)
+
+
+def _for_duckdb(dataset: ds.Dataset) -> ds.Dataset:
+    """The dataset; of files that Python opens, one that is safe where they cannot be opened."""
+    if not isinstance(dataset, ds.FileSystemDataset) or isinstance(dataset.filesystem, SubTreeFileSystem):
+        return dataset
+    fragments = list(dataset.get_fragments())
+    return _FromPython(fragments, dataset.schema, dataset.format, dataset.filesystem)
+
+
+class _FromPython(ds.FileSystemDataset):
+    """Of a scan that DuckDB asks for, batches are handed over one by one.
+
+    pyarrow's own `to_reader` keeps Python's lock while it waits for the threads that open files. Where one fails, it
+    wants that lock, to say what Python raised: both would wait forever.
+    """
+
+    def scanner(self, **options: Any) -> "_Scan":
+        return _Scan(super().scanner(**options))
+
+
+@dataclass(frozen=True)
+class _Scan:
+    scanner: ds.Scanner
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        batches = (each.record_batch for each in self.scanner.scan_batches())
+        return pa.RecordBatchReader.from_batches(self.scanner.projected_schema, batches)
 
 
 def _with_rates(counts: pd.DataFrame) -> pd.DataFrame:
