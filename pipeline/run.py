@@ -239,8 +239,8 @@ def _tidy(prepared: Prepared) -> None:
     with _machine_failures():
         store.delete(store.paths(ATTEMPTS))
         if not experiment.keep_canvases:
-            for spec in experiment.specs:
-                store.delete(of_tables(store.paths(canvases_part(0, spec.name).folder)))
+            folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
+            store.delete(path for path in of_tables(store.paths("canvases")) if path.rpartition("/")[0] in folders)
         compact(store, len(prepared.chunks), experiment.name)
 
 

@@ -28,8 +28,7 @@ GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
 
 THREADS = 8
 """How many files are waited for at once."""
-_CHUNK = re.compile(r"(?P<folder>.+)/chunk-(?P<chunk>[0-9]{5,})\.parquet")
-_NUMBERED = re.compile(r"(?P<table>[^/]+)/(.+/)?(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
+_FILE = re.compile(r"(?P<table>[^/]+)/(?P<folders>(.+/)?)(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
@@ -91,19 +90,19 @@ def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
 
 def part_of(path: str) -> Part | None:
     """The part that a file of one chunk is; None for any other file."""
-    found = _CHUNK.fullmatch(path)
-    if found is None:
+    found = _FILE.fullmatch(path)
+    if found is None or found["kind"] == "group":
         return None
-    table, *folders = found["folder"].split("/")
+    table, folders = found["table"], found["folders"].split("/")[:-1]
     names, keys = [each.partition("=")[0] for each in folders], [each.partition("=")[2] for each in folders]
     if table not in TABLES or names != list(TABLES[table].partitions):
         return None
-    return Part(table, int(found["chunk"]), tuple(map(unquote, keys)))
+    return Part(table, int(found["number"]), tuple(map(unquote, keys)))
 
 
 def chunks_in(path: str) -> range:
     """The chunks whose rows a table's file holds, by its name: one, or a group's; none if it is no such file."""
-    found = _NUMBERED.fullmatch(path)
+    found = _FILE.fullmatch(path)
     if found is None or found["table"] not in GROUPS:
         return range(0)
     size, number = GROUPS[found["table"]] if found["kind"] == "group" else 1, int(found["number"])
