@@ -64,7 +64,7 @@ setup(
     description="Which adversarial pictures transfer between ImageNet classifiers, and which defences answer them",
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline", "pipeline.*", "transforms", "transforms.*"]),
-    package_data={"transforms": ["imagenet_classes.csv", "py.typed"], "pipeline": ["py.typed"]},
+    package_data={"transforms": ["data/imagenet_classes.csv", "py.typed"], "pipeline": ["py.typed"]},
     install_requires=WORKER,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["megalith = pipeline.main:main"]},

@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.stub import SIDE
-from transforms.classes import class_wnid
-from transforms.models.sources import CLASSES
+from transforms.data.classes import class_wnid
+from transforms.models.sources.source import CLASSES
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 16

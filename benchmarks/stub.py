@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transforms.models.classifier import Preprocessing
-from transforms.models.sources import CLASSES, ModelSource
+from transforms.models.sources.source import CLASSES, ModelSource
 
 SIDE = 32
 """Of the pictures that it is shown, pixels."""

@@ -26,8 +26,8 @@ import typer
 from transforms.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
-    from pipeline.proof import Proof
-    from pipeline.run import Prepared
+    from pipeline.run.clean_accuracy import CleanAccuracy
+    from pipeline.run.prepare import Prepared
 
 
 class Exit(IntEnum):
@@ -83,20 +83,21 @@ def run(
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
     with _one_line_errors():
-        from pipeline.experiment import load_experiment
-        from pipeline.results import open_run
-        from pipeline.run import execute, prepare
-        from pipeline.runners import check_paths, runner_options
-        from pipeline.summary import print_summary
-        from pipeline.terminal import console
-        from transforms.held_models import torch_device
+        from pipeline.cli.terminal import console
+        from pipeline.config.experiment import load_experiment
+        from pipeline.results.render import print_summary
+        from pipeline.results.tables import open_run
+        from pipeline.run.execute import execute
+        from pipeline.run.prepare import prepare
+        from pipeline.run.runners import check_paths, runner_options
+        from transforms.models.device import torch_device
 
         options = runner_options(runner, context.args)
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         check_paths(runner, prepared.paths)
         _print_plan(prepared)
-        execute(prepared, options, device, _print_proof, models_in_memory)
+        execute(prepared, options, device, _print_clean_accuracy, models_in_memory)
         results = open_run(output)
         print_summary(results, prepared.experiment, console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]
@@ -122,8 +123,8 @@ def plan(
     """Shows what `run` would compute, and its cost. Writes nothing but weights that it downloads. Other options are
     Beam's own."""
     with _one_line_errors():
-        from pipeline.experiment import load_experiment
-        from pipeline.run import prepare
+        from pipeline.config.experiment import load_experiment
+        from pipeline.run.prepare import prepare
 
         if price is not None and workers is None:
             raise InputError("--price: give --workers too, how many there are going to be")
@@ -131,7 +132,7 @@ def plan(
         prepared = prepare(load_experiment(experiment, change or []), output)
         _print_plan(prepared)
         if workers is not None and prepared.plan.missing:
-            from pipeline.estimate import estimate
+            from pipeline.run.estimate import estimate
 
             print(estimate(prepared, "auto").in_words(workers, price))
 
@@ -145,8 +146,8 @@ def verify(
 ) -> None:
     """Checks a run directory: files, rows, canvases, and some of its work done again. Other options are Beam's own."""
     with _one_line_errors():
-        from pipeline.terminal import console, text_table
-        from pipeline.verify import verify as checks_of
+        from pipeline.cli.terminal import console, text_table
+        from pipeline.verify.whole import verify as checks_of
 
         _tell_beam(context)
         checks = list(checks_of(run_directory, sample, device))
@@ -168,7 +169,7 @@ def sql(
 ) -> None:
     """Answers a query over a run's tables. Other options are Beam's own."""
     with _one_line_errors():
-        from pipeline.results import open_run
+        from pipeline.results.tables import open_run
 
         _tell_beam(context)
         headings, rows = open_run(run_directory).rows(query)
@@ -206,18 +207,18 @@ def list_(
 ) -> None:
     """Shows the names that an experiment may use, or what one attack may be told."""
     with _one_line_errors():
-        from pipeline import catalogue
+        from pipeline.cli import lists
 
-        headings, rows = catalogue.LISTS[thing]
+        headings, rows = lists.LISTS[thing]
         if name is None:
             _print_table(headings, rows())
             if thing is Thing.ATTACKS:
-                print(catalogue.how_to_combine())
+                print(lists.how_to_combine())
         elif thing is Thing.ATTACKS:
-            print(catalogue.in_words(name))
-            _print_table(["parameter", "default", "or"], catalogue.parameters(name))
+            print(lists.in_words(name))
+            _print_table(["parameter", "default", "or"], lists.parameters(name))
         elif thing is Thing.MODELS:
-            _print_table(headings, catalogue.models(name))
+            _print_table(headings, lists.models(name))
         else:
             raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
 
@@ -253,14 +254,14 @@ def _print_plan(prepared: "Prepared") -> None:
 def _tell_beam(context: typer.Context) -> None:
     """Beam's options for its filesystems, where a command runs no pipeline; typically there are none."""
     if context.args:
-        from pipeline.runners import runner_options
+        from pipeline.run.runners import runner_options
 
         runner_options("direct", context.args)
 
 
-def _print_proof(proof: "Proof") -> None:
+def _print_clean_accuracy(proof: "CleanAccuracy") -> None:
     print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", flush=True)
-    if proof.absurd:
+    if proof.implausible:
         known = "" if proof.published is None else f", far below the published {proof.published:.1%}"
         _say(
             f"warning: {proof.model} is right on {proof.correct} of {proof.of} clean images{known}; check its weights, "
@@ -269,7 +270,7 @@ def _print_proof(proof: "Proof") -> None:
 
 
 def _print_table(headings: list[str], rows: Any) -> None:
-    from pipeline.terminal import console, text_table
+    from pipeline.cli.terminal import console, text_table
 
     console().print(text_table("", headings, rows))
 

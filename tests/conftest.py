@@ -11,9 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from transforms.decode import CanvasSpec, decode
+from transforms.data.decode import CanvasSpec, decode
 from transforms.models.classifier import Classifier
-from transforms.models.sources import model_source
+from transforms.models.sources.registry import model_source
+
+pytest_plugins = [
+    "tests.support.finished",
+    "tests.support.nasnet",
+    "tests.support.object_stores",
+    "tests.support.runners",
+]
 
 # Keras chooses its backend when it is imported, once per process.
 os.environ["KERAS_BACKEND"] = "torch"

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from transforms.attacks.per_image import one_by_one
-from transforms.levels import WHITE
+from transforms.attacks.per_image import per_image
+from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
 
 _HALVINGS = 30
@@ -127,8 +127,8 @@ class L2Ball(_Around):
     def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
         """Inside the box, the nearest is `perturbation` shrunk; else it is the shrunk one cut off at the box (KKT)."""
         fits = self.eps / self.size(perturbation).clamp(min=self.eps)
-        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * one_by_one(scale), clean)) <= self.eps)
-        return _in_box(perturbation * one_by_one(scale), clean)
+        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * per_image(scale), clean)) <= self.eps)
+        return _in_box(perturbation * per_image(scale), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
         return _round_inside(canvases, adversarial, self.eps, power=2)
@@ -168,7 +168,7 @@ class L1Ball(_Around):
         magnitude = -torch.log1p(-draws.uniform(shape, "start"))
         signs = 2 * draws.integers(2, shape, "signs") - 1
         radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
-        return (signs * magnitude / one_by_one(self.size(magnitude)) * radius * self.eps).to(canvases.device)
+        return (signs * magnitude / per_image(self.size(magnitude)) * radius * self.eps).to(canvases.device)
 
     def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
         stuck = ((adversarial <= 0) & (gradient < 0)) | ((adversarial >= 1) & (gradient > 0))
@@ -184,7 +184,7 @@ class L1Ball(_Around):
         highest = perturbation.abs().amax(dim=(1, 2, 3))
 
         def shrunk(share: Tensor) -> Tensor:
-            threshold = one_by_one(highest * (1 - share))
+            threshold = per_image(highest * (1 - share))
             return _in_box(perturbation.sign() * (perturbation.abs() - threshold).clamp(min=0), clean)
 
         share = _largest(torch.zeros_like(highest), lambda share: self.size(shrunk(share)) <= self.eps)

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.bands import Band
-from transforms.attacks.checks import above, at_least
-from transforms.attacks.estimators import AtThePoint, Estimator
-from transforms.attacks.momentum import Momentum, no_momentum
+from transforms.attacks.gradients import Oracle
 from transforms.attacks.objectives import Objective, cross_entropy
-from transforms.attacks.oracle import Oracle
+from transforms.attacks.parts.bands import Band
+from transforms.attacks.parts.estimators import AtThePoint, Estimator
+from transforms.attacks.parts.momentum import Momentum, no_momentum
+from transforms.attacks.parts.transformations import Mixing
+from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
-from transforms.attacks.protocol import Batch, Found, Ordinary, Transformation
-from transforms.attacks.steps import Step, steepest
+from transforms.attacks.protocol import BaseAttack, Batch, Found, Transformation
 from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
-from transforms.attacks.transformations import Mixing
+from transforms.data.pixels import WHITE
 from transforms.errors import InputError
-from transforms.levels import WHITE
 from transforms.randomness import Draws
+from transforms.ranges import above, at_least
 
 Keep = Literal["last", "best", "first"]
 _BAND_ROUNDS = 3
@@ -33,7 +33,7 @@ def unfiltered(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AttackLoop(Ordinary):
+class AttackLoop(BaseAttack):
     """Iterated gradient ascent on an objective inside a ball and the pixel box, ending on the 8-bit grid.
 
     Attributes:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 
-def one_by_one(values: Tensor) -> Tensor:
+def per_image(values: Tensor) -> Tensor:
     """(B,) as (B, 1, 1, 1), to go with canvases."""
     return values.view(-1, 1, 1, 1)
 
 
 def where(flags: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
     """Chooses whole canvases, (B, 3, S, S), by flags, bool (B,)."""
-    return torch.where(one_by_one(flags), then, otherwise)
+    return torch.where(per_image(flags), then, otherwise)

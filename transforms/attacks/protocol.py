@@ -5,10 +5,10 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from transforms.attacks.bands import Band
 from transforms.attacks.objectives import Goal
+from transforms.attacks.parts.bands import Band
 from transforms.attacks.surrogates import Surrogates
-from transforms.levels import WHITE
+from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
 
 
@@ -72,7 +72,7 @@ class Transformation(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """Attacks a batch inside a budget that it was made for. What most attacks have not, `Ordinary` says of them.
+    """Attacks a batch inside a budget that it was made for. What most attacks have not, `BaseAttack` says of them.
 
     Attributes:
         steps: iterations, of one restart; None of a cascade, whose stages count different things.
@@ -108,7 +108,7 @@ class Attack(Protocol):
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found: ...
 
 
-class Ordinary:
+class BaseAttack:
     """What an attack is that does not say otherwise: of one stage, not limited to a band, and nothing is shown, drawn
     or mixed in."""
 

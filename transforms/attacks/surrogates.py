@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.objectives import Goal, Objective
-from transforms.attacks.per_image import one_by_one
+from transforms.attacks.per_image import per_image
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.views import View, averaged, look, windows
@@ -226,7 +226,7 @@ class Surrogates:
         self.tally.count(len(gradient), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite)
-        return torch.where(one_by_one(finite), gradient / _LOSS_SCALE[self._precision], 0)
+        return torch.where(per_image(finite), gradient / _LOSS_SCALE[self._precision], 0)
 
     def _looks(self, canvases: Tensor) -> list[Tensor]:
         self.tally.count(len(canvases), forwards=self._passes)

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit
 from transforms.errors import InputError
-from transforms.levels import WHITE
 
 
 def jpeg(canvases: Tensor, *, quality: int) -> Tensor:

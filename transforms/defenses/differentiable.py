@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.defenses.biology import smooth_fovea, smooth_fovea_saccades, smooth_retina, smooth_v1
+from transforms.defenses.defense import Defense, Filter
 from transforms.defenses.filters import smooth_blur
 from transforms.defenses.fourier import (
     smooth_lowpass,
@@ -14,10 +16,8 @@ from transforms.defenses.fourier import (
     smooth_lowpass_dct,
     smooth_lowpass_gaussian,
 )
-from transforms.defenses.grid import Defense, Filter
 from transforms.defenses.randomized import smooth_random_crop, smooth_resize_pad
 from transforms.defenses.registry import defense_function
-from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 

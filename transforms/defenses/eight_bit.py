@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.errors import InputError
-from transforms.levels import WHITE
 
 Picture = npt.NDArray[Any]
 """uint8 (S, S, 3), contiguous: a canvas as Pillow, OpenCV and scikit-image want it."""

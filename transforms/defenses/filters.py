@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit, up_to_white
 from transforms.errors import InputError
-from transforms.levels import WHITE
 
 # A worker is one thread.
 cv2.setNumThreads(0)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from skimage.restoration import denoise_wavelet
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit, up_to_white
 from transforms.errors import InputError
-from transforms.levels import WHITE
 from transforms.randomness import Draws
 
 

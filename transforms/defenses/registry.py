@@ -10,7 +10,7 @@ from transforms.defenses.biology import fovea, fovea_saccades, retina, v1
 from transforms.defenses.codecs import bit_depth, jpeg, webp
 from transforms.defenses.filters import bilateral, blur, median, nlm, tvm
 from transforms.defenses.fourier import lowpass, lowpass_butterworth, lowpass_dct, lowpass_gaussian
-from transforms.defenses.own import own_defense, own_names
+from transforms.defenses.plugins import plugin_defense, plugin_names
 from transforms.defenses.randomized import noise, pixel_deflection, random_crop, resize_pad
 from transforms.defenses.smoothing import SMOOTHING, smoothing
 from transforms.errors import unknown
@@ -44,16 +44,16 @@ random (canvases, draws, *, parameters). Its smooth stand-in, if it has one, is 
 
 def defense_names() -> list[str]:
     """The house's own, then those of installed packages."""
-    return [*DEFENSES, *(name for name in own_names() if name not in DEFENSES)]
+    return [*DEFENSES, *(name for name in plugin_names() if name not in DEFENSES)]
 
 
 def defense_function(name: str) -> Callable[..., Tensor]:
     """Raises InputError for an unknown defence, and for one of another package that is not what it should be."""
     if name in DEFENSES:
         return DEFENSES[name]
-    if name not in own_names():
+    if name not in plugin_names():
         raise unknown("defense", name, defense_names())
-    return own_defense(name)
+    return plugin_defense(name)
 
 
 def is_random(name: str) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from transforms.errors import InputError
-from transforms.foreign import refusing
-from transforms.models.from_onnx import PREPROCESSING
-from transforms.models.sources import ModelSource, model_source, needed
-from transforms.models.weights import reading
+from transforms.models.sources.from_onnx import PREPROCESSING
+from transforms.models.sources.registry import model_source
+from transforms.models.sources.source import ModelSource, needed
+from transforms.models.sources.weights import reading
+from transforms.plugins import refusing
 
 _TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -79,7 +80,7 @@ def _by_keras(name: str, path: Path, weights: str | None) -> None:
     source = model_source(name, weights)
     side = source.preprocessing.input_size
     with reading(source.weights, name):
-        model = importlib.import_module("transforms.models.from_keras").with_weights(
+        model = importlib.import_module("transforms.models.sources.from_keras").with_weights(
             name.partition("/")[2], source.weights
         )
     model(importlib.import_module("numpy").zeros((1, side, side, 3), "float32"))  # Keras exports only what has run

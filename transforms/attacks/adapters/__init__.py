@@ -6,8 +6,8 @@ A library is imported when an attack of it is named, and not before.
 from collections.abc import Callable
 from importlib import import_module
 
-from transforms.attacks.adapters import own
-from transforms.attacks.registry import Recipe
+from transforms.attacks.adapters import plugins
+from transforms.attacks.recipe import Recipe
 from transforms.errors import unknown
 
 _LIBRARIES = {"torchattacks": "from_torchattacks", "foolbox": "from_foolbox", "adv-lib": "from_adv_lib"}
@@ -21,7 +21,7 @@ def adapted(name: str) -> Recipe:
     """
     library, slash, attack = name.partition("/")
     if not slash:
-        return own.recipe(name)
+        return plugins.recipe(name)
     if library not in _LIBRARIES:
         raise unknown("library of attacks", library, _LIBRARIES)
     module = import_module(f"{__name__}.{_LIBRARIES[library]}")
@@ -29,6 +29,6 @@ def adapted(name: str) -> Recipe:
     return recipe(attack)
 
 
-def own_names() -> list[str]:
+def plugin_names() -> list[str]:
     """The attacks of the user's own packages, which are not loaded for it."""
-    return own.names()
+    return plugins.names()

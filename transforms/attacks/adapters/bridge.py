@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Batch, Found, Ordinary
+from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.surrogates import Surrogates, Tally, watching
 from transforms.errors import InputError
-from transforms.foreign import keyed_randomness, refusing
+from transforms.plugins import keyed_randomness, refusing
 
 Find = Callable[[Surrogates, Batch, int], Tensor]
 """(surrogates, batch of one, seed in 0 … 2**31 - 1) -> adversarial canvas, float (1, 3, S, S), not yet bounded."""
@@ -57,7 +57,7 @@ class SoleTally(Tally):
 
 
 @dataclass(frozen=True)
-class OneByOne(Ordinary):
+class ImageByImage(BaseAttack):
     """An attack that others keep, on one image after the other, ending on the 8-bit grid inside the budget.
 
     Attributes:

@@ -17,7 +17,7 @@ from transforms.attacks.adapters.libraries import Kept, chosen, goals_of, import
 from transforms.attacks.adapters.parameters import offered
 from transforms.attacks.balls import Ball
 from transforms.attacks.protocol import Batch
-from transforms.attacks.registry import Recipe
+from transforms.attacks.recipe import Recipe
 from transforms.attacks.surrogates import Surrogates
 
 _ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}

@@ -13,9 +13,9 @@ from transforms.attacks.adapters.parameters import Offered, offered
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Batch
-from transforms.attacks.registry import Goals, Recipe
+from transforms.attacks.recipe import Goals, Recipe
 from transforms.attacks.surrogates import Surrogates
-from transforms.foreign import refusing
+from transforms.plugins import refusing
 
 _WITHHELD = {"constraint", "distance", "tensorboard", "update_stats_every_k"}
 # Left open by the library; the paper's number of power iterations (Miyato et al. 2019, arXiv:1704.03976).

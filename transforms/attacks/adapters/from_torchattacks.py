@@ -11,9 +11,9 @@ from transforms.attacks.adapters.libraries import Kept, chosen, imported
 from transforms.attacks.adapters.parameters import offered
 from transforms.attacks.balls import Ball
 from transforms.attacks.protocol import Batch
-from transforms.attacks.registry import Goals, Recipe
+from transforms.attacks.recipe import Goals, Recipe
 from transforms.attacks.surrogates import Surrogates
-from transforms.foreign import refusing
+from transforms.plugins import refusing
 
 # A class says its norm in prose only. Its README and these lines agree where the README does.
 _LINF = "FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM PGDRS SINIFGSM VMIFGSM VNIFGSM"

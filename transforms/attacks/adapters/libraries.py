@@ -10,14 +10,14 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import Tensor, nn
 
-from transforms.attacks.adapters.bridge import Find, OneByOne, iterations
+from transforms.attacks.adapters.bridge import Find, ImageByImage, iterations
 from transforms.attacks.adapters.parameters import Offered, maker
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack
-from transforms.attacks.registry import LOGIT_FUSIONS, Goals, Kind, Recipe
+from transforms.attacks.recipe import LOGIT_FUSIONS, Goals, Kind, Recipe
 from transforms.errors import InputError, unknown
-from transforms.foreign import refusing
+from transforms.plugins import refusing
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Kept:
             raise InputError(f"norm: {ball.norm} is not bounded by {self.name}; it bounds {' or '.join(self.norms)}")
         with refusing(f"attack {self.name}"):
             find = self.make(ball, {**values, **self.norms[ball.norm]})
-        return OneByOne(self.name, ball, find, self.minimal, *iterations(values))
+        return ImageByImage(self.name, ball, find, self.minimal, *iterations(values))
 
 
 def imported(module: str, library: str, install: str) -> ModuleType:

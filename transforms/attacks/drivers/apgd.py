@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.shared import Standing, best_others, bounded_in
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
-from transforms.attacks.per_image import one_by_one, where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import per_image, where
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
 from transforms.errors import InputError
 from transforms.randomness import Draws
+from transforms.ranges import above, at_least, within
 
 
 @dataclass(frozen=True)
-class AutoPgd(Ordinary):
+class AutoPgd(BaseAttack):
     """APGD with one objective, or towards each of several wrong classes in turn. An image is done at its first success.
 
     What fools the surrogates is rounded to 8 bits and shown to them again; it is a success if it still fools them.
@@ -118,7 +118,7 @@ class AutoPgd(Ordinary):
         self, point: Tensor, before: Tensor, gradient: Tensor, length: Tensor, clean: Tensor, weight: float
     ) -> Tensor:
         """A step of `length`, (B,), mixed with the step before it (equation 4 and the line above it)."""
-        ahead = self.ball.inside(point + one_by_one(length) * self.ball.direction(gradient, point), clean)
+        ahead = self.ball.inside(point + per_image(length) * self.ball.direction(gradient, point), clean)
         return self.ball.inside(point + weight * (ahead - point) + (1 - weight) * (point - before), clean)
 
 

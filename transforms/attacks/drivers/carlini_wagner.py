@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import above, at_least
 from transforms.attacks.drivers.minimal import SETTLING, Best, judged_slope, settle
 from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import margin
-from transforms.attacks.per_image import one_by_one, where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
+from transforms.attacks.per_image import per_image, where
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
-from transforms.levels import WHITE
+from transforms.data.pixels import WHITE
+from transforms.ranges import above, at_least
 
 _DECAYS = (0.9, 0.999)
 _TINY = 1e-8
@@ -27,7 +27,7 @@ _PROGRESS = 0.9999
 
 
 @dataclass(frozen=True)
-class CarliniWagner(Ordinary):
+class CarliniWagner(BaseAttack):
     """Minimises |perturbation|² + const · max(0, confidence - margin) by Adam, in tanh space, which knows no box
     (§6.1, with their f6).
 
@@ -98,7 +98,7 @@ class CarliniWagner(Ordinary):
                 loss = norms**2 + const * lacking.clamp(min=0)
                 running = running & (loss <= _PROGRESS * loss_before)
                 loss_before = loss
-            pull = one_by_one(torch.where(lacking > 0, const, 0)) * gradient
+            pull = per_image(torch.where(lacking > 0, const, 0)) * gradient
             slope = (2 * perturbation - pull) * (1 - squashed**2) / 2
             first = torch.lerp(slope, first, _DECAYS[0])
             second = torch.lerp(slope**2, second, _DECAYS[1])

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, judged_slope, settle, unit
 from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import cross_entropy
-from transforms.attacks.per_image import one_by_one, where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
+from transforms.attacks.per_image import per_image, where
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
+from transforms.ranges import above, at_least, within
 
 
 @dataclass(frozen=True)
-class DecoupledDirectionNorm(Ordinary):
+class DecoupledDirectionNorm(BaseAttack):
     """Steps along the gradient, put on a sphere that shrinks after each success and grows after each failure.
 
     Attributes:
@@ -62,7 +62,7 @@ class DecoupledDirectionNorm(Ordinary):
                     direction = where(flat, unit(noise), direction)
                 moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
                 radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
-                on_sphere = moved * one_by_one(radius / self.ball.size(moved).clamp(min=1e-12))
+                on_sphere = moved * per_image(radius / self.ball.size(moved).clamp(min=1e-12))
                 perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
             watch(best.open)
             return settle(surrogates, batch, self.ball, best, watch, goal.reached)

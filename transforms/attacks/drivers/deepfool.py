@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import at_least
 from transforms.attacks.drivers.minimal import SETTLING, Best, dual_size, settle
 from transforms.attacks.drivers.shared import best_others, bounded_in
-from transforms.attacks.per_image import one_by_one, where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
+from transforms.attacks.per_image import per_image, where
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
 from transforms.errors import InputError
+from transforms.ranges import at_least
 
 
 @dataclass(frozen=True)
-class DeepFool(Ordinary):
+class DeepFool(BaseAttack):
     """Adds up the shortest ways to the nearest linearised boundary until the image, overshot a little, crosses one.
 
     Attributes:
@@ -79,10 +79,10 @@ class DeepFool(Ordinary):
         away = gaps.abs() / dual_size(self.ball.norm, slopes).clamp(min=1e-12)
         nearest = away.argmin(dim=1)
         rows = torch.arange(len(nearest), device=nearest.device)
-        distance, slope = one_by_one(away[rows, nearest]), slopes[rows, nearest]
+        distance, slope = per_image(away[rows, nearest]), slopes[rows, nearest]
         if self.ball.norm == "linf":
             return distance * slope.sign()
-        return distance * slope / one_by_one(self.ball.size(slope)).clamp(min=1e-12)
+        return distance * slope / per_image(self.ball.size(slope)).clamp(min=1e-12)
 
 
 def deepfool(ball: Ball, *, steps: int = 50, overshoot: float = 0.02, candidates: int = 10) -> DeepFool:

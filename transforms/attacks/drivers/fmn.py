@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import torch
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import above, at_least, within
 from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, judged_slope, settle, shrink, unit
 from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import margin
 from transforms.attacks.per_image import where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import LOGIT_FUSIONS, Recipe
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
+from transforms.ranges import above, at_least, within
 
 
 @dataclass(frozen=True)
-class FastMinimumNorm(Ordinary):
+class FastMinimumNorm(BaseAttack):
     """Steps along the gradient of the margin, cut back to a radius that follows the distance to the boundary.
 
     Attributes:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.drivers.shared import on_grid
 from transforms.attacks.objectives import Goal, Objective
-from transforms.attacks.per_image import one_by_one, where
+from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import Batch, Found
 from transforms.attacks.surrogates import Surrogates, Watch
 
@@ -79,7 +79,7 @@ def settle(
     """
 
     def stored(scale: Tensor) -> Tensor:
-        return ball.to_grid(batch.canvases, (batch.clean + one_by_one(scale) * best.perturbation).clamp(0, 1))
+        return ball.to_grid(batch.canvases, (batch.clean + per_image(scale) * best.perturbation).clamp(0, 1))
 
     found = best.norms.isfinite() & best.open
     # Longer ones would only be cut back to the budget. One that is too long already has a single chance.
@@ -128,7 +128,7 @@ def dual_size(norm: str, gradients: Tensor) -> Tensor:
 
 def shrink(norm: str, perturbation: Tensor, radius: Tensor) -> Tensor:
     """The nearest perturbation (in L2) of norm <= radius, (B,), one for each image; the box is not looked at."""
-    limit = one_by_one(radius)
+    limit = per_image(radius)
     if norm == "linf":
         return torch.clamp(perturbation, -limit, limit)
     if norm == "l2":

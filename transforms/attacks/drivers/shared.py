@@ -11,8 +11,8 @@ from transforms.attacks.objectives import Goal
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import Batch
 from transforms.attacks.surrogates import Surrogates, Watch
+from transforms.data.pixels import WHITE
 from transforms.errors import InputError
-from transforms.levels import WHITE
 
 
 def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.checks import at_least, within
 from transforms.attacks.drivers.shared import Standing, bounded_in
 from transforms.attacks.objectives import cross_entropy, margin
-from transforms.attacks.per_image import one_by_one, where
-from transforms.attacks.protocol import Batch, Found, Ordinary
-from transforms.attacks.registry import Recipe
+from transforms.attacks.per_image import per_image, where
+from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.recipe import Recipe
 from transforms.attacks.surrogates import Surrogates, Watch, watching
-from transforms.levels import WHITE
+from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
+from transforms.ranges import at_least, within
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which the squares' area is halved."""
@@ -25,7 +25,7 @@ _TILES = 5
 
 
 @dataclass(frozen=True)
-class Square(Ordinary):
+class Square(BaseAttack):
     """Keeps a random square of change wherever it raises the objective. An image is done at its first success.
 
     In L∞ every query is a canvas of 8 bits. In L2, what fools the model is rounded and asked again.
@@ -149,7 +149,7 @@ def _square_l2(changed: Tensor, eps: float, side: int, draws: Draws) -> Tensor:
     shape = _bump(side).to(changed)
     placed = shape[rows.clamp(min=0)[:, :, None], columns.clamp(min=0)[:, None, :]]
     turned = shape.T[rows.clamp(min=0)[:, :, None], columns.clamp(min=0)[:, None, :]]
-    upright = one_by_one(draws.integers(2, (), "direction").to(changed.device).bool())
+    upright = per_image(draws.integers(2, (), "direction").to(changed.device).bool())
     bump = torch.where(upright, placed[:, None], turned[:, None]) * first
     plane = (2, 3)
     old = changed * first

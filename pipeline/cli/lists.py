@@ -1,0 +1,115 @@
+"""What an experiment may name, as `megalith list` shows it: attacks and their parameters, defences, models, views."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from transforms.attacks.adapters import plugin_names
+from transforms.attacks.balls import BALLS
+from transforms.attacks.recipe import Recipe
+from transforms.attacks.recipes.bases import BASES
+from transforms.attacks.recipes.names import RECIPES, recipe
+from transforms.attacks.recipes.parts import PARTS
+from transforms.defenses.registry import defense_function, defense_names, parameter_types
+from transforms.errors import InputError
+from transforms.models.sources.registry import model_source, source_names
+from transforms.models.views import VIEWS
+
+_ANY_EPS = 16 / 255
+"""Costs do not depend on the budget."""
+
+
+def attacks() -> Iterator[tuple[str, ...]]:
+    """Recipes, and attacks of other packages; of one that does not load, the reason."""
+    for name in (*RECIPES, *plugin_names()):
+        try:
+            found = recipe(name)
+        except InputError as error:
+            yield name, *"?" * 4, str(error)
+        else:
+            yield name, found.kind, " ".join(found.norms), *_cost(found), found.source
+
+
+def in_words(name: str) -> str:
+    """What one attack is and costs; raises InputError for a name that nobody knows."""
+    found = recipe(name)
+    forwards, backwards = _cost(found)
+    several = " (of two surrogates together)" if found.models > 1 else ""
+    return (
+        f"{name}: {found.kind}, bounds {' or '.join(found.norms)}, goals: {found.goals}. {found.source}\n"
+        f"per image: {forwards} forward and {backwards} backward passes{several}"
+    )
+
+
+def parameters(name: str) -> Iterator[tuple[str, str, str]]:
+    """What one attack may be told, each with its default as one would write it, and the other words to choose from."""
+    for key, (kind, default) in recipe(name).parameters.items():
+        others = [each for each in get_args(kind) if each != default] if get_origin(kind) is Literal else []
+        yield key, _written(default), ", ".join(others)
+
+
+def how_to_combine() -> str:
+    """Words below the list of attacks."""
+    return f"""\
+Passes are per image, of one surrogate; of adaea, cwa and svre, which need several, of two.
+The parameters of one: megalith list attacks NAME
+A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:
+  bases {", ".join(BASES)}; parts {", ".join(PARTS)}
+Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/own-attack.md"""
+
+
+def defenses() -> Iterator[tuple[str, ...]]:
+    """Functions that a grid may name."""
+    for name in defense_names():
+        yield name, _first_line(defense_function(name)), ", ".join(parameter_types(name))
+
+
+def models(part: str = "") -> Iterator[tuple[str, ...]]:
+    """Those with this in their names, and what they are shown."""
+    for name in source_names():
+        if part.lower() in name.lower():
+            found = model_source(name)
+            shown = found.preprocessing
+            resized = f"{shown.resize} {shown.interpolation}{'' if shown.antialias else ', not antialiased'}"
+            colours = f"{shown.channels} to {shown.value_range:g}"
+            moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
+            published = "" if found.published is None else f"{found.published:.1%}"
+            yield name, resized, str(shown.input_size), colours, *moments, published
+
+
+def views() -> Iterator[tuple[str, ...]]:
+    """Ways of looking at a canvas."""
+    return ((name, _first_line(view)) for name, view in VIEWS.items())
+
+
+LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    "attacks": (["recipe", "kind", "norms", "forwards", "backwards", "source"], attacks),
+    "defenses": (["defense", "what", "parameters"], defenses),
+    "models": (["model", "resize", "crop", "range", "mean", "std", "published"], models),
+    "views": (["view", "what"], views),
+}
+"""Headings of each list, and what gives its rows."""
+
+
+def _cost(found: Recipe) -> tuple[str, str]:
+    """Forward and backward passes per image."""
+    try:
+        attack = found.make(BALLS[found.norms[0]](_ANY_EPS))
+    except InputError:  # a part of it is another library's, which is not installed
+        return "?", "?"
+    forwards, backwards = attack.cost(found.models)
+    return f"{forwards:,}", f"{backwards:,}"
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").splitlines()[0]
+
+
+def _written(default: Any) -> str:
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(_written, default))}]"
+    if isinstance(default, bool) or default is None:
+        return {True: "true", False: "false", None: "null"}[default]
+    levels = 255 * default if isinstance(default, float) else 0.5
+    # 16/255, but 0.2 and not 51/255
+    return f"{levels:.0f}/255" if levels.is_integer() and len(repr(default)) > len("0.1234") else str(default)

@@ -1,0 +1,263 @@
+"""An experiment's attacks: which recipe, with which of its own parameters, on which surrogates, within which budget."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+
+from pipeline.config.base import Names, Ratio, Strict, one_of
+from transforms.attacks.balls import BALLS
+from transforms.attacks.loop import AttackLoop
+from transforms.attacks.recipes.names import RECIPES, recipe
+from transforms.attacks.spec import AttackSpec
+from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
+from transforms.data.classes import resolve_class
+from transforms.data.pixels import WHITE
+from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.grid import grid, parse
+from transforms.errors import InputError, unknown
+from transforms.models.views import VIEWS, windows
+
+KNOWING = "@"
+"""Between an adaptive attack and the defence that it knows, in the names of its variants."""
+_LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
+"""Parameters that are lengths in the attack's norm."""
+_PIXELS = {"spectrum_noise"}
+"""Parameters in the unit of [0, 1] pixels, whatever the norm."""
+_CARRIED = {"decay", "normalized", "beta1", "beta2", "attenuation"}
+"""Parameters of what a step carries on to the next."""
+_MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
+"""Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
+
+View = Annotated[str, one_of("view", VIEWS)]
+Norm = Annotated[str, one_of("norm", BALLS)]
+
+
+def _one_defense(written: Any) -> Defense:
+    """Whatever an entry of `defenses:` may be, if it stands for one."""
+    if written is None or isinstance(written, Defense):
+        return written or NO_DEFENSE
+    if isinstance(written, str):
+        return parse(written)
+    try:
+        found = grid(written, "defense")
+    except InputError as error:
+        raise InputError(f"{error}; or write it as tables do: lowpass:cutoff=0.5") from None
+    if len(found) != 1:
+        raise InputError(f"{written!r} stands for {len(found)} defences, where there should be one")
+    return found[0]
+
+
+def _known_defenses(written: Any) -> bool | tuple[Defense, ...]:
+    if isinstance(written, bool):
+        return written
+    if not isinstance(written, list | tuple) or not written:
+        raise InputError(f"{written!r} is neither true nor a list of defences such as ['jpeg:quality=75']")
+    known = tuple(_one_defense(each) for each in written)
+    for each in known:
+        if known.count(each) > 1:
+            raise InputError(f"{each.name} is listed twice")
+    return known
+
+
+def _defense_name(defense: Defense) -> str:
+    return defense.name
+
+
+def _known_names(known: bool | tuple[Defense, ...]) -> bool | list[str]:
+    return known if isinstance(known, bool) else [each.name for each in known]
+
+
+OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
+
+
+class AttackConfig(Strict):
+    """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
+
+    recipe: str
+    surrogates: Names
+    fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
+    view: View = "center"
+    defense: OneDefense = NO_DEFENSE
+    adaptive: Annotated[bool | tuple[Defense, ...], PlainValidator(_known_defenses), PlainSerializer(_known_names)] = (
+        False
+    )
+    precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
+    norm: Norm = "linf"
+    eps: Ratio
+    target: Annotated[int, BeforeValidator(resolve_class)] | None = None
+    parameters: SerializeAsAny[Strict]  # of the recipe's own model, so that run.json holds what it has
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_parameters(cls, section: Any) -> Any:
+        """Moves the keys that belong to the recipe into `parameters`, validated against the recipe's signature."""
+        if not isinstance(section, Mapping):
+            return section  # reported by the type
+        if "recipe" not in section:
+            raise InputError("recipe: is missing, such as recipe: pgd")
+        if not isinstance(section["recipe"], str):
+            raise unknown("recipe", section["recipe"], RECIPES)
+        model = _parameter_model(section["recipe"])
+        own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
+        known = {*cls.model_fields, *model.model_fields} - {"parameters"}
+        for key in own:
+            if key not in known:
+                close = get_close_matches(str(key), known, n=1, cutoff=0.8)
+                close = close or get_close_matches(str(key), known - set(section), n=1, cutoff=0.6)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
+                raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
+        shared = {key: value for key, value in section.items() if key not in own}
+        return {**shared, "parameters": model.model_validate(own)}
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With every key, and the recipe's own among them, as in an experiment."""
+        shared: dict[str, Any] = handler(self)
+        own: dict[str, Any] = shared.pop("parameters")
+        return {**shared, **own}
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "AttackConfig":
+        made = recipe(self.recipe)
+        if self.norm not in made.norms:
+            raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
+        if self.target is not None and made.goals == "untargeted":
+            raise InputError(f"target: {self.recipe} cannot be targeted")
+        if self.target is None and made.goals == "targeted":
+            raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
+        if len(self.surrogates) < made.models:
+            raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
+        if self.fuse is not None and len(self.surrogates) == 1:
+            raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse is not None and self.fuse not in made.fusions:
+            way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
+            raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
+        if self.adaptive and self.defense != NO_DEFENSE:
+            raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
+        if self.precision != "fp32" and not made.gradients:
+            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _objective(self) -> "AttackConfig":
+        """Averaged probabilities have no logits but their own logarithms. To the other objectives, which see
+        differences of logits, that is the same; `logit` would silently be another one. And losses that are logits
+        average to what logits average to."""
+        if recipe(self.recipe).kind != "gradient" or dict(self.parameters).get("objective") != "logit":
+            return self
+        averaged = None
+        if self.fuse == "probabilities":
+            averaged = "fuse: probabilities"
+        elif windows(VIEWS[self.view]) > 1:
+            averaged = f"view: {self.view}"
+        if averaged is not None:
+            raise InputError(f"objective: logit would be cross-entropy with {averaged}; logit-margin, say, would not")
+        if self.fuse == "losses":
+            raise InputError("fuse: losses would average logits with objective: logit, as by default; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _budget(self) -> "AttackConfig":
+        if self.eps * WHITE < 1:
+            raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
+        if self.norm == "linf" and self.eps >= 1:
+            raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
+        if self.eps >= _MOST[self.norm]:
+            raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
+        per_pixel = _PIXELS
+        if self.norm == "linf" and recipe(self.recipe).kind != "minimal-norm":  # their alpha is something else
+            per_pixel = _PIXELS | _LENGTHS
+        for key, value in self.parameters:
+            if key in per_pixel and value is not None and value >= 1:
+                raise InputError(
+                    f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
+                )
+        for spec in self.specs("", ()):
+            spec.build()
+        return self
+
+    @model_validator(mode="after")
+    def _carried(self) -> "AttackConfig":
+        """A default may be without effect: nobody asked for it, and `run.json` holds it, too."""
+        (spec, *_), defaults = self.specs("", ()), recipe(self.recipe).parameters
+        loop, own = spec.build(), dict(spec.parameters)
+        if not isinstance(loop, AttackLoop):
+            return self
+        for key in (key for key in own if key in _CARRIED and own[key] != defaults[key][1]):
+            if loop.steps == 1 and not hasattr(loop.estimator, key):  # one with steps of its own carries within one
+                raise InputError(f"{key}: {own[key]} has no effect with steps: 1; take 2 or more")
+            if key == "normalized" and own.get("decay") == 0:
+                raise InputError(f"normalized: {own[key]} has no effect with decay: 0; take a decay above 0")
+        return self
+
+    def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
+        """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
+        plain = AttackSpec(
+            name=name,
+            recipe=self.recipe,
+            parameters=tuple((key, _plain(value)) for key, value in self.parameters),
+            surrogates=self.surrogates,
+            fuse=self.fuse or "logits",
+            view=self.view,
+            defense=self.defense,
+            precision=self.precision,
+            norm=self.norm,
+            eps=float(self.eps),
+            target=self.target,
+        )
+        if not self.adaptive:
+            return (plain,)
+        known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
+        variants = (replace(plain, name=f"{name}{KNOWING}{each.name}", defense=each) for each in known)
+        return tuple(_drawn_where_random(each) for each in (plain, *variants))
+
+
+def _drawn_where_random(spec: AttackSpec) -> AttackSpec:
+    """Of an adaptive attack's variants, `eot` is for those that have anything to draw."""
+    once = replace(spec, parameters=tuple((key, 1 if key == "eot" else value) for key, value in spec.parameters))
+    return spec if once.build().redraws else once
+
+
+@cache
+def _parameter_model(name: str) -> type[Strict]:
+    """What a recipe's own keys may be."""
+    parameters = recipe(name).parameters
+    for key in parameters:
+        if key in AttackConfig.model_fields:
+            raise InputError(f"recipe: {name} calls a parameter {key!r}, which is a key of every attack; rename it")
+    fields: dict[str, Any] = {key: (_written(key, hint), default) for key, (hint, default) in parameters.items()}
+    return create_model(name, __base__=Strict, **fields)
+
+
+def _written(key: str, hint: Any) -> Any:
+    """The type of a parameter as a user writes it: floats may be fractions."""
+    if hint is float:
+        return Ratio
+    if hint == float | None:
+        return Ratio | None
+    if hint == tuple[float, ...]:
+        return tuple[Ratio, ...]
+    if get_origin(hint) is Literal:
+        return Annotated[hint, one_of(key, get_args(hint))]
+    return Annotated[hint, Field(strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):  # a specification is hashable
+        return tuple(_plain(each) for each in value)
+    return float(value) if isinstance(value, Fraction) else value

@@ -1,0 +1,273 @@
+"""The experiment: a YAML file, validated once into frozen typed objects."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import torch
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from pipeline.config.attacks import KNOWING, AttackConfig, OneDefense, View
+from pipeline.config.base import Name, Names, Strict, different, first_problem
+from pipeline.config.images import ImagesConfig
+from pipeline.config.yaml import MAX_BYTES, read_yaml
+from transforms.attacks.objectives import Goal
+from transforms.attacks.parts.bands import leaked
+from transforms.attacks.protocol import Batch
+from transforms.attacks.recipes.names import recipe
+from transforms.attacks.spec import AttackSpec
+from transforms.data.decode import CanvasSpec
+from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.grid import defenses
+from transforms.errors import InputError, printable, unknown
+from transforms.models.sources.registry import model_source
+from transforms.models.sources.source import ModelSource
+from transforms.models.views import problem
+from transforms.randomness import Draws
+from transforms.rows.parts import CLEAN
+
+_NOTHING = 1e-6
+"""Of a picture's energy, where one frequency has 1/224 of it."""
+_LONGEST_NAME = 240
+"""Of a folder, with `defense=` before it: filesystems take 255 bytes."""
+
+
+class CanvasConfig(Strict):
+    """The resolution of an experiment: the short side after resizing, and the side of the centre crop, pixels."""
+
+    resize: int = Field(default=256, strict=True)
+    crop: int = Field(default=224, strict=True)
+
+    @property
+    def spec(self) -> CanvasSpec:
+        """As decoding takes it; raises InputError for impossible sizes."""
+        return CanvasSpec(self.resize, self.crop)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CanvasConfig":
+        _ = self.spec
+        return self
+
+
+class ModelConfig(Strict):
+    """A model: its source, and a local checkpoint where the source's own weights are not wanted."""
+
+    source: str
+    weights: str | None = None
+    preprocessing: dict[str, Any] = Field(default_factory=dict)  # what differs from the source's own
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, section: Any) -> Any:
+        return {"source": section} if isinstance(section, str) else section
+
+    @model_validator(mode="after")
+    def _exists(self) -> "ModelConfig":
+        _ = self.resolved
+        return self
+
+    @cached_property
+    def resolved(self) -> ModelSource:
+        """The model, before its weights are read; raises InputError if there is none, or if it cannot be so."""
+        return model_source(self.source, self.weights, self.preprocessing)
+
+
+class Experiment(Strict):
+    """Everything that the rows of a run depend on, besides the bytes of images and weights."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
+    chunk_size: int = Field(default=16, ge=1, le=4096, strict=True)
+    images: ImagesConfig
+    canvas: CanvasConfig = CanvasConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    attacks: dict[Name, AttackConfig] = Field(default_factory=dict)
+    targets: Names = Field(default_factory=lambda data: tuple(data["models"]))
+    views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(different)] = ("center",)
+    defenses: tuple[OneDefense, ...] = ()
+    all_probabilities: bool = False
+    keep_canvases: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defense_grids(cls, section: Any) -> Any:
+        if not isinstance(section, Mapping) or "defenses" not in section:
+            return section
+        return {**section, "defenses": defenses(section["defenses"])}
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Experiment":
+        if CLEAN in self.attacks:
+            raise InputError(f"attacks.{CLEAN}: this name stands for the clean image; choose another")
+        for name in self.targets:
+            if name not in self.models:
+                raise unknown("model in targets:", name, self.models)
+        for attack, config in self.attacks.items():
+            for name in config.surrogates:
+                if name not in self.models:
+                    raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Experiment":
+        for attack, config in self.attacks.items():
+            self._check_adaptive(attack, config)
+            self._check_gradients(attack, config)
+            self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
+        for view in self.views:
+            self._check_view("views", view, self.targets)
+        for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
+            if len(quote(name, safe="")) > _LONGEST_NAME:
+                raise InputError(f"{name}: too long to name a folder; leave out a part of the composition")
+        return self
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "Experiment":
+        """A blank canvas shows a parameter out of range before any work is done."""
+        blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
+        for spec in self.specs:
+            try:
+                _try_parts(spec, blank)
+            except InputError as error:
+                raise InputError(f"attacks.{spec.name}: {error}") from None
+        for where, defense in (
+            *(("defenses.", each) for each in self.defenses),
+            *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items()),
+        ):
+            try:
+                defense(blank, Draws(self.seed, defense.name, [""]))
+            except InputError as error:
+                raise InputError(f"{where}{error}") from None
+        return self
+
+    def _check_adaptive(self, attack: str, config: AttackConfig) -> None:
+        if not config.adaptive:
+            return
+        if not self.defenses:
+            raise InputError(f"attacks.{attack}.adaptive: there are no defences to know")
+        if isinstance(config.adaptive, tuple):
+            for each in config.adaptive:
+                if each not in self.defenses:
+                    raise unknown(
+                        f"defense in attacks.{attack}.adaptive:", each.name, [one.name for one in self.defenses]
+                    )
+        eot = getattr(config.parameters, "eot", 1)
+        try:
+            drawn = [dict(spec.parameters).get("eot", 1) for spec in config.specs(attack, self.defenses)]
+        except InputError as error:
+            raise InputError(f"attacks.{attack}.{error}; or list those that it is to know under adaptive:") from None
+        if eot not in drawn:
+            raise InputError(f"attacks.{attack}.eot: {eot} has no effect, because none of the defences is random")
+
+    def _check_gradients(self, attack: str, config: AttackConfig) -> None:
+        black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
+        made = recipe(config.recipe)
+        if black_boxes and made.gradients and made.kind != "other":
+            source = self.models[black_boxes[0]].source
+            raise InputError(
+                f"attacks.{attack}.surrogates: {black_boxes[0]} ({source}) gives no gradients, which {config.recipe} "
+                "follows; take it as a target, or attack it by square"
+            )
+
+    def _check_view(self, where: str, view: str, models: Sequence[str]) -> None:
+        canvas = self.canvas.spec
+        for name in models:
+            preprocessing = self.models[name].resolved.preprocessing
+            found = problem(view, canvas.crop, preprocessing.window(canvas.crop, canvas.field))
+            if found and preprocessing.field == 1:
+                found = f"{view} looks at parts, and this model was evaluated on whole pictures"
+            if found:
+                raise InputError(f"{where}: for {name}, {found}")
+
+    @property
+    def used_models(self) -> dict[str, ModelConfig]:
+        """The models that are targets or surrogates, by name."""
+        used = {*self.targets, *(name for attack in self.attacks.values() for name in attack.surrogates)}
+        return {name: config for name, config in self.models.items() if name in used}
+
+    @property
+    def specs(self) -> tuple[AttackSpec, ...]:
+        """The attacks, as the pipeline takes them."""
+        return tuple(spec for name, config in self.attacks.items() for spec in config.specs(name, self.defenses))
+
+    @property
+    def defenses_of(self) -> dict[str, tuple[Defense, ...]]:
+        """Behind which defences the canvases of each attack are looked at, and the clean ones: behind none and all of
+        them; those of an attack's variant that knows one, behind none and that one."""
+        every = (NO_DEFENSE, *self.defenses)
+        own = {spec.name: (NO_DEFENSE, spec.defense) if KNOWING in spec.name else every for spec in self.specs}
+        return {CLEAN: every, **own}
+
+
+def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
+    """Reads and validates an experiment.
+
+    Args:
+        path: a YAML file (1.2).
+        changes: `key.key=value` each, values in YAML, applied before validation.
+
+    Raises:
+        InputError: no such file, not YAML, or not an experiment; one line that names the key and the value.
+    """
+    section = read_yaml(_text(path), printable(path))
+    if not isinstance(section, dict):
+        raise InputError(f"{printable(path)}: an experiment is a YAML mapping (name:, images:, models:, ...)")
+    for change in changes:
+        _apply(section, change)
+    try:
+        return Experiment.model_validate(section)
+    except ValidationError as error:
+        raise InputError(f"{printable(path)}: {first_problem(error)}") from None
+
+
+def _text(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(
+                f"larger than {MAX_BYTES:,} bytes; a long list of images goes into a file, see images.select"
+            )
+        return data.decode()
+    except (OSError, ValueError) as error:
+        raise InputError(f"experiment {path!r} cannot be read: {error}") from None
+
+
+def _apply(section: dict[str, Any], change: str) -> None:
+    where = f"--set {printable(repr(change), 200)}"
+    path, equals, text = change.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not last:
+        raise InputError(f"{where}: write it as key.key=value")
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{where}: {printable(parent)} is {printable(repr(inner), 100)}, not a section")
+        section = inner
+    section[last] = read_yaml(text, where)
+
+
+class _Least(Draws):
+    """The smallest of all draws: whatever is done only sometimes is done."""
+
+    def uniform(self, shape: Sequence[int], draw: str) -> torch.Tensor:
+        return torch.zeros(1, *shape)
+
+
+def _try_parts(spec: AttackSpec, blank: torch.Tensor) -> None:
+    """Some parameters are out of range, or without effect, for small canvases only."""
+    label = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(blank, Goal(label), _Least(0, spec.name, [""]), blank, label)
+    attack = spec.build()
+    for transformation in attack.transformations:
+        for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
+            transformation(batch.clean, copy, batch.draws, batch)
+    if attack.band is not None:
+        side = blank.shape[-1]
+        dot = torch.zeros(blank.shape)
+        dot[..., side // 2, side // 2] = 1  # of all frequencies
+        if leaked(attack.band, dot) < _NOTHING:
+            cutoff = dict(spec.parameters)["cutoff"]
+            raise InputError(f"cutoff: {cutoff} keeps every frequency of a canvas of {side} pixels; take less")

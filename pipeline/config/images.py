@@ -1,0 +1,44 @@
+"""The `images:` section of an experiment."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.base import Strict
+from transforms.errors import InputError
+
+
+class ImagesConfig(Strict):
+    """The `images:` section: one source, how it is labelled, and which of its images are meant.
+
+    Attributes:
+        samples: the 20 images inside foolbox's wheel.
+        folder: a folder of one's own (see `folder_images`).
+        imagenet: the official validation set, folder or tar (see `imagenet_images`).
+        labels: CSV of labels, for `folder` and `imagenet`.
+        devkit: development kit with the ground truth, for `imagenet`.
+        select: image ids or file names, or the path of a text file with one per line (lines that start with `#` are
+            comments), looked for beside the images, then in the current directory.
+        sample: this many images, as even over the classes as they allow, drawn with the experiment's seed.
+        limit: the first so many in sorted order. `select` comes first, then `sample`, then `limit`.
+    """
+
+    samples: Literal["foolbox"] | None = None
+    folder: str | None = Field(default=None, min_length=1)
+    imagenet: str | None = Field(default=None, min_length=1)
+    labels: str | None = Field(default=None, min_length=1)
+    devkit: str | None = Field(default=None, min_length=1)
+    select: tuple[str, ...] | str | None = None
+    sample: int | None = Field(default=None, ge=1, strict=True)
+    limit: int | None = Field(default=None, ge=1, strict=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("samples", "folder", "imagenet") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise InputError(f"give exactly one of samples, folder, imagenet; given: {', '.join(given) or 'none'}")
+        if self.labels is not None and self.samples is not None:
+            raise InputError("labels: the foolbox samples bring their own labels; leave it out")
+        if self.devkit is not None and (self.imagenet is None or self.labels is not None):
+            raise InputError("devkit: is the ground truth for imagenet, where no labels are given; leave it out")
+        return self

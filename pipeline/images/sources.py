@@ -1,0 +1,171 @@
+"""Three places that images come from, each listed as refs with labels."""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from pipeline.images.files import absolute, exists, list_files, list_tar, locate
+from pipeline.images.labels import DEVKIT_META, Truth, read_devkit, read_labels
+from transforms.data.chunks import UNLABELED, ImageRef
+from transforms.data.classes import resolve_class
+from transforms.errors import InputError
+from transforms.storage.preflight import reach
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+
+_DEVKIT = "ILSVRC2012_devkit_t12"
+_WNID_FOLDER = re.compile(r"(n[0-9]{8})?")  # Or none: the flat layout.
+
+
+def foolbox_samples() -> list[ImageRef]:
+    """The 20 labelled ImageNet-validation images inside foolbox's wheel; foolbox itself is not imported.
+
+    Raises:
+        InputError: foolbox is not installed, or holds no such images.
+    """
+    spec = find_spec("foolbox")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("images.samples: foolbox is not installed; pip install 'megalith[samples]'")
+    files = list_files("samples", absolute(f"{spec.submodule_search_locations[0]}/data"))
+    named = {uri: re.fullmatch(r"(imagenet_[0-9]+_([0-9]+))\.jpg", name) for name, uri in files.items()}
+    refs = [ImageRef(match[1], uri, int(match[2])) for uri, match in named.items() if match]
+    if not refs:
+        raise InputError("images.samples: the installed foolbox holds no images; pip install 'megalith[samples]'")
+    return refs
+
+
+def folder_images(folder: str, labels: str | None) -> list[ImageRef]:
+    """The images below a folder, labelled by a CSV or by the first sub-folder of their path.
+
+    An image's id is its path relative to the folder, without extension. Hidden files and those without an extension
+    of `IMAGE_SUFFIXES` are passed over, unless the CSV lists them. With a CSV, an image that it does not list and
+    an entry that is not in the folder become refs with a problem. Without one, so does an image outside the class
+    sub-folders; a sub-folder that holds images and is not named by a class is a wrong setup and refused.
+
+    Args:
+        folder: local (relative to the current directory) or remote.
+        labels: the CSV (see `read_labels`): looked for in the folder, then in the current directory.
+
+    Raises:
+        InputError: the folder or the CSV is missing or unreadable, or there is no image, or no class at all.
+    """
+    root = absolute(folder)
+    reach("images.folder", root)
+    files = list_files("folder", root)
+    csv_uri = None if labels is None else locate("labels", labels, root)
+    truths = {} if csv_uri is None else read_labels(csv_uri)
+    images = {name: uri for name, uri in files.items() if name in truths or _is_image(name)}
+    if not images:
+        raise InputError(f"images.folder: no images in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return _by_sub_folder(root, images) if csv_uri is None else _by_csv(root, images, truths, csv_uri)
+
+
+def imagenet_images(path: str, labels: str | None, devkit: str | None) -> list[ImageRef]:
+    """The official validation set: its flat folder, its wnid sub-folders, or ILSVRC2012_img_val.tar, not unpacked.
+
+    An image's id is its file name without extension in all three, so that ids agree. Images are NAME and WNID/NAME;
+    what lies deeper is not looked at. Labels come from `labels` or else `devkit` or else, if all images have them,
+    the wnid sub-folders, or else a devkit found beside the images or one folder up. Labels without an image are
+    not missed: a part of the set is fine.
+
+    Args:
+        path: folder or tar archive, local (relative to the current directory) or remote.
+        labels: CSV (see `read_labels`): looked for beside the images, then in the current directory.
+        devkit: ILSVRC2012_devkit_t12.tar.gz or the unpacked kit's folder, looked for likewise.
+
+    Raises:
+        InputError: something named is missing or unreadable, or there are no images, or there is no ground truth.
+    """
+    root = absolute(path)
+    reach("images.imagenet", root)
+    packed = root.endswith(".tar")
+    files = list_tar("imagenet", root) if packed else list_files("imagenet", root)
+    images = {name: uri for name, uri in files.items() if _is_image(name) and _WNID_FOLDER.fullmatch(_parent(name))}
+    if not images:
+        raise InputError(
+            f"images.imagenet: no images in {root}; give a folder with ILSVRC2012_val_*.JPEG or wnid sub-folders, "
+            "or the path of ILSVRC2012_img_val.tar"
+        )
+    truths = _ground_truth(posixpath.dirname(root) if packed else root, list(images), labels, devkit)
+    return [_ref(_stem(name), uri, truths.get(name)) for name, uri in images.items()]
+
+
+def _by_csv(root: str, images: Mapping[str, str], truths: Mapping[str, Truth], csv_uri: str) -> list[ImageRef]:
+    present = [_ref(_id(name), uri, truths.get(name, truths.get(_id(name)))) for name, uri in images.items()]
+    seen = {*images, *map(_id, images)}
+    absent = [
+        ImageRef(_id(name), f"{root}/{name}", truth.label, f"listed in {csv_uri}, but not in the folder")
+        for name, truth in truths.items()
+        if name not in seen
+    ]
+    return present + absent
+
+
+def _by_sub_folder(root: str, images: Mapping[str, str]) -> list[ImageRef]:
+    folders = sorted({name.partition("/")[0] for name in images if "/" in name})
+    if not folders:
+        raise InputError(
+            f"images.folder: nothing labels the images in {root}; give images.labels, a CSV with the columns "
+            "file,label, or put them into sub-folders named by wnid, index or name"
+        )
+    truths = {folder: _truth_of_folder("folder", root, folder) for folder in folders}
+    return [_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
+
+
+def _ground_truth(home: str, names: list[str], labels: str | None, devkit: str | None) -> dict[str, Truth]:
+    """Truths by name for those of `names` that have one; `home` is the folder beside which files are looked for."""
+    if labels is None and devkit is None and all(map(_parent, names)):
+        truths = {wnid: _truth_of_folder("imagenet", home, wnid) for wnid in sorted(set(map(_parent, names)))}
+        return {name: truths[_parent(name)] for name in names}
+    if labels is not None:
+        by_id = {_stem(file): truth for file, truth in read_labels(locate("labels", labels, home)).items()}
+    else:
+        by_id = read_devkit(_find_devkit(home) if devkit is None else _locate_devkit(devkit, home))
+    return {name: by_id[_stem(name)] for name in names if _stem(name) in by_id}
+
+
+def _locate_devkit(devkit: str, home: str) -> str:
+    packed = devkit.endswith((".tar.gz", ".tgz", ".tar"))
+    return locate("devkit", devkit if packed else f"{devkit.rstrip('/')}/{DEVKIT_META}", home)
+
+
+def _find_devkit(home: str) -> str:
+    places = (home, posixpath.dirname(home))
+    for place in places:
+        for name in (f"{_DEVKIT}/{DEVKIT_META}", f"{_DEVKIT}.tar.gz"):
+            if exists("imagenet", f"{place}/{name}"):
+                return f"{place}/{name}"
+    raise InputError(
+        f"images.imagenet: no ground truth; put {_DEVKIT}.tar.gz into {' or '.join(places)}, or give images.devkit, "
+        "its path, or images.labels, a CSV such as Kaggle's LOC_val_solution.csv"
+    )
+
+
+def _truth_of_folder(key: str, root: str, folder: str) -> Truth:
+    try:
+        return Truth(resolve_class(folder))
+    except InputError as error:
+        raise InputError(f"images.{key}: sub-folder {folder!r} of {root} must be named by a class: {error}") from error
+
+
+def _ref(image_id: str, uri: str, truth: Truth | None) -> ImageRef:
+    label, problem = truth or Truth(UNLABELED, "unlabeled: nothing says which class it shows")
+    return ImageRef(image_id, uri, label, problem)
+
+
+def _is_image(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _id(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _stem(name: str) -> str:
+    return _id(posixpath.basename(name))
+
+
+def _parent(name: str) -> str:
+    return posixpath.dirname(name)

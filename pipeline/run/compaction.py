@@ -1,0 +1,57 @@
+"""Compaction: at the end of a large run its many small parts become few files."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from transforms.rows.parts import GROUPS, Part, part_of, superseded
+from transforms.storage.seal import sealed
+from transforms.storage.store import THREADS, Store
+
+FEW = 16
+"""Chunks of which the parts are left as they are."""
+
+
+def compact(store: Store, chunks: int, title: str) -> None:
+    """Gathers the parts of each full group of chunks in one file, and removes them.
+
+    What is compacted depends on the chunks' numbers alone. Killed in the middle, it leaves files of which readers pass
+    over those that are superseded, and the next run goes on.
+
+    Args:
+        chunks: how many the run has; the last group may be shorter.
+
+    Raises:
+        OSError: the filesystem refuses.
+    """
+    paths = store.paths()
+    gone = superseded(paths)
+    store.delete(gone)
+    if chunks > FEW:
+        groups = [group for group in _groups(paths - gone) if len(group) == _size(group[0], chunks)]
+        for group in tqdm(groups, desc=f"{title}: gathering parts", unit="file", delay=1):
+            with ThreadPoolExecutor(THREADS) as threads:
+                rows = list(threads.map(store.read, group))
+            # Workers read canvases chunk by chunk; of everything else, many small row groups would be slow to query.
+            row_groups = rows if group[0].table == "canvases" else [pa.concat_tables(rows)]
+            store.publish_bytes(group[0].compacted, sealed(*row_groups))
+            store.delete(part.path for part in group)
+
+
+def _groups(paths: Iterable[str]) -> list[list[Part]]:
+    """Parts that belong into one file, in the order of their chunks."""
+    found: defaultdict[str, list[Part]] = defaultdict(list)
+    for path in paths:
+        part = part_of(path)
+        if part is not None:
+            found[part.compacted].append(part)
+    return [sorted(found[name], key=lambda part: part.chunk) for name in sorted(found)]
+
+
+def _size(part: Part, chunks: int) -> int:
+    """How many chunks the group of a part has."""
+    most = GROUPS[part.table]
+    return min(chunks - part.chunk // most * most, most)

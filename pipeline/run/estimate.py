@@ -1,0 +1,210 @@
+"""How long a plan takes: a few images go through each of its steps here and now, and the rest is arithmetic."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.run.plan import TaskKind, Tasks
+from pipeline.run.prepare import Prepared
+from transforms.attacks.spec import AttackSpec
+from transforms.data.chunks import Chunk, Work
+from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.errors import InputError
+from transforms.models.answers import Answers, defend_batch, predict_batch
+from transforms.models.classifier import Classifier
+from transforms.models.device import prepare_torch
+from transforms.models.views import VIEWS, windows
+from transforms.rows.parts import CLEAN, predictions_part
+from transforms.rows.predictions import prediction_rows
+from transforms.rows.tables import rows_table
+from transforms.steps.attack import AttackImages
+from transforms.steps.context import Setting
+from transforms.steps.held_models import HeldModels
+from transforms.steps.load import load_chunk
+from transforms.storage.store import Store
+from transforms.storage.stored_canvases import CanvasRef, read_canvases
+
+_TRIALS = 2
+"""Micro-batches that are taken through every step."""
+_PATIENCE = 10.0
+"""Seconds after which an attack is stopped at its next pass; the time of the passes left is inferred."""
+
+_HOUR = 3600
+_UNITS = (("seconds", 1), ("minutes", 60), ("hours", _HOUR))
+_MANY = 120
+"""Of one unit, from which the next is better."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan takes.
+
+    Attributes:
+        low, high: seconds that one worker needs; the quicker trial of each step added up, and the slower.
+        chunks: among which the time is divided. A worker takes whole ones.
+    """
+
+    low: float
+    high: float
+    chunks: int
+
+    def in_words(self, workers: int, price: float | None) -> str:
+        """One line for so many workers; `price` is of an hour of one of them, which is paid until the last is done."""
+        most = -(-self.chunks // workers) / self.chunks
+        low, high = self.low * most, self.high * most
+        name, unit = next((each for each in _UNITS if high < _MANY * each[1]), _UNITS[-1])
+        crew = "1 worker" if workers == 1 else f"{workers} workers"
+        said = f"to do: about {low / unit:,.1f} to {high / unit:,.1f} {name} with {crew} like this one"
+        if price is None:
+            return said
+        hourly = workers * price / _HOUR
+        return f"{said}, for {low * hourly:,.2f} to {high * hourly:,.2f}"
+
+
+def estimate(prepared: Prepared, device: str) -> Estimate:
+    """Times each step of which anything is missing, on some of the experiment's images, in a temporary folder.
+
+    Not in it are the start of workers, the models' proofs, and what a runner takes for itself. An attack that ends
+    when it has succeeded is taken to need what it needed in the trial or, where that was stopped, all it may.
+
+    Args:
+        device: auto, cpu or cuda.
+
+    Raises:
+        InputError: the device is not there, weights are not what they say, or the images cannot be read.
+    """
+    prepare_torch()
+    experiment, missing = prepared.experiment, prepared.plan.missing
+    models = HeldModels(prepared.pins, device)
+    with TemporaryDirectory() as folder:
+        setting = Setting(Store(folder), models, experiment.canvas.spec, experiment.seed, experiment.chunk_size)
+        # A short micro-batch is filled up, and takes as long as a full one.
+        batches = replace(missing, images=-(-missing.images // setting.micro_batch))
+        trials = [
+            list(_Trial(prepared, setting, chunk).seconds(batches))
+            for chunk in _some_images(prepared, setting.micro_batch)
+        ]
+    steps = list(zip(*trials, strict=True))
+    return Estimate(sum(map(min, steps)), sum(map(max, steps)), int(missing.chunks.sum()))
+
+
+def _some_images(prepared: Prepared, size: int) -> list[Chunk]:
+    """A micro-batch of usable images from each part of the experiment; where it is small, they overlap."""
+    refs = [ref for chunk in prepared.chunks for ref in chunk.refs if not ref.problem]
+    starts = [max(0, min(trial * len(refs) // _TRIALS, len(refs) - size)) for trial in range(_TRIALS)]
+    return [Chunk(trial, tuple(refs[start : start + size])) for trial, start in enumerate(starts) if refs]
+
+
+class _Trial:
+    """A micro-batch that is taken through single steps, by what workers call."""
+
+    def __init__(self, prepared: Prepared, setting: Setting, chunk: Chunk) -> None:
+        experiment = prepared.experiment
+        self._experiment, self._setting, self._chunk = experiment, setting, chunk
+        self._attacks = AttackImages(setting, experiment.specs, prepared.pool)
+        self._specs = {spec.name: spec for spec in experiment.specs}
+        self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
+        self._answers = Answers(())
+        self._known: dict[tuple[str, ...], float] = {}
+        self._timed(("load",), lambda: load_chunk(setting.store, chunk, setting.canvas))
+        self._batch = read_canvases(setting.store, CanvasRef(chunk, CLEAN))
+        if not self._batch.labels:
+            raise InputError(f"images: there is nothing to time, {chunk.refs[0].uri} and others cannot be read")
+
+    def seconds(self, batches: Tasks) -> Iterator[float]:
+        """What each step takes; `batches.images` counts micro-batches."""
+        steps = [(step, number) for step, _, number in batches.tally()]
+        looks = Counter((step.attack, step.defense) for step, _ in steps)
+        for step, number in steps:
+            if step.kind == "load":
+                yield number * self._known["load",]
+            elif step.kind == "attack":
+                yield number * self._attack(self._specs[step.attack], step)
+            else:
+                shown = self._show(self._defenses[step.defense])
+                # Canvases are defended once for all that look at them.
+                yield number * (self._predict(step) + shown / looks[step.attack, step.defense])
+
+    def _attack(self, spec: AttackSpec, step: TaskKind) -> float:
+        models = [self._setting.models[name] for name in spec.surrogates]
+        work = Work(self._chunk, frozenset([spec.name]))
+        taken, shown = _taken(lambda: list(self._attacks.process(work)), models)
+        if shown is None:
+            return taken
+        judging = 2 * len(models) * windows(VIEWS[spec.view]) * spec.defense.repeats
+        return taken * (step.forwards + judging) * self._setting.micro_batch / shown
+
+    def _show(self, defense: Defense) -> float:
+        """Reading canvases, and defending them."""
+        setting, batch = self._setting, self._batch
+        read = self._timed(("read",), lambda: read_canvases(setting.store, CanvasRef(self._chunk, CLEAN)))
+        device, size = setting.models.device, setting.micro_batch
+        defend = self._timed(
+            ("defend", defense.name), lambda: defend_batch(defense, batch, setting.seed, 0, device, size)
+        )
+        return read + defense.repeats * defend
+
+    def _predict(self, step: TaskKind) -> float:
+        """Looking at canvases as often as the defence is drawn, and writing what was seen."""
+        defense = self._defenses[step.defense]
+        model = self._setting.models.target(step.model)
+        look = self._timed(("look", step.model, step.view), lambda: self._look(model, step.view))
+        return defense.repeats * look + self._timed(("write",), lambda: self._write(step))
+
+    def _look(self, model: Classifier, view: str) -> None:
+        setting, batch = self._setting, self._batch
+        pixels = torch.from_numpy(batch.pixels)
+        self._answers = Answers(batch.labels)
+        self._answers.add(predict_batch(model, view, setting.canvas.field, pixels, setting.micro_batch))
+
+    def _write(self, step: TaskKind) -> None:
+        every = self._experiment.all_probabilities
+        rows = prediction_rows(self._batch, self._answers, NO_DEFENSE, None, all_probabilities=every)
+        part = predictions_part(self._chunk.index, CLEAN, step.model, step.view, NO_DEFENSE.name)
+        self._setting.store.publish(part, rows_table("predictions", rows))
+
+    def _timed(self, name: tuple[str, ...], work: Callable[[], object]) -> float:
+        """Seconds that some work takes; work of one name is done once."""
+        if name not in self._known:
+            self._known[name], _ = _taken(work)
+        return self._known[name]
+
+
+class _StoppedError(BaseException):
+    """Not an Exception, which attacks of other libraries may catch."""
+
+
+def _taken(work: Callable[[], object], models: Sequence[Classifier] = ()) -> tuple[float, int | None]:
+    """How long some work takes, in seconds; if that is too long, what it has taken until it was stopped.
+
+    Args:
+        models: each picture that they are shown is a moment at which the work may be stopped.
+
+    Returns:
+        The seconds; and None or, of work that was stopped, the number of pictures that the models have been shown.
+    """
+    shown = 0
+    started = time.perf_counter()
+
+    def count(model: nn.Module, pictures: tuple[Tensor, ...]) -> None:
+        nonlocal shown
+        if time.perf_counter() - started > _PATIENCE and shown:
+            raise _StoppedError
+        shown += len(pictures[0])
+
+    with ExitStack() as hooks:
+        for model in models:
+            hooks.callback(model.register_forward_pre_hook(count).remove)
+        try:
+            work()
+        except _StoppedError:
+            if models[0].device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - started, shown
+        return time.perf_counter() - started, None

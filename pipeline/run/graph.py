@@ -1,0 +1,50 @@
+"""The Beam graph: chunks of image refs are loaded, attacked, fanned out to defences and models, and written."""
+
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from pipeline.config.experiment import Experiment
+from transforms.data.chunks import ImageRef, Work
+from transforms.steps.attack import AttackImages
+from transforms.steps.context import Setting
+from transforms.steps.fan_out import FanOut
+from transforms.steps.load import LoadImages
+from transforms.steps.transfer import Transfer, WriteParts
+
+
+def build(
+    root: beam.Pipeline,
+    experiment: Experiment,
+    setting: Setting,
+    work: Sequence[Work],
+    targets: Sequence[str],
+    pool: Sequence[ImageRef],
+) -> beam.PCollection:
+    """Adds an experiment to a pipeline.
+
+    Between the steps go references and rows, never pixels: each step stores what it makes, finds what is stored
+    already, and does only the rest. So any step can be repeated, and a runner may put any of them elsewhere.
+
+    Args:
+        setting: its models are at least the surrogates of the work's attacks and the targets.
+        work: the chunks with anything left to do.
+        targets: the models that look at canvases this time.
+        pool: images that attacks may mix in.
+
+    Returns:
+        The parts of `predictions` that were written.
+    """
+    wanted = {spec.name: spec.target for spec in experiment.specs}
+    return (
+        root
+        | "Chunks of image refs" >> beam.Create(work)
+        | "Load" >> beam.ParDo(LoadImages(setting.store, setting.canvas))
+        | "Attack" >> beam.ParDo(AttackImages(setting, experiment.specs, pool))
+        | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses_of))
+        | "Transfer"
+        >> beam.ParDo(
+            Transfer(setting, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
+        )
+        | "Write" >> beam.ParDo(WriteParts(setting.store))
+    )

@@ -1,0 +1,94 @@
+"""One run at a time in a run directory on an object store, which knows no locks: a file that keeps changing.
+
+Whoever finds the file watches it: while it changes a run is at work, and if it stays as it is that run was killed. No
+clocks are compared. Two runs that begin in the same second may still miss each other: their parts are the same and
+published whole, so that no table is harmed.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from uuid import uuid4
+
+from transforms.errors import InputError
+from transforms.storage.store import Store
+
+LOCK = ".lock"
+BEAT = 10.0
+"""Seconds between two changes of the file."""
+WATCH = 3 * BEAT
+"""Seconds without a change after which a run is taken for dead."""
+_LOOK = 1.0
+_PARTING = 10.0
+"""Seconds that the file may take to go; a store that went away is not waited for."""
+
+
+@contextmanager
+def lease(store: Store) -> Iterator[None]:
+    """Holds a remote run directory against other runs.
+
+    Raises:
+        InputError: another run is at work in it, or it cannot be written.
+    """
+    name = uuid4().hex
+    try:
+        if _is_alive(store):
+            raise _taken(store)
+        _sign(store, name, 0)
+    except OSError as error:
+        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+    time.sleep(_LOOK)  # Whoever began at the same time signed after we did, or sees our signature.
+    if not _is_signed(store, name):
+        raise _taken(store)
+    stop = Event()
+    beats = Thread(target=_beat, args=(store, name, stop), daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beats.join(_PARTING)
+
+
+def _taken(store: Store) -> InputError:
+    return InputError(f"--output: another run is at work in {store.root}; wait for it, or stop it")
+
+
+def _is_alive(store: Store) -> bool:
+    found = _signature(store)
+    looks = round(WATCH / _LOOK) if found else 0
+    for _ in range(looks):
+        time.sleep(_LOOK)
+        now = _signature(store)
+        if now != found:
+            return bool(now)
+    return False
+
+
+def _beat(store: Store, name: str, stop: Event) -> None:
+    """Signs until told to stop, then deletes the file."""
+    number = 0
+    while not stop.wait(BEAT):
+        number += 1
+        with suppress(OSError):  # The run itself will notice if the store stays away.
+            _sign(store, name, number)
+    with suppress(OSError):
+        if _is_signed(store, name):
+            store.delete([LOCK])
+
+
+def _sign(store: Store, name: str, number: int) -> None:
+    store.publish_bytes(LOCK, f"{name} {number}".encode())
+
+
+def _is_signed(store: Store, name: str) -> bool:
+    return _signature(store).startswith(f"{name} ")
+
+
+def _signature(store: Store) -> str:
+    """What the file says; nothing where there is none."""
+    try:
+        return store.read_bytes(LOCK).decode()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,269 @@
+"""The plan: which units of work an experiment needs, and which of them a run directory lacks. Pure functions."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.experiment import Experiment
+from transforms.data.chunks import Chunk, Work
+from transforms.errors import InputError
+from transforms.models.views import VIEWS, windows
+from transforms.rows.parts import CLEAN, Part, attack_parts, canvases_part, chunks_in, load_parts, predictions_part
+
+Kind = Literal["load", "attack", "predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A step for one chunk: what is made, reused and counted as one.
+
+    Attributes:
+        kind: what is done.
+        chunk: number of the chunk.
+        attack: its name; `none` for the clean images.
+        parts: the files it makes; it is done when all are there.
+        model: the one that looks; "" where none is asked to.
+        forwards, backwards: passes of a network over one window that it takes, about.
+    """
+
+    kind: Kind
+    chunk: int
+    attack: str
+    parts: tuple[Part, ...]
+    model: str = ""
+    forwards: int = 0
+    backwards: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKind:
+    """What is done alike for every chunk.
+
+    Attributes:
+        parts: the files it makes of chunk 0.
+        model, view, defense: who looks, how, and behind what; "" where nobody is asked to.
+        forwards, backwards: passes of a network over one window that an image takes, about.
+    """
+
+    kind: Kind
+    attack: str
+    parts: tuple[Part, ...]
+    model: str = ""
+    view: str = ""
+    defense: str = ""
+    forwards: int = 0
+    backwards: int = 0
+
+    def task(self, chunk: int, images: int) -> Task:
+        """The step for a chunk of so many images."""
+        parts = tuple(replace(part, chunk=chunk) for part in self.parts)
+        return Task(self.kind, chunk, self.attack, parts, self.model, self.forwards * images, self.backwards * images)
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Tasks, iterated chunk by chunk in the order in which they are done.
+
+    Kept as a table of steps by chunks: a large experiment has millions, and most questions are about whole columns.
+
+    Attributes:
+        steps: S of them.
+        images: int (C,), usable images of each chunk.
+        chosen: bool (C, S), which units are meant.
+    """
+
+    steps: tuple[TaskKind, ...]
+    images: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.bool_]
+
+    @classmethod
+    def every(cls, experiment: Experiment, chunks: Sequence[Chunk]) -> "Tasks":
+        """All that an experiment needs; the chunks are all of its own, in order."""
+        steps = tuple(task_kinds(experiment))
+        images = np.array([sum(not ref.problem for ref in chunk.refs) for chunk in chunks], dtype=np.int64)
+        return cls(steps, images, np.ones((len(chunks), len(steps)), dtype=bool))
+
+    def __len__(self) -> int:
+        return int(self.chosen.sum())
+
+    def __iter__(self) -> Iterator[Task]:
+        for number, images in enumerate(self.images.tolist()):
+            for step in compress(self.steps, self.chosen[number].tolist()):
+                yield step.task(number, images)
+
+    def tally(self) -> Iterator[tuple[TaskKind, int, int]]:
+        """Each step of which there are units, with how many there are, and of how many images."""
+        counts = self.chosen.sum(axis=0).tolist(), (self.images @ self.chosen).tolist()
+        return ((step, units, images) for step, units, images in zip(self.steps, *counts, strict=True) if units)
+
+    def where(self, field: Literal["kind", "attack", "model"], values: Collection[str]) -> "Tasks":
+        """The units of the steps in which a field has one of some values."""
+        columns = np.array([getattr(step, field) in values for step in self.steps], dtype=bool)
+        return replace(self, chosen=self.chosen & columns)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of a network over one window that they take, about."""
+        passes = [(images * step.forwards, images * step.backwards) for step, _, images in self.tally()]
+        return sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes)
+
+    @property
+    def chunks(self) -> npt.NDArray[np.bool_]:
+        """Which chunks have any unit, bool (C,)."""
+        chunks: npt.NDArray[np.bool_] = np.logical_or.reduce(self.chosen, axis=1)
+        return chunks
+
+    def absent_from(self, files: Collection[str]) -> "Tasks":
+        """The units of which some part is in none of these files, given by their paths in the run directory."""
+        held = _chunks_by_folder(files, len(self.images))
+        there = [np.all([held[part.folder] for part in step.parts], axis=0) for step in self.steps]
+        return replace(self, chosen=self.chosen & ~np.stack(there, axis=1))
+
+
+def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
+    """Of which chunks each folder holds rows, bool (C,)."""
+    held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
+    for path in files:
+        if found := chunks_in(path):
+            held[path.rpartition("/")[0]][found.start : found.stop] = True
+    return held
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and how much there is in all."""
+
+    missing: Tasks
+    total: Counter[Kind]
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What the missing units take: their number by kind, and the network passes."""
+        counted = _by_kind(self.missing)
+        forwards, backwards = self.missing.passes
+        return {**{kind: counted[kind] for kind in get_args(Kind)}, "forwards": forwards, "backwards": backwards}
+
+    @property
+    def attack_passes(self) -> dict[str, tuple[int, int]]:
+        """Forward and backward passes that each attack's missing units take, by its name."""
+        return {
+            step.attack: (images * step.forwards, images * step.backwards)
+            for step, _, images in self.missing.tally()
+            if step.kind == "attack"
+        }
+
+
+def _by_kind(units: Tasks) -> Counter[Kind]:
+    counted: Counter[Kind] = Counter()
+    for step, count, _ in units.tally():
+        counted[step.kind] += count
+    return counted
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Tasks that are done together.
+
+    Attributes:
+        units: none of them waits for one of a later wave.
+        models: those that have to be in memory.
+        targets: those of them that look at canvases.
+    """
+
+    units: Tasks
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def work(self, chunks: Sequence[Chunk]) -> list[Work]:
+        """The chunks with anything to do, each with the attacks of which something is missing."""
+        attacked = {step.attack for step, *_ in self.units.tally()}
+        missing = {attack: self.units.where("attack", [attack]).chunks for attack in attacked}
+        work = [Work(chunk, frozenset(each for each in missing if missing[each][chunk.index])) for chunk in chunks]
+        return [each for each in work if each.attacks]
+
+
+def make_plan(experiment: Experiment, chunks: Sequence[Chunk], files: Collection[str]) -> Plan:
+    """Compares what an experiment needs with the files that are present and whole."""
+    every = Tasks.every(experiment, chunks)
+    missing = every.absent_from(files)
+    if not experiment.keep_canvases:
+        missing = _with_attacks_again(missing, files)
+    return Plan(missing, _by_kind(every))
+
+
+def make_waves(experiment: Experiment, missing: Tasks, models_in_memory: int | None) -> list[Wave]:
+    """Splits what is missing so that no wave needs more than so many models: first attacks, then targets.
+
+    Raises:
+        InputError: an attack needs more of them at once.
+    """
+    if not missing:
+        return []
+    models = tuple(experiment.used_models)
+    if models_in_memory is None or len(models) <= models_in_memory:
+        return [Wave(missing, models, experiment.targets)]
+    made = missing.where("kind", ["load", "attack"])
+    attacked = {step.attack for step, *_ in made.tally()}
+    surrogates = {spec.name: spec.surrogates for spec in experiment.specs if spec.name in attacked}
+    groups = _grouped(surrogates, models_in_memory) or [([], ())]
+    waves = [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
+    looking = {step.model for step, *_ in missing.tally()}
+    wanted = [name for name in experiment.targets if name in looking]
+    for start in range(0, len(wanted), models_in_memory):
+        targets = tuple(wanted[start : start + models_in_memory])
+        waves.append(Wave(missing.where("model", targets), targets, targets))
+    return waves
+
+
+def _grouped(surrogates: Mapping[str, Sequence[str]], models_in_memory: int) -> list[tuple[list[str], tuple[str, ...]]]:
+    """Attacks, each put into the first group that has room for its surrogates, with the models of the group."""
+    groups: list[tuple[list[str], tuple[str, ...]]] = []
+    for attack, names in surrogates.items():
+        if len(names) > models_in_memory:
+            raise InputError(
+                f"--models-in-memory: attack {attack} needs its {len(names)} surrogates at once, not {models_in_memory}"
+            )
+        for place, (attacks, held) in enumerate(groups):
+            together = tuple(dict.fromkeys([*held, *names]))
+            if len(together) <= models_in_memory:
+                groups[place] = ([*attacks, attack], together)
+                break
+        else:
+            groups.append(([attack], tuple(names)))
+    return groups
+
+
+def _with_attacks_again(missing: Tasks, files: Collection[str]) -> Tasks:
+    """Adds the attacks whose canvases were not kept, and which something new is to look at."""
+    held = _chunks_by_folder(files, len(missing.images))
+    looked_at = missing.where("kind", ["predict"])
+    chosen = missing.chosen.copy()
+    for column, step in enumerate(missing.steps):
+        if step.kind == "attack":
+            kept = held[canvases_part(0, step.attack).folder]
+            chosen[:, column] |= looked_at.where("attack", [step.attack]).chunks & ~kept
+    return replace(missing, chosen=chosen)
+
+
+def task_kinds(experiment: Experiment) -> Iterator[TaskKind]:
+    """All steps of an experiment, in the order in which they are done for a chunk."""
+    yield TaskKind("load", CLEAN, load_parts(0))
+    for spec in experiment.specs:
+        forwards, backwards = spec.build().cost(len(spec.surrogates))
+        passes = windows(VIEWS[spec.view])
+        parts = attack_parts(0, spec.name)
+        if not experiment.keep_canvases:
+            parts = tuple(part for part in parts if part.table != "canvases")
+        yield TaskKind("attack", spec.name, parts, forwards=forwards * passes, backwards=backwards * passes)
+    for attack, defenses in experiment.defenses_of.items():
+        for defense in defenses:
+            for model in experiment.targets:
+                for view in experiment.views:
+                    part = predictions_part(0, attack, model, view, defense.name)
+                    passes = defense.repeats * windows(VIEWS[view])
+                    yield TaskKind("predict", attack, (part,), model, view, defense.name, passes)

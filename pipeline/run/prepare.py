@@ -1,0 +1,154 @@
+"""An experiment beside a run directory, before anything is written."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.config.experiment import Experiment
+from pipeline.images.files import absolute
+from pipeline.images.manifest import list_images
+from pipeline.run.definitions import Json, definitions, merge_definitions, read_run, versions
+from pipeline.run.lock import LOCK, WATCH
+from pipeline.run.plan import Plan, make_plan
+from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
+from transforms.data.pixels import WHITE
+from transforms.errors import InputError
+from transforms.models.pin import ModelPin, pin
+from transforms.rows.parts import of_tables, part_of
+from transforms.storage.files import is_remote
+from transforms.storage.preflight import reach
+from transforms.storage.store import Store, is_temporary
+
+_NEARLY = 0.99
+"""Of a budget: what is cut off of 0.0314, meant to be 8/255, need not be said."""
+_OF_LINF = 16
+"""Levels that are a usual budget in L∞, and hardly one in any other norm."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment beside a run directory, before anything is written.
+
+    Attributes:
+        store: the run directory.
+        chunks: all of the experiment's.
+        pool: images of different classes, which attacks may mix in.
+        pins: the models that it uses, with their weights found.
+        before: what `run.json` says; None where there is none.
+        run: what it is going to say.
+        plan: what is missing.
+        damaged: paths of parts that are there, but not whole.
+        warnings: what the user should know before going on, one line each.
+    """
+
+    experiment: Experiment
+    store: Store
+    chunks: tuple[Chunk, ...]
+    pool: tuple[ImageRef, ...]
+    pins: dict[str, ModelPin]
+    before: Json | None
+    run: Json
+    plan: Plan
+    damaged: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def paths(self) -> Iterator[str]:
+        """What workers must be able to see: the run directory, the images, and weights that the experiment names."""
+        yield self.store.root
+        yield from (ref.uri for chunk in self.chunks for ref in chunk.refs if not ref.problem)
+        yield from (each.weights for each in self.pins.values() if each.weights)
+
+
+def prepare(experiment: Experiment, output: str) -> Prepared:
+    """Lists images, finds weights, and compares the experiment with what the run directory holds.
+
+    Writes nothing there; weights that are missing are downloaded to their library's cache.
+
+    Raises:
+        InputError: something the experiment names is missing, or contradicts the run directory.
+    """
+    if not output:
+        raise InputError("--output: give the path of a run directory")
+    store = Store(absolute(output))
+    reach("--output", store.root)
+    if Path(store.root).is_file():
+        raise InputError(f"--output: {store.root} is a file; give the path of a run directory")
+    files = store.paths()
+    old = read_run(store)
+    if old is None and any(path != LOCK and not is_temporary(path) for path in files):
+        raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
+    refs = list_images(experiment.images, experiment.seed)
+    chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
+    for spec in experiment.specs:
+        if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
+            raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
+    pins = _pins(experiment, old["definitions"]["models"] if old else {})
+    new = definitions(experiment, chunks, pins)
+    run: Json = {
+        "experiment": experiment.model_dump(mode="json"),
+        "definitions": merge_definitions(store, old["definitions"], new) if old else new,
+        "versions": versions(),
+        "proofs": dict(old["proofs"]) if old else {},
+        "costs": list(old["costs"]) if old else [],
+    }
+    warnings = (*_unusable(refs), *_strange_budgets(experiment))
+    warnings += _version_warnings(old["versions"], run["versions"]) if old else ()
+    if is_remote(store.root) and LOCK in files:
+        warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
+    parts = of_tables(files)
+    damaged = parts - store.whole(parts)
+    damaged |= parts & set().union(*map(_unexplained_without, damaged))
+    plan = make_plan(experiment, chunks, parts - damaged)
+    return Prepared(experiment, store, chunks, pool, pins, old, run, plan, tuple(sorted(damaged)), warnings)
+
+
+def _unexplained_without(path: str) -> set[str]:
+    """Files of predictions that lack rows for which a file of failures gives the reason: both are made again."""
+    folder = "failures/stage=predict/"
+    if not path.startswith(folder):
+        return set()
+    predictions = f"predictions/{path.removeprefix(folder)}"
+    part = part_of(predictions)
+    return {predictions, part.compacted} if part else {predictions}
+
+
+def _pins(experiment: Experiment, before: Json) -> dict[str, ModelPin]:
+    """The models, with their weights found.
+
+    A model that no attack follows is a black box. What it was in this run directory before it stays, so that all of its
+    predictions are made alike.
+    """
+    followed = {name for spec in experiment.specs for name in spec.surrogates}
+    pins = {}
+    for name, config in experiment.used_models.items():
+        black_box = before[name].get("black_box", False) if name in before else name not in followed
+        found = pin(config.source, config.weights, config.preprocessing)
+        pins[name] = replace(found, black_box=black_box)
+    return pins
+
+
+def _unusable(refs: Sequence[ImageRef]) -> Iterator[str]:
+    problems = [f"{ref.image_id}: {ref.problem}" for ref in refs if ref.problem]
+    if problems:
+        yield f"{len(problems)} of {len(refs)} images cannot be used, each a row of failures; {problems[0]}"
+
+
+def _strange_budgets(experiment: Experiment) -> Iterator[str]:
+    """Budgets of which 8 bits use a part only, and those in another norm that look like one in L∞."""
+    for name, attack in experiment.attacks.items():
+        levels = attack.eps * WHITE
+        if attack.norm == "linf" and math.floor(levels) < _NEARLY * levels:
+            used = f"{float(levels):.2f} grey levels, of which 8-bit pictures use {math.floor(levels)}"
+            yield f"attacks.{name}.eps: {attack.eps} is {used}"
+        if attack.norm != "linf" and levels <= _OF_LINF:
+            values = math.floor(levels**2 if attack.norm == "l2" else levels)
+            least = f"changes {values} values of a picture by one level at most"
+            yield f"attacks.{name}.eps: {attack.eps} in {attack.norm} {least}"
+
+
+def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    text = f"this run directory was made with {'; '.join(changed)}: new rows may differ from old ones in the last bits"
+    return (text,) if changed else ()

@@ -1,0 +1,127 @@
+"""Checks of a run directory by doing some of its work again: images are read, and models asked, once more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset as ds
+
+from pipeline.results.tables import Run
+from pipeline.verify.tables import CLOSE, Check, Row, picture
+from transforms.data.chunks import ImageRef
+from transforms.data.decode import BadImage, CanvasSpec
+from transforms.data.pixels import CanvasBatch, Pixels
+from transforms.defenses.grid import parse
+from transforms.errors import InputError, StoppedError
+from transforms.models.answers import ask
+from transforms.models.batches import micro_batch
+from transforms.models.device import prepare_torch
+from transforms.models.pin import ModelPin, pin
+from transforms.rows.parts import CLEAN
+from transforms.rows.predictions import prediction_rows
+from transforms.steps.held_models import HeldModels
+from transforms.storage.images import read_image
+
+_CHOICES = ("predicted", "correct", "abstained")
+_CONFIDENCES = ("confidence", "label_confidence", "target_confidence", "label_confidence_std", "agreement")
+
+_Stored = Mapping[tuple[str, str], Pixels]
+"""Canvases by image id and attack."""
+
+
+def check_images(run: Run, sample: int) -> Check:
+    """Reads some images again, where they are still to be had."""
+    check = Check("clean canvases, drawn at random, are what their images become")
+    rows = _drawn(run, "images", sample)
+    stored = _stored(run, [(row["image_id"], CLEAN) for row in rows])
+    for row in rows:
+        image_id = row["image_id"]
+        if (image_id, CLEAN) not in stored:
+            continue  # That it is missing was said before.
+        try:
+            data, decoded = read_image(ImageRef(image_id, row["uri"], row["label"]), _canvas(run))
+        except (BadImage, StoppedError) as error:
+            check.unknown.append(f"{image_id}: {error}")
+            continue
+        if sha256(data).hexdigest() != row["bytes_sha256"]:
+            check.unknown.append(f"{image_id}: {row['uri']} is another file now")
+            continue
+        check.looked_at += 1
+        if not np.array_equal(decoded.canvas, stored[image_id, CLEAN]):
+            check.wrong.append(f"{image_id}: {row['uri']} becomes another canvas")
+    return check
+
+
+def check_predictions(run: Run, sample: int, device: str) -> Check:
+    """Asks models again about some canvases, where their weights are to be had."""
+    check = Check("predictions, drawn at random, are made again alike")
+    prepare_torch()
+    rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
+    stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
+    for name, of_model in groupby(rows, key=lambda row: str(row["model"])):
+        try:
+            models = HeldModels({name: _pin(run, name)}, device)
+            models.target(name)
+        except InputError as error:
+            check.unknown.append(f"{name}: {error}")
+            continue
+        for row in of_model:
+            if (row["image_id"], row["attack"]) in stored:
+                check.looked_at += 1
+                again = _made_again(run, row, stored[row["image_id"], row["attack"]], models)
+                differ = [key for key in _CHOICES if again[key] != row[key]]
+                differ += [key for key in _CONFIDENCES if not _close(again[key], row[key])]
+                if differ:
+                    where = " ".join(str(row[key]) for key in ("image_id", "attack", "model", "view", "defense"))
+                    check.wrong.append(f"prediction {where}: made again, {', '.join(differ)} differs")
+            else:
+                check.unknown.append(f"canvases after {row['attack']} were not kept")
+    check.unknown = list(dict.fromkeys(check.unknown))
+    return check
+
+
+def _made_again(run: Run, row: Row, canvas: Pixels, models: HeldModels) -> Row:
+    batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None])
+    look, defense, defined = (row["model"], row["view"]), parse(row["defense"]), run.definitions
+    size = micro_batch(models.device, defined["chunk_size"])
+    targets = {look: models.target(row["model"])}
+    answers = ask(targets, defense, batch, defined["seed"], _canvas(run).field, models.device, size)
+    (again,) = prediction_rows(batch, answers[look], defense, row["target"], all_probabilities=False)
+    return again
+
+
+def _pin(run: Run, name: str) -> ModelPin:
+    """A model as the run had it; raises InputError where it cannot be had."""
+    defined, written = run.definitions["models"][name], run.metadata["experiment"]["models"].get(name, {})
+    found = pin(defined["source"], written.get("weights"), defined.get("preprocessing"))
+    if found.weights_sha256 != defined["weights_sha256"]:
+        raise InputError("its weights on this machine are not those that the run was made with")
+    return replace(found, black_box=defined.get("black_box", False))
+
+
+def _drawn(run: Run, table: str, sample: int) -> list[dict[str, Any]]:
+    names, rows = run.rows(f"select * from {table} using sample reservoir({sample} rows)")  # noqa: S608 - our own
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _stored(run: Run, wanted: Sequence[tuple[str, str]]) -> _Stored:
+    if not wanted:
+        return {}
+    ids, attacks = (sorted(set(each)) for each in zip(*wanted, strict=True))
+    where = ds.field("image_id").isin(ids) & ds.field("attack").isin(attacks)
+    rows = run.dataset("canvases").to_table(["image_id", "attack", "canvas"], filter=where).to_pylist()
+    canvases = {
+        (row["image_id"], row["attack"]): picture(row["canvas"], run.definitions["canvas"]["crop"]) for row in rows
+    }
+    return {key: canvas for key, canvas in canvases.items() if canvas is not None}  # What is none was said before.
+
+
+def _canvas(run: Run) -> CanvasSpec:
+    return CanvasSpec(**run.definitions["canvas"])
+
+
+def _close(again: float | None, before: float | None) -> bool:
+    return again == before or (again is not None and before is not None and abs(again - before) <= CLOSE)

@@ -1,0 +1,243 @@
+"""Checks of a run directory: whether its tables are whole, complete, and say what is so."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from pipeline.config.base import first_problem
+from pipeline.config.experiment import Experiment
+from pipeline.results.tables import Run
+from pipeline.run.plan import make_plan
+from transforms.data.chunks import Chunk
+from transforms.data.pixels import Pixels
+from transforms.rows.canvases import canvas_sha256, from_png
+from transforms.rows.distances import distances
+from transforms.rows.parts import CLEAN, canvases_part, of_tables
+from transforms.storage.store import Store
+
+CLOSE = 1e-4
+"""By how much probabilities may differ that another kind of CPU or GPU has made."""
+_ROUNDING = 1e-6
+_NAMED = 100
+"""Missing units that are named, at most: a large run that has hardly begun lacks millions."""
+_DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        what: it says.
+        looked_at: how many cases were looked at.
+        wrong: one line for each that is not as it should be.
+        unknown: one line for each reason for which something could not be looked at.
+    """
+
+    what: str
+    looked_at: int = 0
+    wrong: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def check_files(store: Store) -> Check:
+    """Reads every byte."""
+    check = Check("files are, byte for byte, what was written")
+    for path in tqdm(sorted(of_tables(store.paths())), desc="files", delay=1, leave=False):
+        check.looked_at += 1
+        if not store.is_whole(path):
+            check.wrong.append(f"{path} is damaged; the command that ran the experiment makes it again")
+    return check
+
+
+def check_plan(run: Run) -> Check:
+    """Compares what is there with the experiment that was run last."""
+    check = Check("everything that the experiment asks for is there")
+    try:
+        experiment = Experiment.model_validate(run.metadata["experiment"])
+    except ValidationError as error:
+        check.unknown.append(f"the experiment cannot be read on this machine: {first_problem(error)}")
+        return check
+    # Which parts there should be depends on the number of chunks, not on what is in them.
+    chunks = [Chunk(number, ()) for number in range(_chunks(run))]
+    paths = run.store.paths()
+    plan = make_plan(experiment, chunks, paths)
+    check.looked_at = plan.total.total()
+    for unit in islice(plan.missing, _NAMED):
+        absent = next(part.path for part in unit.parts if not {part.path, part.compacted} & paths)
+        check.wrong.append(f"{absent} is missing; the same command makes it")
+    if len(plan.missing) > _NAMED:
+        check.wrong.append(f"{len(plan.missing) - _NAMED} more units are missing")
+    return check
+
+
+def _chunks(run: Run) -> int:
+    images, size = run.definitions["images"]["count"], run.definitions["chunk_size"]
+    count: int = math.ceil(images / size)
+    return count
+
+
+# What should be there once, and what is.
+ACCOUNTS = {
+    "images": (
+        "select image_id, uri from images union select image_id, coalesce(uri, '') from failures where stage = 'load'",
+        """select image_id, uri from images
+           union all select image_id, coalesce(uri, '') from failures where stage = 'load'""",
+    ),
+    "attacks": (
+        """select attack, image_id
+           from (select attack from attacks union select attack from failures where stage = 'attack')
+           cross join images""",
+        """select attack, image_id from attacks
+           union all select attack, image_id from failures where stage = 'attack'""",
+    ),
+    "canvases": (
+        """select attack, image_id
+           from (select 'none' as attack, image_id from images union all select attack, image_id from attacks)
+           semi join (select distinct attack from canvases) using (attack)""",
+        "select attack, image_id from canvases",
+    ),
+    "predictions": (
+        """select attack, model, view, defense, image_id
+           from (select attack, model, view, defense from predictions
+                 union select attack, model, view, defense from failures where stage = 'predict')
+           join (select 'none' as attack, image_id from images union all select attack, image_id from attacks)
+           using (attack)""",
+        """select attack, model, view, defense, image_id from predictions
+           union all select attack, model, view, defense, image_id from failures where stage = 'predict'""",
+    ),
+}
+_UNACCOUNTED = """
+with expected as ({expected}), made as ({made})
+select coalesce(found, 0)::bigint as found, * exclude (wanted, found)
+from (select *, true as wanted from expected)
+full join (select *, count(*) as found from made group by all) using ({keys})
+where wanted is null or found is distinct from 1
+order by all
+"""
+
+
+def check_rows(run: Run) -> Check:
+    """Accounts for each image in each table."""
+    check = Check("each image has one row wherever it should, in its table or in failures")
+    for table, (expected, made) in ACCOUNTS.items():
+        keys = run.rows(f"{expected} limit 0")[0]
+        check.looked_at += run.rows(f"select count(*) from ({made})")[1][0][0]  # noqa: S608 - our own text
+        for found, *values in run.rows(_UNACCOUNTED.format(expected=expected, made=made, keys=", ".join(keys)))[1]:
+            where = ", ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True))
+            check.wrong.append(f"{table}: {found} rows instead of 1 for {where}")
+    known = len(run.rows(ACCOUNTS["images"][0])[1])
+    if known != run.definitions["images"]["count"]:
+        check.wrong.append(f"images: {known} are known, the run was made of {run.definitions['images']['count']}")
+    return check
+
+
+_AT_ODDS = f"""
+select image_id, attack, 'attacks has another label than images' as fault
+from attacks join images using (image_id) where attacks.label <> images.label
+union all
+select image_id, attack, 'predictions has another label than images'
+from predictions join images using (image_id) where predictions.label <> images.label
+union all
+select image_id, attack, 'success does not follow from adversarial_predicted'
+from attacks
+where success <> case when target is null then adversarial_predicted <> label else adversarial_predicted = target end
+union all
+select image_id, attack, 'correct does not follow from predicted'
+from predictions where correct <> (predicted = label and not coalesce(abstained, false))
+union all
+select made.image_id, made.attack, 'attacks has another answer of the surrogate than predictions'
+from attacks as made
+join predictions as before
+on before.image_id = made.image_id and before.attack = 'none'
+   and before.model = made.surrogates[1] and before.view = made.view and before.defense = 'none'
+join predictions as after
+on after.image_id = made.image_id and after.attack = made.attack
+   and after.model = made.surrogates[1] and after.view = made.view and after.defense = 'none'
+where len(made.surrogates) = 1 and made.through = 'none'
+  and (made.clean_predicted <> before.predicted or made.adversarial_predicted <> after.predicted
+       or abs(made.clean_confidence - before.confidence) > {CLOSE}
+       or abs(made.adversarial_confidence - after.confidence) > {CLOSE})
+order by all
+"""  # noqa: S608 - our own text
+
+
+def check_agreement(run: Run) -> Check:
+    """Compares what stands in two tables, and what follows from another column.
+
+    Of a surrogate's answers, those where there was one, and neither a defence nor its draws before it.
+    """
+    check = Check("rows agree with one another")
+    check.looked_at = sum(run.rows(f"select count(*) from {table}")[1][0][0] for table in ("attacks", "predictions"))  # noqa: S608 - our own text
+    for image_id, attack, fault in run.rows(_AT_ODDS)[1]:
+        check.wrong.append(f"{image_id} after {attack}: {fault}")
+    return check
+
+
+def check_canvases(run: Run) -> Check:
+    """Looks at every stored canvas beside its rows."""
+    check = Check("canvases are those that the rows describe, inside their budget")
+    described, side = _described(run), run.definitions["canvas"]["crop"]
+    _, attacks = run.rows("select distinct attack from canvases order by attack <> 'none', attack")
+    looks = [(chunk, attack) for chunk in range(_chunks(run)) for (attack,) in attacks]  # the clean ones first
+    clean: dict[str, Pixels] = {}
+    paths = run.store.paths()
+    for chunk, attack in tqdm(looks, desc="canvases", delay=1, leave=False):
+        part = canvases_part(chunk, attack)
+        if not {part.path, part.compacted} & paths:
+            continue  # That was said with the plan.
+        clean = {} if attack == CLEAN else clean
+        for row in run.store.read(part).to_pylist():
+            check.looked_at += 1
+            image_id, canvas = row["image_id"], picture(row["canvas"], side)
+            if canvas is None:
+                faults = [f"it is no PNG of {side} × {side} pixels"]
+            else:
+                faults = _not_stored(canvas, row)
+                if attack == CLEAN:
+                    clean[image_id] = canvas
+                elif (
+                    image_id in clean and (image_id, attack) in described.index
+                ):  # What is missing was said with the rows.
+                    faults += _not_described(clean[image_id], canvas, described.loc[image_id, attack])
+            check.wrong += [f"canvas of {image_id} after {attack}: {fault}" for fault in faults]
+    return check
+
+
+def _described(run: Run) -> pd.DataFrame:
+    """Rows of `attacks`, by image id and attack."""
+    columns = ["image_id", "attack", "norm", "eps", "canvas_sha256", *_DISTANCES]
+    rows = run.read("attacks", columns).set_index(["image_id", "attack"]).sort_index()
+    return rows[~rows.index.duplicated()]  # A second one was said with the rows.
+
+
+def picture(png: bytes, side: int) -> Pixels | None:
+    """A stored canvas, uint8 (3, side, side); None if the bytes are something else."""
+    try:
+        canvas = from_png(png)
+    except (OSError, SyntaxError, ValueError):  # Pillow's, on bytes that are no picture
+        return None
+    return canvas if canvas.shape == (3, side, side) and canvas.dtype == np.uint8 else None
+
+
+def _not_stored(canvas: Pixels, row: Row) -> list[str]:
+    return [] if canvas_sha256(canvas) == row["canvas_sha256"] else ["its pixels have another digest than its row says"]
+
+
+def _not_described(clean: Pixels, canvas: Pixels, row: Row) -> list[str]:
+    """What a row of `attacks` says that is not so."""
+    faults = _not_stored(canvas, row)
+    found = distances(clean, canvas)
+    if found[row["norm"]] > row["eps"] + _ROUNDING:
+        faults.append(f"its {row['norm']} is {found[row['norm']]:.6f}, beyond {row['eps']:.6f}")
+    differ = [name for name in _DISTANCES if not math.isclose(found[name], row[name], abs_tol=_ROUNDING)]
+    return faults + [f"its {name} is {found[name]:.6f}, not {row[name]:.6f}" for name in differ]

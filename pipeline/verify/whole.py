@@ -1,0 +1,31 @@
+"""Verification: everything that can be checked of a run directory."""
+
+from collections.abc import Iterator
+
+from pipeline.results.tables import open_run
+from pipeline.verify.replay import check_images, check_predictions
+from pipeline.verify.tables import Check, check_agreement, check_canvases, check_files, check_plan, check_rows
+from transforms.models.device import torch_device
+
+
+def verify(path: str, sample: int, device: str) -> Iterator[Check]:
+    """Checks a run directory, one thing after the other; where files are damaged, nothing but that. Writes nothing.
+
+    Args:
+        sample: how many images and predictions, drawn anew each time, are made again.
+        device: auto, cpu or cuda.
+
+    Raises:
+        InputError: there is no run at `path`, or no such device.
+    """
+    torch_device(device)
+    run = open_run(path)
+    files = check_files(run.store)
+    yield files
+    if not files.wrong:
+        yield check_plan(run)
+        yield check_rows(run)
+        yield check_agreement(run)
+        yield check_canvases(run)
+        yield check_images(run, sample)
+        yield check_predictions(run, sample, device)

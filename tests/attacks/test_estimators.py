@@ -1,0 +1,776 @@
+"""Estimators, momentum, steps, filters and ensembles: each recipe against a loop written from its paper.
+
+The references work on one image at a time, in NumPy and double precision, with gradients by hand; what is random they
+take from the same keys.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import fft, ndimage
+from torch import Tensor
+
+from tests.support.attacks import (
+    EPS,
+    POOL,
+    POOL_LABELS,
+    SHAPE,
+    SIDE,
+    SIZE,
+    Twin,
+    batch_of,
+    bent,
+    bilinear,
+    found_by,
+    iterate,
+    make,
+    nearest,
+    quick,
+    softmax,
+    some_canvases,
+    surrogates,
+)
+from transforms.attacks.balls import BALLS, LinfBall
+from transforms.attacks.gradients import Oracle
+from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.parts.estimators import EnhancedMomentum, Sampling
+from transforms.attacks.parts.filters import Kernel, blur
+from transforms.attacks.parts.momentum import adam, mean_normalized, momentum
+from transforms.attacks.parts.transformations import DiverseInput
+from transforms.attacks.recipes.names import recipe
+from transforms.errors import InputError
+from transforms.randomness import Draws
+
+STEPS = 4
+COUNT = 4
+
+Seen = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
+"""What a model is shown, and how a gradient comes back from there."""
+Look = Callable[["Naive", np.ndarray, int, Draws], Seen]
+
+
+def unit(gradient: np.ndarray) -> np.ndarray:
+    """Divided by its mean magnitude."""
+    return gradient / abs(gradient).mean()
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one.ravel() @ other.ravel() / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def onehot(number: int, logits: np.ndarray) -> np.ndarray:
+    return np.eye(len(logits))[number]
+
+
+def of_cross_entropy(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """The gradient of what is climbed, by logits."""
+    if target is None:
+        return softmax(logits) - onehot(label, logits)
+    return onehot(target, logits) - softmax(logits)
+
+
+def of_logit(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """Zhao et al. 2021, equation 3."""
+    assert target is not None
+    return onehot(target, logits)
+
+
+def of_logit_margin(logits: np.ndarray, label: int, target: int | None) -> np.ndarray:
+    """Weng et al. 2023: cross-entropy of logits over the margin between the first two."""
+    second, first = np.sort(logits)[-2:]
+    return of_cross_entropy(logits / (first - second), label, target) / (first - second)
+
+
+@dataclass
+class Naive:
+    """One image under attack."""
+
+    twins: list[Twin]
+    clean: np.ndarray
+    label: int
+    target: int | None
+    norm: str
+    eps: float
+    alpha: float
+    draws: Draws
+    looks: list[tuple[Look, int]] = field(default_factory=list)
+    climbed: Callable[[np.ndarray, int, int | None], np.ndarray] = of_cross_entropy
+
+    def at(self, step: int) -> Draws:
+        return self.draws.at("restart", 0, "step", step)
+
+    def small(self, length: float) -> float:
+        """The change per value of a length that all values share."""
+        return length / {"linf": 1, "l2": math.sqrt(SIZE), "l1": SIZE}[self.norm]
+
+    def direction(self, gradient: np.ndarray) -> np.ndarray:
+        return np.sign(gradient) if self.norm == "linf" else gradient / np.linalg.norm(gradient)
+
+    def inside(self, points: np.ndarray) -> np.ndarray:
+        wanted = points - self.clean
+        return self.clean + nearest(self.norm, wanted, self.eps, (-self.clean, 1 - self.clean))
+
+    def step(self, points: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        return self.inside(points + self.alpha * self.direction(gradient))
+
+    def gradient(self, points: np.ndarray, draws: Draws, member: int | None = None) -> np.ndarray:
+        """Of what is climbed, by the mean logits, averaged over all copies."""
+        twins = self.twins if member is None else [self.twins[member]]
+        total, choices = np.zeros(SHAPE), list(itertools.product(*(range(count) for _, count in self.looks)))
+        for choice in choices:
+            seen, backs = points, []
+            for number, (look, _) in enumerate(self.looks):
+                path = draws.at("eot", 0, "transformation", number, *choice[: number + 1])
+                seen, back = look(self, seen, choice[number], path)
+                backs.append(back)
+            outer = self.climbed(np.mean([each.logits(seen) for each in twins], axis=0), self.label, self.target)
+            pulled = np.mean([each.pulled(seen, outer) for each in twins], axis=0)
+            for back in reversed(backs):
+                pulled = back(pulled)
+            total += pulled
+        return total / len(choices)
+
+    def loss(self, points: np.ndarray, member: int) -> float:
+        return self.twins[member].loss(points, self.label)
+
+    def noise(self, draws: Draws, number: int) -> tuple[np.ndarray, Draws]:
+        """Uniform on [-1, 1], for a neighbour."""
+        path = draws.at("neighbor", number)
+        return 2 * path.uniform(SHAPE, "neighbor")[0].double().numpy() - 1, path
+
+
+Run = Callable[[Naive], np.ndarray]
+
+
+def fgsm(image: Naive) -> np.ndarray:
+    return image.inside(image.clean + image.eps * image.direction(image.gradient(image.clean, image.at(0))))
+
+
+def pgd(image: Naive) -> np.ndarray:
+    """Madry et al. 2018, from a random point of the L∞ ball."""
+    unit = image.draws.at("restart", 0).uniform(SHAPE, "start")[0].double().numpy()
+    points = image.inside(image.clean + (2 * unit - 1) * image.eps)
+    for step in range(STEPS):
+        points = image.step(points, image.gradient(points, image.at(step)))
+    return points
+
+
+def bim(image: Naive) -> np.ndarray:
+    points = image.clean
+    for step in range(STEPS):
+        points = image.step(points, image.gradient(points, image.at(step)))
+    return points
+
+
+def mi(image: Naive, decay: float = 1.0, filtered: Callable[[np.ndarray], np.ndarray] = np.array) -> np.ndarray:
+    """Dong et al. 2018, equations 6 and 7."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = decay * accumulated + unit(filtered(image.gradient(points, image.at(step))))
+        points = image.step(points, accumulated)
+    return points
+
+
+def unnormalized(image: Naive) -> np.ndarray:
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = accumulated + image.gradient(points, image.at(step))
+        points = image.step(points, accumulated)
+    return points
+
+
+def ni(image: Naive) -> np.ndarray:
+    """Lin et al. 2020, equations 6 to 8."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        ahead = points + image.small(image.alpha) * accumulated
+        accumulated = accumulated + unit(image.gradient(ahead, image.at(step)))
+        points = image.step(points, accumulated)
+    return points
+
+
+def pi(image: Naive) -> np.ndarray:
+    """Gao et al. 2020, algorithm 1: beta 10, gamma as long as a step, a kernel of ones around a zero."""
+    kernel = np.ones((3, 3)) / 8
+    kernel[1, 1] = 0
+    points, amplified, long = image.clean, np.zeros(SHAPE), 10 * image.alpha
+    for step in range(STEPS):
+        signs = np.sign(image.gradient(points, image.at(step)))
+        amplified = amplified + long * signs
+        cut = np.clip(abs(amplified) - image.eps, 0, None) * np.sign(amplified)
+        spread = np.stack([ndimage.convolve(each, kernel, mode="constant") for each in cut])
+        spread[abs(spread) < 1e-12] = 0
+        projected = long * np.sign(spread)
+        amplified = amplified + projected
+        points = image.inside(points + long * signs + projected)
+    return points
+
+
+def variance_tuned(image: Naive, *, nesterov: bool, neighbors: int = 3, beta: float = 1.5) -> np.ndarray:
+    """Wang & He 2021, algorithm 1, with v computed at the end of each step as written there. The neighbours are those
+    of the canvas, also where the gradient is taken ahead, as in the authors' code."""
+    points, accumulated, variance = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
+    for step in range(STEPS):
+        at = points + image.small(image.alpha) * accumulated if nesterov else points
+        gradient = image.gradient(at, image.at(step))
+        accumulated = accumulated + unit(gradient + variance)
+        here, points = points, image.step(points, accumulated)
+        around = []
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            around.append(image.gradient(here + image.small(beta * image.eps) * noise, path))
+        variance = np.mean(around, axis=0) - gradient
+    return points
+
+
+def evenly(image: Naive, step: int, samples: int) -> np.ndarray:
+    return np.linspace(-1, 1, samples)
+
+
+def uniformly(image: Naive, step: int, samples: int) -> np.ndarray:
+    paths = [image.at(step).at("sample", number) for number in range(samples)]
+    return np.array([2 * path.uniform((), "place").item() - 1 for path in paths])
+
+
+def normally(image: Naive, step: int, samples: int) -> np.ndarray:
+    paths = [image.at(step).at("sample", number) for number in range(samples)]
+    return np.array([np.clip(path.normal((), "place").item() / 3, -1, 1) for path in paths])
+
+
+def emi(
+    image: Naive, places: Callable[[Naive, int, int], np.ndarray] = evenly, samples: int = 5, radius: float = 7.0
+) -> np.ndarray:
+    """Wang et al. 2021: points along the mean gradient of the step before, which at first is none."""
+    points, accumulated, before = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
+    for step in range(STEPS):
+        factors = radius * places(image, step, samples) * image.small(image.alpha)
+        gradient = np.mean([image.gradient(points + each * before, image.at(step)) for each in factors], axis=0)
+        before = unit(gradient)
+        accumulated = accumulated + unit(gradient)
+        points = image.step(points, accumulated)
+    return points
+
+
+def gra(image: Naive, neighbors: int = 3, beta: float = 3.5, eta: float = 0.94) -> np.ndarray:
+    """Zhu et al. 2023: the decay indicator begins at 1 / eta, as no sign agrees with that of nothing."""
+    points, accumulated, indicator = image.clean, np.zeros(SHAPE), np.full(SHAPE, 1 / eta)
+    for step in range(STEPS):
+        gradient = image.gradient(points, image.at(step))
+        around = []
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            around.append(image.gradient(points + image.small(beta * image.eps) * noise, path))
+        mean = np.mean(around, axis=0)
+        relevance = cosine(gradient, mean)
+        last = accumulated
+        accumulated = accumulated + unit(relevance * gradient + (1 - relevance) * mean)
+        indicator = indicator * np.where(np.sign(last) == np.sign(accumulated), 1, eta)
+        points = image.inside(points + image.alpha * indicator * image.direction(accumulated))
+    return points
+
+
+def pgn(image: Naive, neighbors: int = 3, zeta: float = 3.0, delta: float = 0.5) -> np.ndarray:
+    """Ge et al. 2023, algorithm 1."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total = np.zeros(SHAPE)
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            near = points + image.small(zeta * image.eps) * noise
+            first = image.gradient(near, path)
+            second = image.gradient(near - image.small(image.alpha) * unit(first), path.at("downhill"))
+            total += (1 - delta) * first + delta * second
+        accumulated = accumulated + unit(total / neighbors)
+        points = image.step(points, accumulated)
+    return points
+
+
+def adam_pgd(image: Naive, beta1: float = 0.9, beta2: float = 0.999) -> np.ndarray:
+    """PyTorch's own Adam, told to ascend."""
+    points = torch.from_numpy(image.clean).clone().requires_grad_()
+    optimizer = torch.optim.Adam([points], image.small(image.alpha), (beta1, beta2), eps=1e-8, maximize=True)
+    for step in range(STEPS):
+        points.grad = torch.from_numpy(image.gradient(points.detach().numpy(), image.at(step)))
+        optimizer.step()
+        with torch.no_grad():
+            points.copy_(torch.from_numpy(image.inside(points.numpy())))
+    return points.detach().numpy()
+
+
+def kernel_of(size: int, sigma: float, kind: str = "gaussian") -> np.ndarray:
+    """Dong et al. 2019: a normal density at evenly spaced points, sigma standard deviations to either side; of size
+    2 k + 1, (1 - |i| / (k + 1)) (1 - |j| / (k + 1)); or the same everywhere. Normalized."""
+    places = np.arange(size) - size // 2
+    line = {
+        "gaussian": np.exp(-(np.linspace(-sigma, sigma, size) ** 2) / 2),
+        "linear": 1 - abs(places) / (size // 2 + 1),
+        "uniform": np.ones(size),
+    }[kind]
+    return np.outer(line, line) / np.outer(line, line).sum()
+
+
+def convolved(gradient: np.ndarray, size: int = 15, kind: str = "gaussian") -> np.ndarray:
+    return np.stack([ndimage.convolve(each, kernel_of(size, 3.0, kind), mode="constant") for each in gradient])
+
+
+def ti(image: Naive, kind: str = "gaussian") -> np.ndarray:
+    return mi(image, filtered=lambda gradient: convolved(gradient, kind=kind))
+
+
+def long_and_targeted(image: Naive, weighed: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Diverse inputs, a kernel of 5; Zhao et al. 2021 add gradients as they are, Weng et al. 2023 of equal weight."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = accumulated + weighed(convolved(image.gradient(points, image.at(step)), 5))
+        points = image.step(points, accumulated)
+    return points
+
+
+def low(image: Naive) -> np.ndarray:
+    """Guo et al. 2019: MI-FGSM whose perturbation has the lower half of the cosine frequencies per axis, brought into
+    band and budget in turn, three times."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        accumulated = accumulated + unit(image.gradient(points, image.at(step)))
+        points = points + image.alpha * image.direction(accumulated)
+        for _ in range(3):
+            spectrum = fft.dctn(points - image.clean, axes=(-2, -1), norm="ortho")
+            spectrum[:, SIDE // 2 :], spectrum[:, :, SIDE // 2 :] = 0, 0
+            points = image.inside(image.clean + fft.idctn(spectrum, axes=(-2, -1), norm="ortho"))
+    return points
+
+
+def svre(image: Naive, inner_decay: float = 1.0) -> np.ndarray:
+    """Xiong et al. 2022, algorithm 1, both momenta over gradients of mean magnitude 1 as in their code."""
+    points, outer = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        ensemble = image.gradient(points, image.at(step))
+        inner, moving = np.zeros(SHAPE), points
+        for number in image.at(step).shared.integers(2, (8,), "member")[0].tolist():
+            corrected = image.gradient(moving, image.at(step), number)
+            corrected = corrected - (image.gradient(points, image.at(step), number) - ensemble)
+            inner = inner_decay * inner + unit(corrected)
+            moving = image.step(moving, inner)
+        outer = outer + unit(inner)
+        points = image.step(points, outer)
+    return points
+
+
+def adaea(image: Naive, beta: float = 10.0, threshold: float = -0.3) -> np.ndarray:
+    """Chen et al. 2023: weights by how much a model's own step raises the others' losses, over what their own steps
+    do; the gradient of the weighed logits; no pixel where the models' gradients disagree."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    count = len(image.twins)
+    for step in range(STEPS):
+        gradients = [image.gradient(points, image.at(step), member) for member in range(count)]
+        moved = [image.step(points, each) for each in gradients]
+        own = [image.loss(moved[member], member) for member in range(count)]
+        score = [sum(beta * image.loss(moved[j], i) / own[i] for i in range(count) if i != j) for j in range(count)]
+        weights = softmax(np.array(score))
+        logits = sum(weight * twin.logits(points) for weight, twin in zip(weights, image.twins, strict=True))
+        outer = softmax(logits)
+        outer[image.label] -= 1
+        pulled = sum(weight * twin.pulled(points, outer) for weight, twin in zip(weights, image.twins, strict=True))
+        alike = [
+            (one * other).sum(0) / np.linalg.norm(one, axis=0) / np.linalg.norm(other, axis=0)
+            for one, other in itertools.combinations(gradients, 2)
+        ]
+        accumulated = accumulated + unit(pulled * (np.mean(alike, axis=0) >= threshold))
+        points = image.step(points, accumulated)
+    return points
+
+
+def cwa(image: Naive) -> np.ndarray:
+    """Chen et al. 2024, MI-CWA: reverse step eps / 15, inner steps of 250 on gradients of unit length."""
+    points, outer, inner = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
+    for step in range(STEPS):
+        gradient = image.gradient(points, image.at(step))
+        moving = image.inside(points - image.eps / 15 * image.direction(gradient))
+        for member in range(len(image.twins)):
+            pulled = image.gradient(moving, image.at(step), member)
+            inner = inner + pulled / np.linalg.norm(pulled)
+            moving = image.inside(moving + 250 * inner)
+        outer = outer + unit(moving - points)
+        points = image.step(points, outer)
+    return points
+
+
+# What models are shown -----------------------------------------------------------------------------------------------
+
+
+def scaled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    return points / 2**copy, lambda pulled: pulled / 2**copy
+
+
+def mixed(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    order = draws.permutation(len(POOL), "mix")[0].tolist()
+    other = next(each for each in order if POOL_LABELS[each] != image.label)
+    return points + 0.2 * POOL[other].double().numpy() / 255, lambda pulled: pulled
+
+
+def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    noisy = points + 16 / 255 * draws.normal(SHAPE, "noise")[0].double().numpy()
+    factors = 1 + 0.5 * (2 * draws.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
+    spectrum = fft.dctn(noisy, axes=(-2, -1), norm="ortho") * factors
+    return fft.idctn(spectrum, axes=(-2, -1), norm="ortho"), lambda pulled: pulled
+
+
+def enlarged(draws: Draws, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Resized, padded and resized back, as matrices of rows and columns."""
+    largest = int(SIDE * rate)
+    size, top, left = draws.uniform((3,), "resize")[0].tolist()
+    side = SIDE + int(size * (largest - SIDE))
+    sides = []
+    for start in (top, left):
+        placed = np.zeros((largest, SIDE))
+        offset = int(start * (largest - side))
+        placed[offset : offset + side] = bilinear(SIDE, side)
+        sides.append(bilinear(largest, SIDE) @ placed)
+    return sides[0], sides[1]
+
+
+def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws, probability: float = 0.5) -> Seen:
+    if float(draws.uniform((), "diversity")[0]) >= probability:
+        return points, lambda pulled: pulled
+    rows, columns = enlarged(draws, 1.4)
+    return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
+
+
+MOSTLY_DIVERSE: Look = partial(diverse, probability=0.7)
+
+
+def dem(image: Naive, rates: tuple[float, ...] = (1.3, 1.6, 2.0)) -> np.ndarray:
+    """Zou et al. 2020: mean logits over resize rates, always resized; steps of the whole budget."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        paths = [image.at(step).at("eot", 0, "transformation", 0, copy) for copy in range(len(rates))]
+        sides = [enlarged(path, rate) for path, rate in zip(paths, rates, strict=True)]
+        seen = [rows @ points @ columns.T for rows, columns in sides]
+        outer = softmax(np.mean([image.twins[0].logits(each) for each in seen], axis=0))
+        outer[image.label if image.target is None else image.target] -= 1
+        pulled = [
+            rows.T @ image.twins[0].pulled(each, outer) @ columns
+            for each, (rows, columns) in zip(seen, sides, strict=True)
+        ]
+        accumulated = accumulated + unit(np.mean(pulled, axis=0)) * (1 if image.target is None else -1)
+        points = image.step(points, accumulated)
+    return points
+
+
+@dataclass(frozen=True)
+class Case:
+    run: Run
+    parameters: dict[str, object] = field(default_factory=dict)
+    looks: tuple[tuple[Look, int], ...] = ()
+    models: int = 1
+    reach: float = 1.0
+    """steps * alpha in units of eps."""
+    climbed: Callable[[np.ndarray, int, int | None], np.ndarray] = of_cross_entropy
+
+
+THREE = {"neighbors": 3}
+DI = {"resize_rate": 1.4}
+LONG = {**DI, "alpha": EPS["linf"] / STEPS}
+CASES: dict[str, Case] = {
+    "fgsm": Case(fgsm),
+    "bim": Case(bim),
+    "pgd": Case(pgd, reach=2.5),
+    "mi-fgsm": Case(mi),
+    "mi-fgsm, decay 0.5": Case(lambda image: mi(image, 0.5), {"decay": 0.5}),
+    "mi-fgsm, decay 1.7": Case(lambda image: mi(image, 1.7), {"decay": 1.7}),
+    "mi-fgsm, gradients as they are": Case(unnormalized, {"normalized": False}),
+    "ni-fgsm": Case(ni),
+    "pi-fgsm": Case(pi),
+    "vmi-fgsm": Case(lambda image: variance_tuned(image, nesterov=False), THREE),
+    "vni-fgsm": Case(lambda image: variance_tuned(image, nesterov=True), THREE),
+    "emi-fgsm": Case(emi, {"samples": 5}),
+    "emi-fgsm, uniform": Case(lambda image: emi(image, uniformly), {"samples": 5, "sampling": "uniform"}),
+    "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
+    "gra": Case(gra, THREE),
+    "pgn": Case(pgn, THREE),
+    "adam-pgd": Case(adam_pgd, reach=2.5),
+    "ti-fgsm": Case(ti),
+    "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
+    "ti-fgsm, uniform": Case(lambda image: ti(image, "uniform"), {"kernel_type": "uniform"}),
+    "si-fgsm": Case(mi, looks=((scaled, 5),)),
+    "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
+    "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
+    "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),
+    "dem": Case(dem, {"resize_rates": (1.3, 1.6, 2.0)}, reach=STEPS),
+    "svre": Case(svre, models=2),
+    "svre, inner decay 0.5": Case(lambda image: svre(image, 0.5), {"inner_decay": 0.5}, models=2),
+    "adaea": Case(adaea, models=2),
+    "adaea, three models": Case(adaea, models=3),
+    "cwa": Case(cwa, models=2, reach=2.0),
+    "mi-di-ti": Case(ti, DI, looks=((diverse, 1),)),
+    "vmi-di-si": Case(
+        lambda image: variance_tuned(image, nesterov=False),
+        {**DI, **THREE, "scales": 2},
+        looks=((scaled, 2), (diverse, 1)),
+    ),
+    "si-ni-fgsm": Case(ni, looks=((scaled, 5),)),
+    "lf-fgsm": Case(low),
+    "logit": Case(
+        lambda image: long_and_targeted(image, lambda gradient: gradient),
+        LONG,
+        looks=((MOSTLY_DIVERSE, 1),),
+        climbed=of_logit,
+    ),
+    "logit-margin": Case(
+        lambda image: long_and_targeted(image, unit), LONG, looks=((MOSTLY_DIVERSE, 1),), climbed=of_logit_margin
+    ),
+}
+UNTARGETED = [name for name in CASES if "logit" not in name]
+TARGETED = [name for name in CASES if "adaea" not in name]
+IN_L2 = (
+    "bim",
+    "mi-fgsm",
+    "ni-fgsm",
+    "vmi-fgsm",
+    "vni-fgsm",
+    "emi-fgsm",
+    "gra",
+    "pgn",
+    "adam-pgd",
+    "svre",
+    "cwa",
+)
+
+
+def compared(name: str, norm: str, targets: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Float canvases with which the recipe and its reference end."""
+    case, canvases, labels = CASES[name], some_canvases(COUNT, seed=1), [0, 1, 2, 3]
+    networks = [bent(seed + 3) for seed in range(case.models)]
+    eps, parameters = EPS[norm], {} if name == "fgsm" else {"steps": STEPS, **case.parameters}
+    batch = batch_of(canvases, labels, targets)
+    found = iterate(name.split(",", maxsplit=1)[0], BALLS[norm](eps), surrogates(*networks), batch, **parameters)
+    expected = []
+    for number in range(COUNT):
+        image = Naive(
+            [Twin.of(each) for each in networks],
+            canvases[number].double().numpy() / 255,
+            labels[number],
+            None if targets is None else targets[number],
+            norm,
+            eps,
+            case.reach * eps / STEPS,
+            Draws(0, "attack", [f"image {number}"]),
+            list(case.looks),
+            case.climbed,
+        )
+        expected.append(case.run(image))
+    return found.double().numpy(), np.stack(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [*[(name, None) for name in UNTARGETED], *[(name, [3, 2, 0, 1]) for name in TARGETED]],
+)
+def test_a_recipe_is_its_papers_algorithm(name: str, targets: list[int] | None) -> None:
+    found, expected = compared(name, "linf", targets)
+    # A gradient may be so close to zero that single precision decides its sign, but not one in two hundred. What is cut
+    # off of eight neighbours in PI-FGSM is a multiple of one number, and so sums up to zero more often.
+    assert (abs(found - expected) > 1e-5).mean() < (0.01 if name == "pi-fgsm" else 0.005)
+    assert abs(found - some_canvases(COUNT, seed=1).numpy() / 255).max() > 0.99 * EPS["linf"]
+
+
+@pytest.mark.parametrize("name", IN_L2)
+def test_a_recipe_is_its_papers_algorithm_in_l2(name: str) -> None:
+    """Where papers speak of signs and eps per value, steps are normalised and lengths spread over all values."""
+    found, expected = compared(name, "l2", None)
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_references_differ_from_each_other() -> None:
+    """So that a recipe cannot pass for another one."""
+    ends = {name: compared(name, "linf", None if name in UNTARGETED else [3, 2, 0, 1])[1] for name in CASES}
+    for one, other in itertools.combinations(ends, 2):
+        assert (abs(ends[one] - ends[other]) > 1e-3).mean() > 0.01, (one, other)
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "linear", "uniform"])
+@pytest.mark.parametrize(("size", "sigma"), [(3, 1.0), (15, 3.0), (7, 3.0), (5, 0.5)])
+def test_blurring_is_scipys_convolution(size: int, sigma: float, kind: Kernel) -> None:
+    gradient = np.random.default_rng(0).normal(size=(2, 3, 20, 20))
+    kernel = kernel_of(size, sigma, kind)
+    expected = [[ndimage.convolve(one, kernel, mode="constant") for one in each] for each in gradient]
+    assert np.allclose(blur(kind, size, sigma)(torch.from_numpy(gradient)), expected, atol=1e-6)
+
+
+def test_gaussian_is_the_mean_gradient_of_shifted_canvases() -> None:
+    """What it stands for (Dong et al. 2019, equation 7): on a linear model it is exactly that, away from the border."""
+    gradient = torch.zeros(1, 3, 21, 21)
+    gradient[:, :, 10, 10] = 1
+    spread = blur("gaussian", 5, 2.0)(gradient)
+    assert spread.sum().item() == pytest.approx(3, rel=1e-6)
+    assert np.allclose(spread[0, 0, 8:13, 8:13], kernel_of(5, 2.0), atol=1e-7)
+    assert torch.allclose(spread, spread.flip(2)) and torch.allclose(spread, spread.transpose(2, 3))
+
+
+def test_momentum_by_hand() -> None:
+    gradients = [torch.from_numpy(np.random.default_rng(each).normal(size=(2, *SHAPE))) for each in range(3)]
+    for decay, normalized in ((0.5, True), (1.0, False)):
+        memory, expected = momentum(decay, normalized=normalized)(), np.zeros((2, *SHAPE))
+        for gradient in gradients:
+            weighed = np.stack([unit(each) for each in gradient.numpy()]) if normalized else gradient.numpy()
+            expected = decay * expected + weighed
+            assert np.allclose(memory(gradient), expected)
+
+
+def test_adam_is_pytorchs() -> None:
+    values = torch.zeros(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    optimizer, ours = torch.optim.Adam([values], 1.0, (0.7, 0.95), eps=1e-6, maximize=True), adam(0.7, 0.95, 1e-6)()
+    for step in range(5):
+        gradient = torch.from_numpy(np.random.default_rng(step).normal(size=(2, 3, 4, 4)))
+        values.grad, before = gradient, values.detach().clone()
+        optimizer.step()
+        assert torch.allclose(ours(gradient), values.detach() - before)
+
+
+def test_a_zero_gradient_stays_zero() -> None:
+    assert mean_normalized(torch.zeros(2, *SHAPE)).abs().max() == 0
+    assert adam(0.9, 0.999, 1e-8)()(torch.zeros(2, *SHAPE)).abs().max() == 0
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-16])
+@pytest.mark.parametrize(
+    "name", ["mi-fgsm", "ni-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pgn", "svre", "adaea", "cwa", "ti-fgsm", "dem"]
+)
+def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are normalized, so an objective scaled down (to gradients of 1e-33) changes nothing."""
+
+    def scaled_down(logits: Tensor, goal: Goal) -> Tensor:
+        return cross_entropy(logits, goal) * scale * scale
+
+    batch, networks = batch_of(some_canvases(4), [0, 1, 2, 3]), [bent(seed) for seed in range(recipe(name).models)]
+    plain = found_by(quick(name), surrogates(*networks), batch)
+    monkeypatch.setitem(recipe.__globals__["OBJECTIVES"], "cross-entropy", scaled_down)
+    found = found_by(quick(name), surrogates(*networks), batch)
+    assert (found != plain).float().mean() < 0.01
+
+
+def test_where_gradients_are_random_emi_averages_all_samples_from_the_first_step_on() -> None:
+    """As many draws as points, though the points of the first step are one."""
+    batch, models, samples = batch_of(some_canvases(2), [0, 1]), surrogates(bent()), 5
+    oracle = Oracle(models, cross_entropy, batch, (DiverseInput(1.4, 1.0),))
+    estimate = EnhancedMomentum(LinfBall(0.1), samples, 0.07, "linear").begin()
+    found = estimate(oracle, batch.clean, batch.clean, batch.draws)
+    draws = [batch.draws.at("sample", number) for number in range(samples)]
+    expected = torch.stack([oracle.gradient(batch.clean, each) for each in draws]).mean(dim=0)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
+    attack = quick("emi-di", steps=2, samples=samples)
+    attack(models := surrogates(bent()), batch)
+    assert models.tally.forwards.tolist() == [2 * samples] * 2 and attack.cost(1) == (2 * samples, 2 * samples)
+
+
+@pytest.mark.parametrize(("sampling", "spread"), [("uniform", 1 / math.sqrt(3)), ("gaussian", 1 / 3)])
+def test_emi_looks_no_farther_than_its_reach(sampling: Sampling, spread: float) -> None:
+    """Not even where a normal draw is beyond three standard deviations, as some of these are."""
+    shown: list[torch.Tensor] = []
+
+    def gradient(points: torch.Tensor, _: Draws) -> torch.Tensor:
+        shown.append(points)
+        return torch.ones_like(points)
+
+    oracle: Any = SimpleNamespace(redraws=False, gradient=gradient)
+    batch, reach = batch_of(some_canvases(2), [0, 1]), 0.07
+    estimate = EnhancedMomentum(LinfBall(0.1), 2000, reach, sampling).begin()
+    for _ in range(2):
+        estimate(oracle, batch.clean, batch.clean, batch.draws)
+    places = torch.stack([(each - batch.clean)[:, 0, 0, 0] for each in shown[1:]])
+    assert places.abs().max() <= reach + 1e-6
+    assert places.mean(dim=0).tolist() == pytest.approx([0, 0], abs=0.005)
+    assert places.std(dim=0).tolist() == pytest.approx([reach * spread] * 2, rel=0.05)
+    assert not torch.equal(places[:, 0], places[:, 1])
+
+
+def test_without_decay_momentum_is_bim() -> None:
+    batch = batch_of(some_canvases(4), [0, 1, 2, 3])
+    without, with_it = (found_by(make("mi-fgsm", decay=decay), surrogates(bent()), batch) for decay in (0.0, 1.0))
+    plain = found_by(make("bim"), surrogates(bent()), batch)
+    assert torch.equal(without, plain) and not torch.equal(with_it, plain)
+
+
+def test_memories_are_fresh_in_each_restart() -> None:
+    """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
+    for name in ("vmi-fgsm", "emi-fgsm", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+        networks = [bent(seed) for seed in range(recipe(name).models)]
+        batch = batch_of(some_canvases(3), [0, 1, 2])
+        attack = quick(name, random_start=True, restarts=2)
+        ends: list[Tensor] = []
+
+        class Noting(LinfBall):
+            def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
+                ends.append(adversarial.clone())  # noqa: B023 - of this round
+                return super().to_grid(canvases, adversarial)
+
+        known = {key: getattr(attack, key) for key in ("steps",)}
+        parameters = {"random_start": True, **known}
+        for key in ("neighbors", "samples"):
+            if key in recipe(name).parameters:
+                parameters[key] = 2
+        recipe(name).make(Noting(EPS["linf"]), restarts=2, **parameters)(surrogates(*networks), batch)
+        second = ends[1]
+        shifted = batch_of(some_canvases(3), [0, 1, 2])
+        attempt = recipe(name).make(Noting(EPS["linf"]), **parameters)
+
+        class Later(Draws):
+            def at(self, *path: object) -> Draws:
+                return Draws.at(self, *(1 if path[:1] == ("restart",) and each == 0 else each for each in path))
+
+        later = Later(0, "attack", [f"image {number}" for number in range(3)])
+        attempt(surrogates(*networks), replace(shifted, draws=later))
+        assert torch.equal(ends[2], second), name
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "named"),
+    [
+        ("mi-fgsm", {"decay": -0.1}, "decay"),
+        ("vmi-fgsm", {"neighbors": 0}, "neighbors"),
+        ("vmi-fgsm", {"beta": 0.0}, "beta"),
+        ("vni-fgsm", {"beta": -1.0}, "beta"),
+        ("emi-fgsm", {"samples": 1}, "samples"),
+        ("emi-fgsm", {"radius": 0.0}, "radius"),
+        ("gra", {"attenuation": 0.0}, "attenuation"),
+        ("gra", {"attenuation": 1.1}, "attenuation"),
+        ("gra", {"neighbors": 0}, "neighbors"),
+        ("pgn", {"balance": 0.0}, "balance"),
+        ("pgn", {"balance": 1.5}, "balance"),
+        ("adam-pgd", {"beta1": 1.0}, "beta1"),
+        ("adam-pgd", {"beta2": -0.1}, "beta2"),
+        ("adam-pgd", {"stabilizer": 0.0}, "stabilizer"),
+        ("pi-fgsm", {"amplification": 0.0}, "amplification"),
+        ("pi-fgsm", {"project_factor": -1.0}, "project_factor"),
+        ("pi-fgsm", {"project_kernel": 4}, "project_kernel"),
+        ("pi-fgsm", {"project_kernel": 1}, "project_kernel"),
+        ("ti-fgsm", {"kernel_size": 4}, "kernel_size"),
+        ("ti-fgsm", {"kernel_size": 1}, "kernel_size"),
+        ("ti-fgsm", {"kernel_sigma": 0.0}, "kernel_sigma"),
+        ("ti-fgsm", {"kernel_type": "linear", "kernel_sigma": 2.0}, "kernel_sigma"),
+        ("svre", {"inner_steps": 1}, "inner_steps"),
+        ("svre", {"inner_decay": -0.1}, "inner_decay"),
+        ("svre", {"inner_alpha": 0.0}, "inner_alpha"),
+        ("cwa", {"reverse_step": 0.0}, "reverse_step"),
+        ("cwa", {"inner_step": -1.0}, "inner_step"),
+        ("adaea", {"ensemble_beta": 0.0}, "ensemble_beta"),
+        ("adaea", {"threshold": 1.5}, "threshold"),
+        ("adaea", {"objective": "logit"}, "objective"),
+        ("adaea", {"objective": "margin"}, "objective"),
+        ("adaea", {"objective": "dlr"}, "objective"),
+    ],
+)
+def test_senseless_parameters_are_refused_in_one_line(name: str, parameters: dict[str, object], named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named}: .+\Z"):
+        make(name, **parameters)

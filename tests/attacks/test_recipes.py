@@ -1,0 +1,460 @@
+"""Recipes: what may be named, how bases and parts combine, and what an experiment may set."""
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from pipeline.config.experiment import load_experiment
+from tests.support.attacks import (
+    EPS,
+    PATHS,
+    QUICK,
+    batch_of,
+    bent,
+    found_by,
+    iterate,
+    make,
+    quick,
+    some_canvases,
+    surrogates,
+)
+from tests.support.runs import tiny, written
+from transforms.attacks.balls import BALLS, Ball, LinfBall
+from transforms.attacks.loop import AttackLoop
+from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.parts.estimators import AtThePoint, VarianceTuning
+from transforms.attacks.parts.transformations import DiverseInput, Mixing, ResizedDiversity, Scales
+from transforms.attacks.protocol import Attack
+from transforms.attacks.recipe import Recipe
+from transforms.attacks.recipes.bases import BASES
+from transforms.attacks.recipes.names import RECIPES, combined, recipe
+from transforms.attacks.recipes.parts import COMMON, PARTS, common
+from transforms.attacks.spec import AttackSpec
+from transforms.errors import InputError
+
+NAMED = [name for name, each in RECIPES.items() if each.chain[-1] is common]
+
+
+def loop(name: str, **parameters: object) -> AttackLoop:
+    made = make(name, **parameters)
+    assert isinstance(made, AttackLoop)
+    return made
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_fields_names_are_there() -> None:
+    """Of TransferAttack's table: every gradient, input-transformation and ensemble attack that the loop covers."""
+    expected = (
+        "fgsm bim pgd mi-fgsm ni-fgsm pi-fgsm vmi-fgsm vni-fgsm emi-fgsm gra pgn di-fgsm ti-fgsm si-fgsm dem admix"
+    )
+    assert {
+        *expected.split(),
+        *["ssa", "sia", "bsr", "svre", "adaea", "cwa", "logit", "logit-margin", "adam-pgd", "lf-fgsm"],
+    } <= set(NAMED)
+
+
+@pytest.mark.parametrize("name", [*NAMED, *PATHS])
+def test_every_recipe_says_where_it_is_from(name: str) -> None:
+    made = recipe(name)
+    assert made.source and made.kind == "gradient" and made.models >= 1
+    assert set(made.norms) <= set(BALLS) and "linf" in made.norms
+
+
+@pytest.mark.parametrize("name", [*NAMED, *PATHS])
+def test_every_recipe_can_be_made_in_its_norms_with_its_own_defaults(name: str) -> None:
+    made = recipe(name)
+    for norm in made.norms:
+        defaults = {key: default for key, (_, default) in made.parameters.items()}
+        attack = made.make(BALLS[norm](0.3))
+        assert isinstance(attack, AttackLoop) and attack.ball == BALLS[norm](0.3)
+        assert vars(attack).keys() == vars(made.make(BALLS[norm](0.3), **defaults)).keys()
+        assert attack.cost(made.models)[0] >= attack.steps
+
+
+@pytest.mark.parametrize("name", [*NAMED, *PATHS])
+def test_every_recipe_has_the_common_parameters(name: str) -> None:
+    parameters = recipe(name).parameters
+    assert set(COMMON) <= set(parameters)
+    for key, (kind, default) in parameters.items():
+        assert default is not inspect.Parameter.empty, key
+        if kind in (int, float, bool):
+            assert type(default) in (int, float, bool)
+
+
+def test_unknown_recipes_suggest_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"^unknown recipe 'mi-fsgm'; did you mean 'mi-fgsm'\?\Z"):
+        recipe("mi-fsgm")
+    with pytest.raises(InputError, match=r"^unknown recipe 'zzzz'.+\Z"):
+        recipe("zzzz")
+
+
+# Combinations --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mi-di-ti", [DiverseInput]),
+        ("vmi-di-ti-si", [Scales, DiverseInput]),
+        ("vmi-si-di", [DiverseInput, Scales]),
+        ("mi-admix-ti", [Mixing, Scales]),
+        ("mi-di-admix", [Mixing, Scales, DiverseInput]),
+        ("bim-dem", [ResizedDiversity]),
+    ],
+)
+def test_the_part_named_last_is_applied_first(name: str, expected: list[type]) -> None:
+    """As in the papers: a diverse input of each scale; Admix is mixing, then scales."""
+    assert [type(each) for each in loop(name).transformations] == expected
+    assert (loop(name).gradient_filter is not AttackLoop.gradient_filter) == ("ti" in name.split("-"))
+
+
+def test_bases_keep_their_own_parts_in_combinations() -> None:
+    assert isinstance(loop("vmi-di").estimator, VarianceTuning) and isinstance(loop("mi-di").estimator, AtThePoint)
+    assert loop("pgd-ti").random_start and not loop("bim-ti").random_start
+    assert recipe("svre-di").models == 2 and recipe("adaea-ti").goals == "untargeted"
+    assert recipe("pi-ti").norms == ("linf",) and recipe("adam-di").norms == ("linf", "l2")
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("mi-di", "di-fgsm"),
+        ("mi-ti", "ti-fgsm"),
+        ("mi-si", "si-fgsm"),
+        ("mi-admix", "admix"),
+        ("mi-ssa", "ssa"),
+        ("mi-bsr", "bsr"),
+        ("mi-sia", "sia"),
+        ("mi-lf", "lf-fgsm"),
+    ],
+)
+def test_a_named_recipe_is_its_combination(name: str, same: str) -> None:
+    batch = batch_of(some_canvases(3), [0, 1, 2])
+    one, other = (found_by(quick(each), surrogates(bent()), batch) for each in (name, same))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mi-dj", "'dj'"),
+        ("mi-di-tti", "did you mean 'ti'?"),
+        ("mi-fgsm-di", "did you mean 'mi-di'?"),
+        ("di-mi", "did you mean 'mi-di'?"),
+        ("ti-di-fgsm", "did you mean 'mi-ti-di'?"),
+        ("vmi-di-fgsm-ssa", "did you mean 'vmi-di-ssa'?"),
+        ("mi-di-di", "'di'"),
+        ("admix-si", "did you mean 'admix'?"),
+        ("mi-ti-di-ti", "'ti'"),
+        ("mi-", "''"),
+    ],
+)
+def test_unknown_or_repeated_parts_are_refused_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
+        recipe(name)
+    assert message in str(raised.value) and repr(name) in str(raised.value)
+
+
+@pytest.mark.parametrize("base", list(BASES))
+def test_any_base_and_part_combine(base: str) -> None:
+    """However much the name of the combination looks like that of a recipe."""
+    for part in PARTS:
+        assert recipe(f"{base}-{part}").norms == BASES[base].norms
+
+
+def test_a_base_alone_is_not_a_recipe() -> None:
+    """It goes by its paper's name."""
+    with pytest.raises(InputError, match=r"^unknown recipe 'mi'.+\Z"):
+        recipe("mi")
+
+
+def test_sources_of_a_combination_are_those_of_its_parts() -> None:
+    source = recipe("vmi-di-ti-si").source
+    for paper in ("2103.15571", "1803.06978", "1904.02884", "1908.06281"):
+        assert source.count(paper) == 1
+    assert recipe("ni-si").source.count("1908.06281") == 1  # one paper for both
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_those_of_the_chain() -> None:
+    """Names, types and defaults, in the order of base, parts, and what every loop can do."""
+    parameters = recipe("vmi-di-ti").parameters
+    assert list(parameters) == [
+        *["steps", "alpha", "decay", "normalized", "neighbors", "beta"],
+        *["kernel_type", "kernel_size", "kernel_sigma", "resize_rate", "diversity_probability"],
+        *COMMON,
+    ]
+    assert parameters["steps"] == (int, 10) and parameters["beta"] == (float, 1.5)
+    assert parameters["alpha"] == (float | None, None)
+    assert get_args(parameters["keep"][0]) == ("last", "best", "first")
+    assert parameters["objective"] == (ObjectiveName, "cross-entropy")
+
+
+STEPS = {"steps": 10, "alpha": None}
+MI = {**STEPS, "decay": 1.0, "normalized": True}
+DI = {"resize_rate": 1.1, "diversity_probability": 0.5}
+TI = {"kernel_type": "gaussian", "kernel_size": 15, "kernel_sigma": 3.0}
+SI = {"scales": 5}
+VARIANCE = {"neighbors": 20, "beta": 1.5}
+TARGETED = {**MI, "steps": 300, "alpha": 2 / 255, "normalized": False, **DI, "diversity_probability": 0.7}
+APGD = {"steps": 100, "restarts": 1, "rho": 0.75, "step_weight": 0.75}
+DEFAULTS: dict[str, dict[str, object]] = {
+    "fgsm": {},
+    "bim": STEPS,
+    "pgd": {**STEPS, "random_start": True},
+    "adam-pgd": {**STEPS, "beta1": 0.9, "beta2": 0.999, "stabilizer": 1e-8},
+    "mi-fgsm": MI,
+    "ni-fgsm": {**STEPS, "decay": 1.0},
+    "pi-fgsm": {**STEPS, "amplification": 10.0, "project_factor": None, "project_kernel": 3},
+    "vmi-fgsm": {**MI, **VARIANCE},
+    "vni-fgsm": {**STEPS, "decay": 1.0, **VARIANCE},
+    "emi-fgsm": {**MI, "samples": 11, "radius": 7.0, "sampling": "linear"},
+    "gra": {**MI, "neighbors": 20, "beta": 3.5, "attenuation": 0.94},
+    "pgn": {**MI, "neighbors": 20, "beta": 3.0, "balance": 0.5},
+    "di-fgsm": {**MI, **DI},  # 299 pixels become 330
+    "ti-fgsm": {**MI, **TI},
+    "si-fgsm": {**MI, **SI},
+    "si-ni-fgsm": {**STEPS, "decay": 1.0, **SI},
+    "dem": {**STEPS, "decay": 1.0, "resize_rates": (1.14, 1.27, 1.4, 1.53, 1.66)},
+    "admix": {**MI, "mixed_images": 3, "admix_strength": 0.2, **SI},
+    "ssa": {**MI, "spectra": 20, "spectrum_noise": 16 / 255, "spectrum_spread": 0.5},
+    "sia": {**MI, "structures": 20, "structure_blocks": 3},
+    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0},  # the authors' later code has 3 blocks
+    "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
+    "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
+    "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
+    "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
+    "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
+    "logit-margin": {**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit-margin"},
+    "cw": {
+        **{"confidence": 0.0, "steps": 10_000, "learning_rate": 0.01, "binary_search_steps": 9},
+        **{"initial_const": 1e-3, "abort_early": True},
+    },
+    "deepfool": {"steps": 50, "overshoot": 0.02, "candidates": 10},
+    "ddn": {"steps": 100, "init_norm": 1.0, "gamma": 0.05, "alpha": 1.0, "alpha_final": 0.01},
+    "fmn": {"steps": 100, "alpha": 1.0, "alpha_final": None, "gamma": 0.05, "gamma_final": 0.001},
+    "apgd-ce": APGD,
+    "apgd-dlr": APGD,
+    "apgd-t": {**APGD, "target_classes": 9},
+    "square": {"queries": 10_000, "p_init": None},
+    "autoattack": {"steps": 100, "queries": 5000},
+}
+"""Of every recipe, as its paper, or its authors' code, has them for ImageNet."""
+COMMON_DEFAULTS = {"objective": "cross-entropy", "keep": "last", "random_start": False, "restarts": 1, "eot": 1}
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_defaults_are_the_papers(name: str) -> None:
+    expected = {**(COMMON_DEFAULTS if name in NAMED else {}), **DEFAULTS[name]}
+    assert {key: default for key, (_, default) in recipe(name).parameters.items()} == expected
+
+
+def test_what_none_stands_for() -> None:
+    """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
+    what PI passes on is as long as its step."""
+    assert [make("square", norm) for norm in ("linf", "l2")] == [
+        make("square", norm, p_init=part) for norm, part in (("linf", 0.05), ("l2", 0.1))
+    ]
+    for name, parameters in {
+        "fmn": {"alpha_final": 0.01},
+        "svre": {"inner_alpha": EPS["linf"] / 10},
+        "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
+        "pi-fgsm": {"project_factor": EPS["linf"]},
+    }.items():
+        models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
+        batch = batch_of(some_canvases(3), [0, 1, 2])
+        found = [found_by(make(name, steps=10, **each), models, batch) for each in ({}, parameters)]
+        assert torch.equal(*found), name
+    assert make("svre").cost(3) == make("svre", inner_steps=12).cost(3)
+
+
+def test_defaults_of_a_recipe_win_over_those_of_its_parts() -> None:
+    parameters = recipe("logit").parameters
+    expected = {"steps": 300, "alpha": 2 / 255, "normalized": False, "diversity_probability": 0.7, "kernel_size": 5}
+    assert {key: parameters[key][1] for key in expected} == expected and parameters["objective"][1] == "logit"
+    made = loop("logit")
+    assert made.steps == 300 and made.alpha == 2 / 255 and made.objective is OBJECTIVES["logit"]
+    assert loop("logit", steps=20).steps == 20
+    assert recipe("logit-margin").parameters["objective"][1] == "logit-margin"
+    assert recipe("logit").goals == recipe("logit-margin").goals == "targeted"
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_objectives_are_what_is_climbed(name: str) -> None:
+    assert loop("mi-fgsm", objective=name).objective is OBJECTIVES[name]
+
+
+@pytest.mark.parametrize("name", [*NAMED, *PATHS])
+def test_every_parameter_has_an_effect(name: str) -> None:
+    """Another value of any of them ends elsewhere, costs something else, or is refused: nothing is silently ignored.
+    `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
+    made = recipe(name)
+    other = {
+        **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
+        **{"shuffles": 3, "mixed_images": 3, "scales": 3, "resize_rates": (1.3, 1.8), "kernel_size": 5},
+        **{"inner_steps": 5, "beta": 0.7, "radius": 3.0, "attenuation": 0.3, "balance": 0.9, "beta1": 0.2},
+        **{"beta2": 0.3, "stabilizer": 0.1, "amplification": 4.0, "project_factor": 3 / 255, "project_kernel": 5},
+        **{"resize_rate": 1.7, "diversity_probability": 1.0, "kernel_sigma": 1.0, "admix_strength": 0.7},
+        **{"spectrum_noise": 0.2, "spectrum_spread": 0.9, "structure_blocks": 2, "shuffle_blocks": 3},
+        **{"rotation": 90.0, "basis": "fourier", "cutoff": 0.3, "step_in": "coefficients", "inner_alpha": 0.05},
+        **{"sampling": "uniform", "kernel_type": "linear", "inner_decay": 0.3},
+        **{"ensemble_beta": 300.0, "threshold": 0.5, "reverse_step": 0.04, "inner_step": 0.01},
+        **{"objective": "margin", "keep": "best", "random_start": not made.parameters["random_start"][1]},
+    }
+    models = [bent(seed) for seed in range(made.models)]
+    targets = [1, 2, 3, 0] if made.goals == "targeted" else None
+    few = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3}
+    base = {key: value for key, value in {**QUICK, **few}.items() if key in made.parameters}
+    batch = batch_of(some_canvases(4), [0, 1, 2, 3], targets)
+
+    def ends(**changed: object) -> tuple[object, torch.Tensor]:
+        ball: Ball = LinfBall(12 / 255)
+        attack = make(name, **{**base, **changed})
+        return attack.cost(made.models), iterate(name, ball, surrogates(*models), batch, **{**base, **changed})
+
+    plain = ends()
+    for key in made.parameters:
+        if key in {"restarts", "eot"}:
+            continue  # see what they cost
+        if key == "normalized":
+            changed = ends(normalized=not made.parameters[key][1])
+        elif key == "objective" and name == "adaea":
+            changed = ends(objective="logit-margin")
+        elif key == "keep" and name == "fgsm":
+            continue
+        elif key == "objective" and name == "logit-margin":
+            changed = ends(objective="logit")
+        else:
+            changed = ends(**{key: other[key]})
+        assert changed[0] != plain[0] or not torch.equal(changed[1], plain[1]), key
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+TWO = {"surrogates": ["lite0", "lite1"]}
+
+
+def load(folder: Path, **attack: Any) -> AttackSpec:
+    """Of an experiment with one attack, on Lite0 within 4/255 unless it says otherwise."""
+    attacks = {"a": {"surrogates": ["lite0"], "eps": "4/255", **attack}}
+    (spec,) = load_experiment(str(written(folder, tiny(attacks=attacks)))).specs
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ({"recipe": "mi-fgsm", "steps": 1, "decay": 0.5}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "mi-fgsm", "steps": 1, "normalized": False}, "normalized: False has no effect with steps: 1"),
+        ({"recipe": "adam-pgd", "steps": 1, "beta1": 0.5}, "beta1: 0.5 has no effect with steps: 1"),
+        ({"recipe": "adam-pgd", "steps": 1, "beta2": 0.5}, "beta2: 0.5 has no effect with steps: 1"),
+        ({"recipe": "gra", "steps": 1, "attenuation": 0.5}, "attenuation: 0.5 has no effect with steps: 1"),
+        ({"recipe": "adaea", "steps": 1, "decay": 0.5, **TWO}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "svre", "steps": 1, "normalized": False, **TWO}, "normalized: False has no effect with steps: 1"),
+        ({"recipe": "svre", "steps": 1, "decay": 0.5, **TWO}, "decay: 0.5 has no effect with steps: 1"),
+        ({"recipe": "svre", "inner_steps": 1, **TWO}, "inner_steps: 1 is not at least 2"),
+        (
+            {"recipe": "ti-fgsm", "kernel_type": "linear", "kernel_sigma": 2},
+            "kernel_sigma: 2.0 has no effect with kernel_type: linear",
+        ),
+        ({"recipe": "mi-fgsm", "decay": 0, "normalized": False}, "normalized: False has no effect with decay: 0"),
+        ({"recipe": "ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
+        ({"recipe": "si-ni-fgsm", "steps": 1}, "steps: 1 has no step before it"),
+        ({"recipe": "ni-fgsm", "decay": 0}, "decay: 0.0 is not above 0"),
+        ({"recipe": "gra", "attenuation": 1}, "attenuation: 1.0 is not in (0, 1)"),
+        ({"recipe": "adaea", "threshold": -1, **TWO}, "threshold: -1.0 is not in (-1, 1]"),
+        ({"recipe": "mi-lf", "cutoff": 0.996}, "cutoff: 0.996 keeps every frequency of a canvas of 224 pixels"),
+        ({"recipe": "bim", "objective": "logit", "fuse": "losses", **TWO}, "fuse: losses would average logits"),
+        ({"recipe": "logit", "target": 1, "fuse": "losses", **TWO}, "fuse: losses would average logits"),
+    ],
+)
+def test_a_part_without_effect_is_refused_in_one_line(attack: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
+        load(tmp_path, **attack)
+    assert f"attacks.a: {said}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"recipe": "mi-fgsm", "steps": 1},
+        {"recipe": "adam-pgd", "steps": 1},
+        {"recipe": "gra", "steps": 1},
+        {"recipe": "logit", "target": 1, "steps": 1},
+        {"recipe": "logit", "target": 1, "decay": 0},
+        {"recipe": "mi-fgsm", "decay": 0},
+        {"recipe": "mi-lf", "cutoff": 0.995},
+        {"recipe": "mi-lf", "cutoff": 0.995, "basis": "fourier"},
+        {"recipe": "svre", "steps": 1, "inner_decay": 0.5, **TWO},
+        {"recipe": "cwa", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "bim", "objective": "logit", "fuse": "logits", **TWO},
+    ],
+)
+def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path) -> None:
+    """Nobody asked for it. `run.json` writes defaults out, and can be read again. SVRE and CWA have inner steps."""
+    spec = load(tmp_path, **attack)
+    assert load(tmp_path, **{**dict(spec.parameters), **attack}) == spec
+
+
+@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay")])
+def test_momentum_within_a_single_step_has_an_effect(name: str, key: str) -> None:
+    batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
+    found = [found_by(make(name, steps=1, **{key: decay}), models, batch) for decay in (0.1, 1.0)]
+    assert not torch.equal(*found)
+
+
+# A recipe of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_adding_a_recipe_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A combination under a name of its own, with its own defaults."""
+    monkeypatch.setitem(RECIPES, "strong", combined("vmi", "di", "ti", source="Us 2026", neighbors=2, kernel_size=3))
+    parameters = recipe("strong").parameters
+    assert parameters["neighbors"] == (int, 2) and recipe("strong").source == "Us 2026"
+    batch = batch_of(some_canvases(2), [0, 1])
+    ours = found_by(make("strong", steps=3), surrogates(bent()), batch)
+    assert torch.equal(
+        ours, found_by(make("vmi-di-ti", steps=3, neighbors=2, kernel_size=3), surrogates(bent()), batch)
+    )
+
+
+def test_adding_a_part_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keyword parameters become the experiment's, and it combines with every base."""
+
+    def quiet(changed: AttackLoop, *, loudness: float = 0.5) -> AttackLoop:
+        return replace(changed, gradient_filter=lambda gradient: gradient.clamp(-loudness, loudness))
+
+    monkeypatch.setitem(PARTS, "quiet", ("Us 2026", (quiet,)))
+    assert recipe("mi-quiet-di").parameters["loudness"] == (float, 0.5)
+    batch = batch_of(some_canvases(2), [0, 1])
+    plain = found_by(make("mi-fgsm"), surrogates(bent()), batch)
+    assert torch.equal(found_by(make("mi-quiet", loudness=1e9), surrogates(bent()), batch), plain)
+    assert not torch.equal(found_by(make("mi-quiet", loudness=1e-4), surrogates(bent()), batch), plain)
+
+
+def test_a_recipe_need_not_be_a_loop() -> None:
+    """A chain may end in anything that attacks."""
+
+    def still(ball: Ball, *, steps: int = 1) -> Attack:
+        class Still:
+            def __init__(self) -> None:
+                self.steps = steps
+
+            def cost(self, models: int) -> tuple[int, int]:
+                return 0, 0
+
+            def __call__(self, _models: object, batch: object) -> object:
+                raise AssertionError
+
+        return Still()  # type: ignore[return-value]
+
+    made = Recipe("Us 2026", (still,), kind="other", norms=("linf",))
+    assert made.parameters == {"steps": (int, 1)} and made.make(LinfBall(0.1), steps=3).steps == 3

@@ -1,0 +1,491 @@
+"""Input transformations: geometry by hand, each against its definition, and how copies combine in the oracle."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import fft, ndimage, stats
+from torch import Tensor
+
+from tests.support.attacks import (
+    POOL,
+    POOL_LABELS,
+    SHAPE,
+    SIDE,
+    batch_of,
+    bent,
+    bilinear,
+    draws_for,
+    make,
+    some_canvases,
+    surrogates,
+)
+from transforms.attacks.gradients import Oracle
+from transforms.attacks.objectives import cross_entropy
+from transforms.attacks.parts import transformations
+from transforms.attacks.parts.transformations import (
+    BlockShuffle,
+    DiverseInput,
+    Mixing,
+    ResizedDiversity,
+    Scales,
+    SpectrumSimulation,
+    StructureInvariance,
+)
+from transforms.attacks.protocol import Batch, Transformation
+from transforms.errors import InputError
+from transforms.randomness import Draws
+
+
+def white(count: int, side: int) -> Tensor:
+    return torch.ones(count, 3, side, side)
+
+
+def noise(count: int, side: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).uniform(0.1, 0.9, (count, 3, side, side))).float()
+
+
+def shown(transformation: Transformation, points: Tensor, copy: int = 0, draws: Draws | None = None) -> Tensor:
+    """One copy, of images without a pool."""
+    batch = batch_of(torch.zeros(len(points), 3, 4, 4, dtype=torch.uint8), [0] * len(points))
+    return transformation(points, copy, draws_for(len(points)) if draws is None else draws, batch)
+
+
+# Diverse inputs ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([12, 17, 30]), st.sampled_from([1.1, 1.3, 1.66, 2.5]))
+def test_diverse_inputs_are_resized_padded_and_resized_back(seed: int, side: int, rate: float) -> None:
+    """By matrices: enlarged to a whole size below rate * side, set somewhere on black, resized back."""
+    picture = noise(1, side, seed)
+    draws = Draws(seed, "di", ["one"])
+    found = shown(DiverseInput(rate, 1.0), picture, draws=draws)[0].numpy()
+    largest = int(side * rate)
+    size, top, left = draws.uniform((3,), "resize")[0].tolist()
+    enlarged = side + math.floor(size * (largest - side))
+    room = largest - enlarged
+    assert side <= enlarged < largest
+    rows, columns = (math.floor(each * room) for each in (top, left))
+    canvas = np.zeros((3, largest, largest))
+    resize = bilinear(side, enlarged)
+    placed = resize @ picture[0].double().numpy() @ resize.T
+    canvas[:, rows : rows + enlarged, columns : columns + enlarged] = placed
+    back = bilinear(largest, side)
+    assert np.allclose(found, back @ canvas @ back.T, atol=1e-5)
+
+
+def test_sizes_and_places_of_diverse_inputs() -> None:
+    """A white picture of 40 pixels on black of 60: every size from 40 to 59 and every place that leaves a black line
+    at the far side; a third side's padding never changes sides."""
+    sizes, tops = Counter(), Counter()
+    for number in range(400):
+        found = shown(DiverseInput(1.5, 1.0), white(1, 40), draws=Draws(0, "di", [f"{number}"]))[0, 0]
+        # Each side of the picture keeps its share of the square: the sum along a line through it measures it.
+        size = found.amax(dim=0).sum().item() * 60 / 40
+        assert size == pytest.approx(found.amax(dim=1).sum().item() * 60 / 40, abs=0.75)
+        assert 39.2 < size < 59.8
+        sizes[round(size)] += 1
+        rows = found.amax(dim=1)
+        tops[round((rows > 0.5).nonzero().min().item() * 1.5)] += 1
+    assert len(sizes) > 15 and max(tops) <= 20 and len(tops) > 8
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.7, 1.0])
+def test_how_often_inputs_are_diverse(probability: float) -> None:
+    """Per image, and as often over the steps of one image as over images."""
+    for draws in (draws_for(1500), Draws(0, "di", ["a"] * 1)):
+        if len(draws.uniform((), "any")) > 1:
+            changed = (shown(DiverseInput(1.5, probability), white(1500, 4), draws=draws) < 1).flatten(1).any(dim=1)
+        else:
+            steps = [shown(DiverseInput(1.5, probability), white(1, 4), draws=draws.at(step)) for step in range(1500)]
+            changed = torch.stack([(each < 1).any() for each in steps])
+        assert abs(changed.double().mean() - probability) < 5 * math.sqrt(probability * (1 - probability) / 1500) + 1e-9
+
+
+def test_inputs_that_stay_are_left_alone() -> None:
+    points = noise(64, SIDE)
+    found = shown(DiverseInput(1.5, 0.5), points)
+    same = torch.tensor([torch.equal(one, other) for one, other in zip(found, points, strict=True)])
+    assert 10 < same.sum() < 54
+
+
+def test_resized_diversity_is_one_diverse_input_per_rate() -> None:
+    points, draws = noise(3, SIDE), draws_for(3)
+    dem = ResizedDiversity((1.2, 1.5, 2.0))
+    assert dem.copies == 3 and dem.fused
+    for copy, rate in enumerate(dem.resize_rates):
+        assert torch.equal(shown(dem, points, copy, draws), shown(DiverseInput(rate, 1.0), points, 0, draws))
+        assert not torch.equal(shown(dem, points, copy, draws), points)
+
+
+# Scales and mixing ---------------------------------------------------------------------------------------------------
+
+
+def test_scales_are_powers_of_two() -> None:
+    points = noise(2, SIDE)
+    for copy in range(5):
+        assert torch.equal(shown(Scales(5), points, copy), points / 2**copy)
+
+
+def test_admix_adds_a_share_of_a_picture_of_another_class() -> None:
+    """Always one of the pool's, never of the image's own class, all of them in the end, and equally often."""
+    labels = [0, 1, 2, 3]
+    points, batch = noise(4, SIDE), batch_of(some_canvases(4), labels)
+    mixed: list[Counter[int]] = [Counter() for _ in labels]
+    for step in range(300):
+        added = (Mixing(1, 0.2)(points, 0, batch.draws.at("step", step), batch) - points) / 0.2
+        for image, each in enumerate(added):
+            (which,) = (torch.isclose(POOL / 255, each, atol=1e-5).flatten(1).all(dim=1)).nonzero()
+            mixed[image][int(which)] += 1
+    for label, counts in zip(labels, mixed, strict=True):
+        others = [number for number, of_pool in enumerate(POOL_LABELS.tolist()) if of_pool != label]
+        assert sorted(counts) == others
+        assert stats.chisquare(list(counts.values())).pvalue > 1e-4
+
+
+def test_admix_takes_the_first_of_another_class_in_a_random_order() -> None:
+    points, batch = noise(4, SIDE), batch_of(some_canvases(4), [0, 1, 2, 3])
+    order = batch.draws.permutation(len(POOL), "mix")
+    found = Mixing(1, 0.3)(points, 0, batch.draws, batch)
+    for image, label in enumerate([0, 1, 2, 3]):
+        chosen = next(each for each in order[image].tolist() if POOL_LABELS[each] != label)
+        assert torch.allclose(found[image], points[image] + 0.3 * POOL[chosen] / 255, atol=1e-6)
+
+
+def test_admix_without_another_class_takes_the_image_itself() -> None:
+    canvases = some_canvases(3)
+    alone = Batch(canvases, batch_of(canvases, [1, 1, 2]).goal, draws_for(3), POOL[:0], POOL_LABELS[:0])
+    assert torch.allclose(Mixing(1, 0.2)(alone.clean, 0, alone.draws, alone), 1.2 * alone.clean)
+    batch = Batch(canvases, batch_of(canvases, [1, 1, 2]).goal, draws_for(3), POOL[[1, 4]], POOL_LABELS[[1, 4]])
+    points = batch.clean.requires_grad_()
+    found = Mixing(1, 0.2)(points, 0, batch.draws, batch)
+    assert torch.allclose(found[:2], 1.2 * points[:2])
+    assert not torch.allclose(found[2], 1.2 * points[2])
+    (gradient,) = torch.autograd.grad(found.sum(), points)
+    assert torch.equal(gradient, torch.ones_like(points))  # what is added is a constant
+
+
+# Spectrum simulation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sigma", "spread"), [(0.0, 0.5), (16 / 255, 0.5), (0.1, 0.0), (0.0, 1.0)])
+def test_spectrum_simulation(sigma: float, spread: float) -> None:
+    """Long et al. 2022, algorithm 1, with SciPy's transform: IDCT((DCT(x + noise)) * factors)."""
+    points, draws = noise(3, 16), draws_for(3)
+    found = shown(SpectrumSimulation(1, sigma, spread), points, draws=draws).double().numpy()
+    noisy = points.double().numpy() + sigma * draws.normal((3, 16, 16), "noise").double().numpy()
+    factors = 1 + spread * (2 * draws.uniform((3, 16, 16), "spectrum").double().numpy() - 1)
+    expected = fft.idctn(fft.dctn(noisy, axes=(-2, -1), norm="ortho") * factors, axes=(-2, -1), norm="ortho")
+    assert np.allclose(found, expected, atol=1e-5)
+    if sigma == 0:
+        ratio = fft.dctn(found, axes=(-2, -1), norm="ortho") / fft.dctn(noisy, axes=(-2, -1), norm="ortho")
+        sure = abs(fft.dctn(noisy, axes=(-2, -1), norm="ortho")) > 0.05
+        assert ratio[sure].min() >= 1 - spread - 1e-3 and ratio[sure].max() <= 1 + spread + 1e-3
+        assert ratio[sure].std() == pytest.approx(spread / math.sqrt(3), rel=0.1)
+    else:
+        assert (noisy - points.numpy()).std() == pytest.approx(sigma, rel=0.1)
+
+
+def test_the_spectrums_gradient_is_that_at_the_copy() -> None:
+    """Straight through: what flows back to the copy arrives at the canvas as it is."""
+    points = noise(2, SIDE).requires_grad_()
+    pulled = noise(2, SIDE, seed=1)
+    (gradient,) = torch.autograd.grad((shown(SpectrumSimulation(1, 0.1, 0.5), points) * pulled).sum(), points)
+    assert torch.equal(gradient, pulled)
+    batch = batch_of(some_canvases(2), [0, 1])
+    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (SpectrumSimulation(1, 0.1, 0.5),))
+    path = batch.draws.at("eot", 0).at("transformation", 0, 0)
+    seen = SpectrumSimulation(1, 0.1, 0.5)(batch.clean, 0, path, batch)
+    expected = surrogates(bent()).slope(seen, cross_entropy, batch.goal).gradient
+    assert torch.equal(oracle.gradient(batch.clean, batch.draws), expected)
+
+
+# Structure invariance ------------------------------------------------------------------------------------------------
+
+NAMES = [each.__name__ for each in transformations._CHANGES]
+BLOCK, FIELD = noise(1, 20)[:, :, :11, :14], noise(1, 20, seed=5)[0, :, :11, :14]
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    return bilinear(picture.shape[-2], height) @ picture @ bilinear(picture.shape[-1], width).T
+
+
+def smoothed(picture: np.ndarray) -> np.ndarray:
+    """Without the highest 40 % of cosine frequencies per axis."""
+    spectrum = fft.dctn(picture, axes=(-2, -1), norm="ortho")
+    height, width = picture.shape[-2:]
+    spectrum[..., height - int(0.4 * height) :, :] = 0
+    spectrum[..., :, width - int(0.4 * width) :] = 0
+    return fft.idctn(spectrum, axes=(-2, -1), norm="ortho")
+
+
+CHANGES: dict[str, Callable[[np.ndarray, float, np.ndarray], np.ndarray]] = {
+    "_down": lambda x, u, field: np.roll(x, math.floor(u * x.shape[2]), axis=2),
+    "_right": lambda x, u, field: np.roll(x, math.floor(u * x.shape[3]), axis=3),
+    "_upside_down": lambda x, u, field: x[:, :, ::-1],
+    "_mirrored": lambda x, u, field: x[:, :, :, ::-1],
+    "_half_turn": lambda x, u, field: np.rot90(x, 2, axes=(2, 3)),
+    "_darker": lambda x, u, field: u * x,
+    "_noisy": lambda x, u, field: np.clip(x + 16 / 255 * (2 * field - 1), 0, 1),
+    "_coarser": lambda x, u, field: np.clip(
+        resized(resized(x, int(0.8 * x.shape[2]) + 1, int(0.8 * x.shape[3]) + 1), *x.shape[2:]), 0, 1
+    ),
+    "_smoother": lambda x, u, field: smoothed(x),
+    "_dropped": lambda x, u, field: np.where(field < 0.1, 0, x / 0.9),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [0.0, 0.37, 0.999])
+def test_each_of_the_ten_changes(name: str, number: float) -> None:
+    """Wang et al. 2023, table 1: shifts, flips, a half turn, scaling, noise, resizing, cosine low-pass, dropout."""
+    change = getattr(transformations, name)
+    expected = CHANGES[name](BLOCK.double().numpy(), number, FIELD.double().numpy())
+    assert np.allclose(change(BLOCK, number, FIELD), expected, atol=1e-5)
+    block = BLOCK.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(change(block, 0.5, FIELD).sum(), block)
+    assert gradient.abs().sum() > 0
+
+
+def test_there_are_ten_changes_and_all_are_used() -> None:
+    assert sorted(NAMES) == sorted(CHANGES) and len(NAMES) == 10
+    chosen = draws_for(300).integers(10, (3, 3), "change").flatten()
+    assert stats.chisquare(torch.bincount(chosen, minlength=10).numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("name", [None, "_down", "_right", "_mirrored", "_upside_down", "_half_turn"])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 12])
+def test_blocks_cover_the_canvas(name: str | None, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pixel is in one block: unchanged blocks are the canvas, moved ones keep each block's pixels."""
+    same = (lambda block, number, field: block) if name is None else getattr(transformations, name)
+    monkeypatch.setattr(transformations, "_CHANGES", (same,))
+    points = noise(4, SIDE)
+    found = shown(StructureInvariance(1, blocks), points)
+    if name is None:
+        assert torch.equal(found, points)
+    assert torch.equal(found.flatten(2).sort(dim=2).values, points.flatten(2).sort(dim=2).values)
+
+
+def test_lines_are_drawn_anywhere_and_never_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block tells its size by its colour; all cuts are in use, no block is empty, lines differ between images."""
+    monkeypatch.setattr(transformations, "_CHANGES", (lambda x, u, field: 0 * x + x.shape[2] + x.shape[3] / 100,))
+    found = shown(StructureInvariance(1, 3), white(400, SIDE))[:, 0]
+    heights, widths = found.floor(), ((found % 1) * 100).round()
+    assert heights.min() == 1 and heights.max() == SIDE - 2 and widths.min() == 1
+    # Three heights add up to the side: each row's pixels count 1 / height.
+    assert torch.allclose((1 / heights[:, :, 0]).sum(dim=1), torch.tensor(3.0), atol=1e-4)
+    assert torch.allclose((1 / widths[:, 0]).sum(dim=1), torch.tensor(3.0), atol=1e-4)
+    first = Counter(heights[:, 0, 0].int().tolist())
+    # The first line of two out of eleven: the smaller one, c with probability (11 - c) / 55.
+    expected = np.array([400 * (11 - each) / 55 for each in range(1, 11)])
+    assert stats.chisquare([first[each] for each in range(1, 11)], expected).pvalue > 1e-4
+
+
+# Block shuffle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 12])
+def test_blocks_are_shuffled(blocks: int) -> None:
+    """Without rotation it moves pixels: the same multiset per channel, all channels alike."""
+    points = noise(6, SIDE)
+    found = shown(BlockShuffle(1, blocks, 0.0), points)
+    assert torch.allclose(found.flatten(2).sort(dim=2).values, points.flatten(2).sort(dim=2).values, atol=1e-6)
+    assert not torch.allclose(found, points, atol=1e-6)
+    places = torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(6, 3, -1, -1).float()
+    moved = shown(BlockShuffle(1, blocks, 0.0), places)
+    assert torch.allclose(moved[:, 0], moved[:, 1], atol=1e-3) and torch.allclose(moved[:, 0], moved[:, 2], atol=1e-3)
+    if blocks in (2, 3):  # neighbours mostly stay neighbours: blocks move, not pixels
+        steps = (moved[:, 0, :, 1:] - moved[:, 0, :, :-1]).round()
+        assert (steps == 1).float().mean() > 0.6
+
+
+def test_all_orders_of_blocks_and_both_axes_are_used() -> None:
+    """Quarters, cut wherever: the colour of a corner tells which one came there."""
+    found = shown(BlockShuffle(1, 2, 0.0), torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(200, 3, -1, -1).float())
+    kept = (found[:, 0] - torch.arange(SIDE**2).view(SIDE, SIDE)).abs().amax(dim=(1, 2)) < 0.01
+    # One of eight is left as it was: strips in order, and each strip's blocks.
+    assert abs(kept.float().mean() - 1 / 8) < 5 * math.sqrt(7 / 64 / 200)
+    corners = {round(float(each)) for each in found[:, 0, 0, 0]}
+    assert 0 in corners and len(corners) > 20
+    whole_rows = (found[:, 0, :, 1:] - found[:, 0, :, :-1]).round()
+    broken_columns = [(each != 1).any(dim=0).sum().item() for each in whole_rows]
+    assert len(set(broken_columns)) > 1
+
+
+@pytest.mark.parametrize("degrees", [-24.0, -7.0, 10.0, 24.0, 90.0, 180.0])
+@pytest.mark.parametrize("size", [(15, 15), (16, 12), (9, 20)])
+def test_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
+    """Bilinear about the centre, black outside. SciPy interpolates nothing in the last half pixel: compared where no
+    black is near."""
+    block = noise(1, 24)[:, :, : size[0], : size[1]]
+    found = transformations._rotated(block, math.radians(degrees))[0].numpy()
+    inside = ndimage.binary_erosion(ndimage.rotate(np.ones(size), degrees, reshape=False, order=1) > 0.999)
+    matches = []
+    for sign in (1, -1):
+        expected = [ndimage.rotate(each, sign * degrees, reshape=False, order=1) for each in block[0].double().numpy()]
+        matches.append(np.allclose(found[:, inside], np.stack(expected)[:, inside], atol=1e-4))
+    assert matches[0] and inside.sum() > 8
+    assert abs(degrees) == 180 or not matches[1]
+    if abs(degrees) == 24:
+        assert (transformations._rotated(torch.ones(1, 3, *size), math.radians(degrees)) == 0).any()
+
+
+def test_rotations_stay_within_their_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+    angles: list[float] = []
+
+    def note(block: Tensor, angle: float) -> Tensor:
+        angles.append(math.degrees(angle))
+        return block
+
+    monkeypatch.setattr(transformations, "_rotated", note)
+    shown(BlockShuffle(1, 3, 24.0), noise(100, SIDE))
+    assert len(angles) == 900
+    assert stats.kstest(angles, stats.uniform(-24, 48).cdf).pvalue > 1e-4
+
+
+# In the oracle -------------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_is_the_mean_over_all_copies() -> None:
+    """Scales see each mixed picture, with one picture for all of its scales."""
+    batch = batch_of(some_canvases(3), [0, 1, 2])
+    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (Mixing(3, 0.2), Scales(2)))
+    draws = batch.draws.at("step", 4)
+    total = torch.zeros_like(batch.clean)
+    for mix, scale in itertools.product(range(3), range(2)):
+        path = draws.at("eot", 0, "transformation", 0, mix)
+        points = batch.clean.clone().requires_grad_()
+        seen = Mixing(3, 0.2)(points, mix, path, batch) / 2**scale
+        value = cross_entropy(bent()(seen), batch.goal).sum()
+        total += torch.autograd.grad(value, points)[0]
+    assert torch.allclose(oracle.gradient(batch.clean, draws), total / 6, rtol=1e-4, atol=1e-7)
+
+
+def test_fused_copies_share_one_objective() -> None:
+    """The logits of all resize rates are averaged before the cross-entropy, for each scale apart."""
+    batch = batch_of(some_canvases(3), [0, 1, 2])
+    dem = ResizedDiversity((1.2, 1.5, 2.0))
+    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (Scales(2), dem))
+    total = torch.zeros_like(batch.clean)
+    for scale in range(2):
+        points = batch.clean.clone().requires_grad_()
+        paths = [batch.draws.at("eot", 0, "transformation", 1, scale, copy) for copy in range(3)]
+        logits = [bent()(dem(points / 2**scale, copy, path, batch)) for copy, path in enumerate(paths)]
+        total += torch.autograd.grad(cross_entropy(sum(logits) / 3, batch.goal).sum(), points)[0]
+    assert torch.allclose(oracle.gradient(batch.clean, batch.draws), total / 2, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["di-fgsm", "dem", "admix", "ssa", "sia", "bsr"])
+def test_every_step_repetition_and_copy_draws_anew(name: str) -> None:
+    """No two of what a model is shown are alike."""
+    loop = make(name, eot=2)
+    canvases = some_canvases(1, side=60)
+    pool = some_canvases(5, seed=1, side=60)
+    batch = Batch(canvases, batch_of(canvases, [0]).goal, draws_for(1), pool, POOL_LABELS)
+    (transformation, *_) = loop.transformations
+    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (transformation,), eot=2)
+    seen = []
+    for step, repetition, copy in itertools.product(range(2), range(2), range(transformation.copies)):
+        draws = batch.draws.at("step", step).at("eot", repetition)
+        seen.append(oracle._copy(noise(1, 60), (copy,), draws))
+    pairs = [torch.equal(one, other) for one, other in itertools.combinations(seen, 2)]
+    if name == "di-fgsm":  # which may be left alone
+        assert not all(pairs)
+    elif name == "admix":  # from a pool of five
+        assert sum(pairs) < len(pairs) / 2
+    else:
+        assert not any(pairs)
+
+
+def test_expectation_over_transformation_is_the_mean_over_repetitions() -> None:
+    batch = batch_of(some_canvases(3), [0, 1, 2])
+    di = DiverseInput(1.5, 0.8)
+    whole = Oracle(surrogates(bent()), cross_entropy, batch, (di,), eot=3).gradient(batch.clean, batch.draws)
+    total = torch.zeros_like(batch.clean)
+    for repetition in range(3):
+        points = batch.clean.clone().requires_grad_()
+        seen = di(points, 0, batch.draws.at("eot", repetition, "transformation", 0, 0), batch)
+        total += torch.autograd.grad(cross_entropy(bent()(seen), batch.goal).sum(), points)[0]
+    assert torch.allclose(whole, total / 3, rtol=1e-4, atol=1e-7)
+
+
+ALL: dict[str, Transformation] = {
+    "di": DiverseInput(1.3, 0.5),
+    "dem": ResizedDiversity((1.2, 1.5)),
+    "si": Scales(3),
+    "admix": Mixing(2, 0.2),
+    "ssa": SpectrumSimulation(2, 0.05, 0.5),
+    "sia": StructureInvariance(2, 3),
+    "bsr": BlockShuffle(2, 2, 24.0),
+}
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_a_copy_is_a_picture_of_the_same_size_and_differentiable(name: str) -> None:
+    canvases = some_canvases(4)
+    batch = batch_of(canvases, [0, 1, 2, 3])
+    points = batch.clean.requires_grad_()
+    for copy in range(ALL[name].copies):
+        seen = ALL[name](points, copy, batch.draws, batch)
+        assert seen.shape == (4, *SHAPE) and seen.isfinite().all()
+        (gradient,) = torch.autograd.grad(seen.sum(), points)
+        assert gradient.isfinite().all() and gradient.flatten(1).abs().sum(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_an_image_does_not_feel_its_batch(name: str) -> None:
+    """Bit for bit, forwards and backwards."""
+    canvases, labels, pulled = some_canvases(5), [0, 1, 2, 3, 0], noise(5, SIDE, seed=3)
+
+    def passed(items: list[int]) -> tuple[Tensor, Tensor]:
+        whole = batch_of(canvases[items], [labels[item] for item in items])
+        draws = Draws(0, "attack", [f"image {item}" for item in items])
+        batch = Batch(whole.canvases, whole.goal, draws, whole.pool, whole.pool_labels)
+        points = batch.clean.requires_grad_()
+        seen = ALL[name](points, ALL[name].copies - 1, batch.draws, batch)
+        return seen.detach(), torch.autograd.grad((seen * pulled[items]).sum(), points)[0]
+
+    together = passed([0, 1, 2, 3, 4])
+    for items in ([0], [3], [4, 1], [2, 0, 3]):
+        for alone, all_of_them in zip(passed(items), together, strict=True):
+            assert torch.equal(alone, all_of_them[items])
+
+
+@pytest.mark.parametrize(
+    ("make_it", "named"),
+    [
+        (lambda: DiverseInput(1.0, 0.5), "resize_rate"),
+        (lambda: DiverseInput(0.9, 0.5), "resize_rate"),
+        (lambda: DiverseInput(1.1, 0.0), "diversity_probability"),
+        (lambda: DiverseInput(1.1, 1.5), "diversity_probability"),
+        (lambda: shown(DiverseInput(1.01, 1.0), white(1, SIDE)), "resize_rate"),
+        (lambda: ResizedDiversity(()), "resize_rates"),
+        (lambda: ResizedDiversity((1.2, 0.8)), "resize_rates"),
+        (lambda: Scales(1), "scales"),
+        (lambda: Mixing(0, 0.2), "mixed_images"),
+        (lambda: Mixing(3, 0.0), "admix_strength"),
+        (lambda: SpectrumSimulation(0, 0.1, 0.5), "spectra"),
+        (lambda: SpectrumSimulation(2, -0.1, 0.5), "spectrum_noise"),
+        (lambda: SpectrumSimulation(2, 0.1, 1.5), "spectrum_spread"),
+        (lambda: SpectrumSimulation(2, 0.0, 0.0), "spectrum_noise"),
+        (lambda: StructureInvariance(0, 3), "structures"),
+        (lambda: StructureInvariance(2, 0), "structure_blocks"),
+        (lambda: shown(StructureInvariance(2, SIDE + 1), white(1, SIDE)), "structure_blocks"),
+        (lambda: BlockShuffle(0, 2, 24.0), "shuffles"),
+        (lambda: BlockShuffle(2, 0, 24.0), "shuffle_blocks"),
+        (lambda: BlockShuffle(2, 2, -1.0), "rotation"),
+        (lambda: BlockShuffle(2, 2, 181.0), "rotation"),
+        (lambda: BlockShuffle(2, 1, 0.0), "shuffle_blocks"),
+        (lambda: shown(BlockShuffle(2, SIDE + 1, 24.0), white(1, SIDE)), "shuffle_blocks"),
+    ],
+)
+def test_senseless_parameters_are_refused_in_one_line(make_it: Callable[[], object], named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named}.*: .+\Z"):
+        make_it()

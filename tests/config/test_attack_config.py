@@ -1,0 +1,113 @@
+"""What an experiment refuses of an attack, because it would have no effect or another one than it says."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.experiment import load_experiment
+from tests.support.runs import tiny, written
+from transforms.attacks.spec import AttackSpec
+from transforms.errors import InputError
+from transforms.models.sources.registry import model_source
+from transforms.models.sources.source import ModelSource
+
+BOTH = ["lite0", "lite1"]
+
+
+def specs(folder: Path, **attack: Any) -> tuple[AttackSpec, ...]:
+    """Of an experiment with one attack, on Lite0 within 4/255 unless it says otherwise."""
+    attacks = {"a": {"surrogates": ["lite0"], "eps": "4/255", **attack}}
+    canvas = {"resize": 256, "crop": 256}  # wide enough for every view
+    return load_experiment(str(written(folder, tiny(attacks=attacks, canvas=canvas)))).specs
+
+
+def refusal(folder: Path, **attack: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        specs(folder, **attack)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "norm"), [("cw", "l2"), ("ddn", "l2"), ("fmn", "linf"), ("deepfool", "linf"), ("autoattack", "linf")]
+)
+def test_averaged_losses_do_not_say_on_which_side_of_the_boundary_logits_are(
+    recipe: str, norm: str, tmp_path: Path
+) -> None:
+    attack = {"recipe": recipe, "norm": norm, "eps": 2 if norm == "l2" else "4/255", "surrogates": BOTH}
+    said = refusal(tmp_path, **attack, fuse="losses")
+    assert f"fuse: {recipe} fuses by logits or probabilities, not by losses" in said
+    for fuse in ("logits", "probabilities"):
+        assert specs(tmp_path, **attack, fuse=fuse)[0].fuse == fuse
+
+
+@pytest.mark.parametrize("target", [None, "megalith"])
+def test_the_logit_of_averaged_probabilities_would_be_another_objective(target: str | None, tmp_path: Path) -> None:
+    said = "objective: logit would be cross-entropy with"
+    bim = {"recipe": "bim", "objective": "logit", "target": target, "surrogates": BOTH}
+    assert f"{said} fuse: probabilities" in refusal(tmp_path, **bim, fuse="probabilities")
+    assert f"{said} view: ten-crop" in refusal(tmp_path, **bim, view="ten-crop")
+    assert specs(tmp_path, **bim, fuse="logits")
+    assert specs(tmp_path, **{**bim, "objective": "margin"}, fuse="probabilities", view="ten-crop")
+
+
+def test_logit_of_averaged_probabilities_is_refused_as_a_default_too(tmp_path: Path) -> None:
+    attack = {"recipe": "logit", "target": "megalith", "view": "saccades"}
+    assert "objective: logit would be cross-entropy with view: saccades" in refusal(tmp_path, **attack)
+    assert specs(tmp_path, **{**attack, "recipe": "logit-margin"})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "norm"),
+    [
+        ("square", "linf"),
+        ("torchattacks/Square", "linf"),
+        ("torchattacks/SPSA", "linf"),
+        ("foolbox/BoundaryAttack", "l2"),
+        ("foolbox/LinfAdditiveUniformNoiseAttack", "linf"),
+    ],
+)
+def test_precision_is_of_gradients(recipe: str, norm: str, tmp_path: Path) -> None:
+    attack = {"recipe": recipe, "norm": norm, "eps": 2 if norm == "l2" else "4/255"}
+    said = f"precision: bf16 has no effect on {recipe}, which takes no gradients"
+    assert said in refusal(tmp_path, **attack, precision="bf16")
+    assert specs(tmp_path, **attack)
+
+
+@pytest.mark.parametrize("recipe", ["vmi-fgsm", "vni-fgsm", "emi-fgsm", "vmi-di-ti"])
+def test_what_looks_back_needs_two_steps(recipe: str, tmp_path: Path) -> None:
+    assert "steps: 1 has no step before it" in refusal(tmp_path, recipe=recipe, steps=1)
+    assert specs(tmp_path, recipe=recipe, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "norm"),
+    [
+        ("pi-fgsm", "project_factor", "linf"),
+        ("ssa", "spectrum_noise", "linf"),
+        ("ssa", "spectrum_noise", "l2"),
+        ("mi-fgsm", "alpha", "linf"),
+    ],
+)
+def test_lengths_in_levels_are_told_from_those_in_pixels(recipe: str, key: str, norm: str, tmp_path: Path) -> None:
+    attack = {"recipe": recipe, "norm": norm, "eps": 3 if norm == "l2" else "16/255"}
+    assert f"{key}: 16 is the whole range of a pixel, 1, or more; did you mean 16/255?" in refusal(
+        tmp_path, **attack, **{key: 16}
+    )
+    assert specs(tmp_path, **attack, **{key: "16/255"})
+
+
+def test_a_black_box_is_attacked_by_what_takes_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whichever kind and library; what follows gradients is refused."""
+
+    def black_box(*arguments: Any) -> ModelSource:
+        return replace(model_source(*arguments), differentiable=False)
+
+    monkeypatch.setattr("pipeline.config.experiment.model_source", black_box)
+    minimal = {"norm": "l2", "eps": 2}
+    assert specs(tmp_path, recipe="square")
+    assert specs(tmp_path, recipe="foolbox/BoundaryAttack", **minimal)
+    assert "gives no gradients, which bim follows" in refusal(tmp_path, recipe="bim")
+    assert "which foolbox/L2FMNAttack follows" in refusal(tmp_path, recipe="foolbox/L2FMNAttack", **minimal)

@@ -1,0 +1,304 @@
+"""What the tests of attacks share: small networks whose numbers are known, and short ways to attack them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor, nn
+
+from transforms.attacks.balls import BALLS, Ball
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.recipes.names import recipe
+from transforms.attacks.surrogates import Surrogates
+from transforms.models.classifier import Classifier, Preprocessing
+from transforms.models.views import View, center
+from transforms.randomness import Draws
+
+SIDE = 12
+SHAPE = (3, SIDE, SIDE)
+SIZE = 3 * SIDE**2
+EPS = {"linf": 12 / 255, "l2": 0.9, "l1": 14.0}
+"""Budgets that mean about as much in each norm."""
+
+QUICK: dict[str, Any] = {
+    "steps": 3,
+    "neighbors": 2,
+    "samples": 3,
+    "spectra": 2,
+    "structures": 2,
+    "shuffles": 2,
+    "mixed_images": 2,
+    "scales": 2,
+    "resize_rates": (1.2, 1.5),
+    "kernel_size": 3,
+    "inner_steps": 3,
+}
+"""Parameters that make a quick attack of any recipe."""
+
+PATHS = ("mi-di-ti", "vmi-di-ti-si", "mi-admix-ti", "pgd-ssa", "ni-dem", "bim-lf", "cwa-di")
+"""Combinations beside the named recipes."""
+
+
+class Sums(nn.Module):
+    """One layer, or two with a sine between: plain sums, which unlike matrix kernels round the same in any batch."""
+
+    def __init__(self, first: np.ndarray, last: np.ndarray | None = None, bias: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.from_numpy(first).float())
+        self.last = None if last is None else nn.Parameter(torch.from_numpy(last).float())
+        self.bias: Tensor
+        self.register_buffer("bias", torch.zeros(1) if bias is None else torch.from_numpy(bias).float())
+
+    def forward(self, windows: Tensor) -> Tensor:
+        logits = (windows.flatten(1)[:, None] * self.first).sum(dim=2)
+        if self.last is not None:
+            logits = (torch.sin(logits)[:, None] * self.last).sum(dim=2)
+        return logits + self.bias
+
+
+def slope_weights(classes: int, seed: int = 0) -> np.ndarray:
+    """Of a linear model: small enough for softmax not to saturate, and nowhere equal between classes."""
+    return np.random.default_rng(seed).normal(size=(classes, SIZE)) / SIZE
+
+
+def bent(seed: int = 0, classes: int = 4, side: int = SIDE) -> Sums:
+    """A network with curvature, so that the gradient turns on the way; by as much whatever the side."""
+    rng = np.random.default_rng(seed)
+    return Sums(rng.normal(size=(16, 3 * side**2)) / (side / 2), rng.normal(size=(classes, 16)))
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A `bent` network in NumPy, double precision, for one image at a time; gradients are written out by hand."""
+
+    first: np.ndarray
+    last: np.ndarray
+
+    @classmethod
+    def of(cls, network: Sums) -> "Twin":
+        assert network.last is not None
+        return cls(*(each.detach().double().numpy() for each in (network.first, network.last)))
+
+    def logits(self, values: np.ndarray) -> np.ndarray:
+        return self.last @ np.sin(self.first @ values.ravel())
+
+    def pulled(self, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The gradient of `wanted` @ logits."""
+        back = ((wanted @ self.last) * np.cos(self.first @ values.ravel())) @ self.first
+        return back.reshape(values.shape)
+
+    def gradient(self, values: np.ndarray, label: int, target: int | None = None) -> np.ndarray:
+        """Of the cross-entropy with the label, or of its negative with the target."""
+        outer = softmax(self.logits(values))
+        outer[label if target is None else target] -= 1
+        return self.pulled(values, outer if target is None else -outer)
+
+    def loss(self, values: np.ndarray, label: int) -> float:
+        return float(-np.log(softmax(self.logits(values))[label]))
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+class Counted(nn.Module):
+    """Counts the images that really went through it, forwards and backwards."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.forwards = self.backwards = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.forwards += len(windows)
+        logits: Tensor = self.network(windows)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+class Watched(nn.Module):
+    """Remembers what it was shown."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.shown: list[Tensor] = []
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.shown.append(windows.detach().clone())
+        logits: Tensor = self.network(windows)
+        return logits
+
+
+class Table(nn.Module):
+    """Logits looked up by the grey level of the first value; without slope, so that an attack stays at its start."""
+
+    def __init__(self, logits: dict[int, list[float]]) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, windows: Tensor) -> Tensor:
+        found = [self.logits[round(level * 255)] for level in windows[:, 0, 0, 0].tolist()]
+        return torch.tensor(found) + 0 * windows.sum()
+
+
+def as_is(network: nn.Module, side: int = SIDE) -> Classifier:
+    """A network that is shown pixels in [0, 1] as they are."""
+    return Classifier(network, Preprocessing(side, side, "bilinear", mean=(0, 0, 0), std=(1, 1, 1)))
+
+
+def surrogates(*networks: nn.Module, side: int = SIDE, view: View = center, **more: Any) -> Surrogates:
+    return Surrogates([as_is(each, side) for each in networks], view, 1.0, **more)
+
+
+def for_recipe(name: str) -> list[Sums]:
+    """As many bent networks as make sense for it."""
+    return [bent(seed) for seed in range(recipe(name).models)]
+
+
+def some_canvases(count: int, seed: int = 0, side: int = SIDE, ends: Sequence[int] = (0, 1, 254, 255)) -> Tensor:
+    """A third of the values at the ends of the range, where the box cuts in."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (count, 3, side, side))
+    at_ends = rng.choice(ends, values.shape)
+    return torch.from_numpy(np.where(rng.random(values.shape) < 1 / 3, at_ends, values).astype(np.uint8))
+
+
+POOL, POOL_LABELS = some_canvases(5, seed=99), torch.tensor([0, 1, 2, 3, 1])
+
+
+def draws_for(count: int, first: int = 0) -> Draws:
+    return Draws(0, "attack", [f"image {first + number}" for number in range(count)])
+
+
+def batch_of(
+    canvases: Tensor,
+    labels: Sequence[int] | Tensor,
+    targets: Sequence[int] | Tensor | None = None,
+    *,
+    first: int = 0,
+    seed: int = 0,
+) -> Batch:
+    """A batch whose images are called by number, from `first`."""
+    goal = Goal(torch.as_tensor(labels), None if targets is None else torch.as_tensor(targets))
+    pool = (POOL, POOL_LABELS) if canvases.shape[1:] == SHAPE else (canvases, goal.labels)
+    names = [f"image {first + number}" for number in range(len(canvases))]
+    return Batch(canvases, goal, Draws(seed, "attack", names), *pool)
+
+
+def make(name: str, norm: str = "linf", eps: float | None = None, **parameters: Any) -> Attack:
+    return recipe(name).make(BALLS[norm](EPS[norm] if eps is None else eps), **parameters)
+
+
+def quick(name: str, norm: str = "linf", eps: float | None = None, **parameters: Any) -> Attack:
+    """The same with few steps and copies."""
+    known = recipe(name).parameters
+    return make(name, norm, eps, **{**{key: QUICK[key] for key in QUICK if key in known}, **parameters})
+
+
+def recording(ball: Ball) -> tuple[Ball, list[Tensor]]:
+    """A ball that remembers the float canvases that it rounded."""
+    seen: list[Tensor] = []
+
+    class Recording(type(ball)):  # type: ignore[misc]
+        def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
+            seen.append(adversarial.detach().clone())
+            stored: Tensor = super().to_grid(canvases, adversarial)
+            return stored
+
+    return Recording(ball.eps), seen
+
+
+def iterate(name: str, ball: Ball, models: Surrogates, batch: Batch, **parameters: Any) -> Tensor:
+    """The float canvases with which an attack ends, before they are rounded."""
+    watched, seen = recording(ball)
+    recipe(name).make(watched, **parameters)(models, batch)
+    return seen[-1]
+
+
+def found_by(attack: Attack, models: Surrogates, batch: Batch) -> Tensor:
+    return attack(models, batch).canvases
+
+
+def differences(found: Tensor, canvases: Tensor) -> np.ndarray:
+    """Whole levels, int64 (B, values)."""
+    assert found.dtype == torch.uint8 and found.shape == canvases.shape
+    return (found.long() - canvases.long()).flatten(1).numpy()
+
+
+def spent(norm: str, changes: np.ndarray) -> np.ndarray:
+    """The norm of rows of changes, in exact integers under the root."""
+    if norm == "linf":
+        return abs(changes).max(axis=1)
+    return np.sqrt((changes**2).sum(axis=1)) if norm == "l2" else abs(changes).sum(axis=1)
+
+
+Box = tuple[np.ndarray, np.ndarray]
+
+
+def nearest(norm: str, wanted: np.ndarray, eps: float, box: Box) -> np.ndarray:
+    """The projection of one image on ball and box by the multiplier of the norm's constraint, found as a root."""
+    low, high = box
+
+    def at(multiplier: float) -> np.ndarray:
+        if norm == "l2":
+            return np.clip(wanted / (1 + multiplier), low, high)
+        return np.clip(np.sign(wanted) * np.maximum(abs(wanted) - multiplier, 0), low, high)
+
+    def excess(multiplier: float) -> float:
+        return float(np.linalg.norm(at(multiplier).ravel(), 2 if norm == "l2" else 1)) - eps
+
+    if norm == "linf":
+        return np.clip(wanted, np.maximum(low, -eps), np.minimum(high, eps))
+    if excess(0) <= 0:
+        return wanted.clip(low, high)
+    far = 1.0
+    while excess(far) > 0:
+        far *= 2
+    return at(optimize.brentq(excess, 0, far, xtol=1e-15, rtol=1e-14))
+
+
+def furthest(norm: str, direction: np.ndarray, eps: float, box: Box) -> np.ndarray:
+    """Of ball and box, the point furthest along a direction: L∞ by signs, L1 by filling up the steepest first, L2 by a
+    multiple of the direction, cut off at the box."""
+    low, high = box
+    room = np.where(direction > 0, high, -low)
+    if norm == "linf":
+        return np.sign(direction) * np.minimum(room, eps)
+    if norm == "l1":
+        order = np.argsort(-abs(direction), kind="stable")
+        before = np.concatenate([[0.0], np.cumsum(room[order])[:-1]])
+        found = np.zeros_like(direction)
+        found[order] = np.clip(eps - before, 0, room[order])
+        return found * np.sign(direction)
+    if np.linalg.norm(np.where(direction != 0, room, 0)) <= eps:
+        return np.sign(direction) * room
+
+    def excess(factor: float) -> float:
+        return float(np.linalg.norm(np.clip(factor * direction, low, high))) - eps
+
+    far = 1.0
+    while excess(far) < 0:
+        far *= 2
+    return np.clip(optimize.brentq(excess, 0, far, xtol=1e-15) * direction, low, high)
+
+
+def bilinear(length: int, out: int) -> np.ndarray:
+    """The matrix of resizing a line bilinearly: pixel centres at halves, clamped at the ends."""
+    matrix = np.zeros((out, length))
+    for row in range(out):
+        at = (row + 0.5) * length / out - 0.5
+        below = math.floor(at)
+        for place, weight in ((below, 1 - (at - below)), (below + 1, at - below)):
+            matrix[row, min(max(place, 0), length - 1)] += weight
+    return matrix

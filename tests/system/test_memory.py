@@ -1,0 +1,36 @@
+"""Memory is flat in the number of images."""
+
+import os
+from pathlib import Path
+
+from tests.support.runs import IMAGENET_SAMPLE, needs_imagenet_sample, rows, start, written
+
+
+def peak(experiment: Path, output: Path) -> int:
+    """Peak resident memory of the real command, in the unit of this system."""
+    process = start(output.with_suffix(".log"), "run", experiment, "--output", output, "--direct_num_workers=1")
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (output.with_suffix(".log") / "stderr").read_text()
+    return usage.ru_maxrss
+
+
+@needs_imagenet_sample
+def test_twice_the_images_take_no_more_memory(tmp_path: Path) -> None:
+    """Each image is attacked, stored and predicted; 100 of them as float pixels would be 60 MB."""
+
+    def experiment(images: int) -> Path:
+        section = {
+            "name": "memory",
+            "chunk_size": 8,
+            "images": {"folder": str(IMAGENET_SAMPLE), "labels": "labels.csv", "limit": images},
+            "models": {"lite0": "packaged/efficientnet-lite0"},
+            "attacks": {"fgsm": {"recipe": "fgsm", "surrogates": ["lite0"], "eps": "4/255"}},
+        }
+        return written(tmp_path, section, f"{images}.yaml")
+
+    few = peak(experiment(100), tmp_path / "100")
+    many = peak(experiment(200), tmp_path / "200")
+    assert len(rows(tmp_path / "100", "predictions")) == 2 * 100
+    assert len(rows(tmp_path / "200", "predictions")) == 2 * 200
+    assert many < 1.1 * few, f"peak: {few} with 100 images, {many} with 200"

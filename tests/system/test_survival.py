@@ -1,0 +1,333 @@
+"""Nothing that was computed is lost, whatever happens. docs/faults.md lists what is tried, and what comes of it."""
+
+import errno
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.run.execute import _machine_failure
+from tests.support.preforked import Preforked, Process, preforked
+from tests.support.runners import give_up
+from tests.support.runs import (
+    Finished,
+    contents,
+    invoke,
+    rows,
+    run,
+    stamps,
+    tiny,
+    written,
+)
+from transforms.storage.store import is_temporary
+
+KILLS = 20
+MOUNT, UMOUNT = shutil.which("mount") or "", shutil.which("umount") or ""
+PART = "attacks/attack=mi/chunk-00000.parquet"
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Preforked]:
+    with preforked() as found:
+        yield found
+
+
+def wait_for(output: Path, pattern: str, process: Process, count: int = 1) -> None:
+    """Returns as soon as there are so many files of such a name."""
+    deadline = time.monotonic() + 120
+    while len(list(output.glob(pattern))) < count:
+        assert time.monotonic() < deadline, process.stderr
+        time.sleep(0.002)
+
+
+def unfinished(output: Path) -> list[str]:
+    """Files that are neither parts nor the run's own two."""
+    found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    return sorted(found - stamps(output).keys() - {"run.json", ".lock"})
+
+
+def last_line(process: Process) -> str:
+    assert "Traceback" not in process.stderr
+    return process.stderr.rstrip().rpartition("\n")[2].rpartition("\r")[2]
+
+
+# --- killed
+
+
+def test_killed_at_random_moments_the_tables_are_the_same(
+    commands: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """Twenty runs, each killed once or twice: after some of their files, and some milliseconds more."""
+    moments = random.Random()  # noqa: S311 - others each time
+    expected = contents(tiny_run.output)
+    killed = 0
+    for number in range(KILLS):
+        output = tmp_path / f"run-{number}"
+        arguments = ["run", tiny_run.experiment, "--output", output]
+        for _ in range(moments.choice([1, 2])):
+            process = commands.start(tmp_path / "log", *arguments)
+            wait_for(output, "**/*.parquet", process, moments.randint(len(stamps(output)), len(expected)))
+            time.sleep(moments.uniform(0, 0.2))
+            process.kill(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        process = commands.start(tmp_path / "log", *arguments)
+        assert process.wait() == 0, process.stderr
+        assert contents(output) == expected
+        assert unfinished(output) == []
+    assert killed >= KILLS
+
+
+# --- what kills
+
+KILLER = '''
+import os, signal
+
+def defense(canvases, *, level: int):
+    """Kills the process that looks at a picture whose first pixel is of that level."""
+    if (canvases[:, :, 0, 0].sum(dim=1) == level).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return canvases
+
+def attack(surrogates, batch, ball, *, level: int = 0):
+    """Does so as well."""
+    defense(batch.canvases, level=level)
+    return batch.clean
+'''
+POINTS = """
+[megalith.defenses]
+killer = killer:defense
+[megalith.attacks]
+killer = killer:attack
+"""
+
+
+@pytest.fixture(scope="module")
+def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preforked]:
+    """Commands beside a user's package of an attack and a defence that kill."""
+    package = tmp_path_factory.mktemp("package")
+    (package / "killer-0.1.dist-info").mkdir()
+    (package / "killer.py").write_text(KILLER)
+    (package / "killer-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 0.1\n")
+    (package / "killer-0.1.dist-info" / "entry_points.txt").write_text(POINTS)
+    with preforked(PYTHONPATH=str(package)) as found:
+        yield found
+
+
+def until_none_is_killed(commands: Preforked, log: Path, *arguments: object) -> tuple[list[int], str]:
+    """The same command again and again; its exit codes, and what the last one said."""
+    codes: list[int] = []
+    while not codes or codes[-1] == -signal.SIGKILL:
+        assert len(codes) < 10
+        process = commands.start(log, *arguments)
+        codes.append(process.wait())
+    return codes, process.stderr
+
+
+def test_an_image_that_kills_its_process_is_isolated(killing: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    """Behind an own defence that kills: after three deaths there is a row of failures, and the rest is as ever."""
+    output = tiny_run.copy(tmp_path / "run")
+    before = contents(output)
+    level, doomed = first_pixel_of_a_clean_canvas(output)
+    experiment = written(tmp_path, tiny(defenses={"jpeg": {"quality": [75]}, "killer": {"level": level}}))
+    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes[-1] == 3, said
+    failures = rows(output, "failures")
+    assert {row["image_id"] for row in failures} == {doomed}
+    assert {(row["stage"], row["defense"], row["error_type"]) for row in failures} == {
+        ("predict", f"killer:level={level}", "ProcessDied")
+    }
+    assert codes == [-signal.SIGKILL] * (2 + len(failures)) + [3]
+    behind = [row for row in rows(output, "predictions") if row["defense"] == f"killer:level={level}"]
+    assert len(behind) + len(failures) == 3 * 3  # images, attacks and clean
+    after = contents(output)
+    assert before.items() <= after.items()
+    assert unfinished(output) == []
+
+
+def test_an_image_that_kills_whoever_attacks_it_is_isolated(
+    killing: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """The rest of its chunk is attacked."""
+    output = tiny_run.copy(tmp_path / "run")
+    before = contents(output)
+    level, doomed = first_pixel_of_a_clean_canvas(output)
+    killer = {"recipe": "killer", "surrogates": ["lite0"], "eps": "4/255", "level": level}
+    experiment = written(tmp_path, tiny(attacks={"killer": killer}, defenses={}))
+    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes == [-signal.SIGKILL] * 3 + [3], said
+    (failure,) = rows(output, "failures")
+    assert (failure["stage"], failure["attack"], failure["error_type"]) == ("attack", "killer", "ProcessDied")
+    assert failure["image_id"] == doomed
+    others = {row["image_id"] for row in rows(output, "images")} - {doomed}
+    for table in ("attacks", "canvases", "predictions"):
+        assert {row["image_id"] for row in rows(output, table) if row["attack"] == "killer"} == others
+    assert before.items() <= contents(output).items()
+    assert unfinished(output) == []
+
+
+DECODER = """
+import hashlib, os, signal
+import transforms.storage.images
+
+def killer(data, canvas, decode=transforms.storage.images.decode):
+    if hashlib.sha256(data).hexdigest() == os.environ["DOOMED"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(data, canvas)
+
+transforms.storage.images.decode = killer
+"""
+
+
+def test_an_image_that_kills_whoever_decodes_it_is_isolated(tiny_run: Finished, tmp_path: Path) -> None:
+    """After three deaths in the proofs, which go on without it, and three while it is loaded."""
+    (tmp_path / "sitecustomize.py").write_text(DECODER)
+    doomed = rows(tiny_run.output, "images")[1]
+    output, experiment = tmp_path / "run", written(tmp_path, tiny(attacks={}, defenses={}))
+    with preforked(PYTHONPATH=str(tmp_path), DOOMED=doomed["bytes_sha256"]) as commands:
+        codes, said = until_none_is_killed(commands, tmp_path / "log", "run", experiment, "--output", output)
+    assert codes == [-signal.SIGKILL] * 6 + [3], said
+    (failure,) = rows(output, "failures")
+    assert (failure["stage"], failure["image_id"], failure["error_type"]) == ("load", doomed["image_id"], "ProcessDied")
+    assert json.loads((output / "run.json").read_text())["proofs"]["lite0"][1] == 2
+    assert len(rows(output, "predictions")) == 2
+    assert unfinished(output) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            "Traceback ...\n  raise x\ntorch.AcceleratorError: CUDA error: an illegal memory access was encountered\n"
+            "CUDA kernel errors might be asynchronously reported at some other API call\n"
+            "For debugging consider passing CUDA_LAUNCH_BLOCKING=1 [while running 'Attack']",
+            "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        ),
+        ("CUDA error: unspecified launch failure\nFor debugging ...", "CUDA error: unspecified launch failure"),
+        ("Traceback ...\nOSError: [Errno 28] No space left", "OSError: [Errno 28] No space left"),
+        ("Traceback ...\nOSError: gone\n\nDuring handling ...\nTraceback ...\nKeyError: 'x'", None),
+    ],
+)
+def test_what_the_machine_said_is_told_from_a_fault_of_ours(told: str, said: str | None) -> None:
+    """As workers report it, and as it comes from this process."""
+    assert _machine_failure(RuntimeError(told)) == said
+
+
+def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:
+    """The sum over its channels, and the image's id."""
+    row = next(row for row in rows(output, "canvases") if row["attack"] == "none")
+    return sum(Image.open(io.BytesIO(row["canvas"])).getpixel((0, 0))), row["image_id"]  # type: ignore[arg-type]
+
+
+# --- stopped on purpose
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_stopped_on_purpose_it_says_so_and_blames_nobody(
+    number: int, code: int, word: str, commands: Preforked, small_run: Finished, tmp_path: Path
+) -> None:
+    """Ctrl-C, or a machine that is taken away: as often as one likes."""
+    output = tmp_path / "run"
+    for _ in range(3):
+        process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
+        wait_for(output, "attempts/*", process)
+        process.kill(number)
+        assert process.wait() == code
+        assert last_line(process) == f"megalith: {word}; what is finished is kept, the same command goes on"
+        assert not [path for path in (output / "attempts").iterdir() if not is_temporary(f"attempts/{path.name}")]
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
+    assert process.wait() == 0
+    assert contents(output) == contents(small_run.output)
+
+
+# --- the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem with room for 600 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=600k", "none", str(folder)]
+    if not MOUNT or subprocess.run([MOUNT, *options], capture_output=True, check=False).returncode:
+        give_up("this user may not mount a filesystem")
+    yield folder
+    subprocess.run([UMOUNT, str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_with_more_room(
+    small_disk: Path, commands: Preforked, tiny_run: Finished, tmp_path: Path
+) -> None:
+    output = small_disk / "run"
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 1
+    assert os.strerror(errno.ENOSPC) in last_line(process)
+    before = stamps(output)
+    assert 0 < len(before) < len(stamps(tiny_run.output))
+    subprocess.run([MOUNT, "-o", "remount,size=10m", str(small_disk)], check=True)
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 0, process.stderr
+    after = stamps(output)
+    assert before == {path: after[path] for path in before}
+    assert contents(output) == contents(tiny_run.output)
+
+
+def test_a_run_directory_that_is_removed_in_the_middle(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    """Whatever was then made cannot be whole: the run says so, and the same command makes everything."""
+    output = tmp_path / "run"
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    wait_for(output, "attacks/*/*.parquet", process)
+    shutil.rmtree(output, ignore_errors=True)
+    assert process.wait() == 1
+    assert last_line(process).startswith("megalith: stopped: ")
+    shutil.rmtree(output, ignore_errors=True)
+    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert process.wait() == 0, process.stderr
+    assert contents(output) == contents(tiny_run.output)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, -5], ids=["rows", "middle", "footer", "end"])
+def test_a_flipped_bit_is_found_and_the_part_made_again(place: float, tiny_run: Finished, tmp_path: Path) -> None:
+    """`plan` says what is to be done, and `run` does it."""
+    output = tiny_run.copy(tmp_path / "run")
+    damaged = bytearray((output / PART).read_bytes())
+    damaged[int(place * len(damaged)) if place > 0 else int(place)] ^= 1
+    (output / PART).write_bytes(damaged)
+    planned = invoke("plan", tiny_run.experiment, "--output", output)
+    assert "attack" in planned.stdout and "about 0 forward" not in planned.stdout
+    run(tiny_run.experiment, output)
+    assert contents(output) == contents(tiny_run.output)
+
+
+def test_a_part_of_another_chunk_is_found_by_verify(tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    shutil.copy(output / PART, (output / PART).with_name("chunk-00001.parquet"))
+    result = invoke("verify", output, "--sample", "0")
+    assert result.exit_code == 3
+    assert "attacks: 2 rows instead of 1" in result.stdout
+
+
+# --- two at once
+
+
+def test_two_runs_at_once_do_no_damage(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    first = commands.start(tmp_path / "first", "run", tiny_run.experiment, "--output", output)
+    wait_for(output, "images/*.parquet", first)
+    second = commands.start(tmp_path / "second", "run", tiny_run.experiment, "--output", output)
+    assert second.wait() == 2
+    assert last_line(second) == f"megalith: --output: another run is at work in {output}; wait for it, or stop it"
+    assert first.wait() == 0
+    assert contents(output) == contents(tiny_run.output)

@@ -1,0 +1,127 @@
+"""Attacks of a user's own package, which names them in the entry-point group `megalith.attacks`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from inspect import Parameter, signature
+from typing import Any, ClassVar, get_type_hints
+
+import torch
+from torch import Tensor
+
+from transforms.attacks.adapters.bridge import ImageByImage, iterations
+from transforms.attacks.adapters.parameters import maker
+from transforms.attacks.balls import Ball
+from transforms.attacks.parts.bands import Band
+from transforms.attacks.protocol import Attack, Batch, Found, Transformation
+from transforms.attacks.recipe import Recipe
+from transforms.attacks.surrogates import Surrogates
+from transforms.data.pixels import WHITE
+from transforms.errors import InputError, unknown
+from transforms.plugins import installed, refusing
+
+_GROUP = "megalith.attacks"
+_GIVEN = 3
+_SHAPE = "(surrogates, batch, ball, *, parameter: type = default, ...)"
+
+
+def names() -> list[str]:
+    """What the installed packages offer, which are not loaded for it."""
+    return sorted(installed(_GROUP, "attack"))
+
+
+def recipe(name: str) -> Recipe:
+    """By the name of its entry point, which is a function or a `Recipe`.
+
+    A function, (surrogates, batch, ball, *, parameters) -> float canvases (B, 3, S, S) in [0, 1], is called with one
+    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` is on its
+    own in these things. Both end on the 8-bit grid inside the budget, whatever they return.
+    """
+    offered = installed(_GROUP, "attack")
+    if name not in offered:
+        raise unknown("attack of an installed package", name, offered)
+    point = offered[name]
+    with refusing(f"attack {name} ({point.value})"):
+        loaded = point.load()
+    if isinstance(loaded, Recipe):
+        return _guarded(name, loaded)
+    if not callable(loaded):
+        raise InputError(f"attack {name}: {point.value} is neither a function nor a Recipe")
+    return _of_function(name, loaded)
+
+
+def _of_function(name: str, function: Callable[..., Tensor]) -> Recipe:
+    parameters = _parameters(name, function)
+
+    def make(ball: Ball, values: dict[str, Any]) -> Attack:
+        def find(surrogates: Surrogates, one: Batch, seed: int) -> Tensor:
+            return function(surrogates, one, ball, **values)
+
+        return ImageByImage(name, ball, find, False, *iterations(values), pooled=True)
+
+    source = " ".join((function.__doc__ or "").split()) or f"{function.__module__}.{function.__qualname__}"
+    return Recipe(source, [maker(name, parameters, make)], kind="other")
+
+
+def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[Any, Any]]:
+    given = [each for each in signature(function).parameters.values() if each.kind is not Parameter.KEYWORD_ONLY]
+    named = [each for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    if len(given) != _GIVEN or any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in given):
+        raise InputError(f"attack {name}: {function.__qualname__}{signature(function)} is not of the form {_SHAPE}")
+    with refusing(f"attack {name}"):
+        hints = get_type_hints(function)
+    for each in named:
+        if each.name not in hints or each.default is Parameter.empty:
+            raise InputError(f"attack {name}: parameter {each.name} needs a type and a default: {_SHAPE}")
+    return {each.name: (hints[each.name], each.default) for each in named}
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Somebody's attack, which cannot leave the budget. It may look at the pool, whatever it says."""
+
+    name: str
+    ball: Ball
+    attack: Attack
+    pooled: ClassVar[bool] = True
+
+    @property
+    def steps(self) -> int | None:
+        return self.attack.steps
+
+    @property
+    def stages(self) -> tuple[Attack, ...]:
+        stages = self.attack.stages
+        return tuple(replace(self, attack=each) for each in stages) if len(stages) > 1 else (self,)
+
+    @property
+    def band(self) -> Band | None:
+        return self.attack.band
+
+    @property
+    def transformations(self) -> tuple[Transformation, ...]:
+        return self.attack.transformations
+
+    @property
+    def redraws(self) -> bool:
+        return self.attack.redraws
+
+    def cost(self, models: int) -> tuple[int, int]:
+        return self.attack.cost(models)
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        found = self.attack(surrogates, batch)
+        if found.canvases.dtype != torch.uint8 or found.canvases.shape != batch.canvases.shape:
+            got = f"{found.canvases.dtype} {tuple(found.canvases.shape)}"
+            raise InputError(f"attack {self.name}: returned {got}, not uint8 {tuple(batch.canvases.shape)}")
+        # What is on the grid and in the budget already comes back as it is.
+        return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / WHITE))
+
+
+def _guarded(name: str, theirs: Recipe) -> Recipe:
+    def make(ball: Ball, values: dict[str, Any]) -> Attack:
+        made: object = theirs.make(ball, **values)
+        if not isinstance(made, Attack):
+            raise InputError(f"attack {name}: a {type(made).__name__} is no Attack; derive it from protocol.BaseAttack")
+        return _Guarded(name, ball, made)
+
+    return replace(theirs, chain=[maker(name, theirs.parameters, make)], defaults={})

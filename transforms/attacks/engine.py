@@ -1,0 +1,158 @@
+"""The engine: a chunk of canvases goes through an attack in micro-batches, and through the stages of a cascade."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from transforms.attacks.objectives import Goal
+from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.spec import AttackSpec
+from transforms.attacks.surrogates import Precision, Surrogates
+from transforms.data.pixels import WHITE, CanvasBatch
+from transforms.defenses.differentiable import differentiable
+from transforms.models.batches import in_micro_batches
+from transforms.models.classifier import Classifier
+from transforms.models.views import VIEWS
+from transforms.randomness import Draws
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack made of N images; CPU tensors.
+
+    Attributes:
+        canvases: uint8 (N, 3, S, S).
+        norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
+            was none; NaN for attacks of a fixed budget.
+        finite: bool (N,); where False a gradient or an answer was not finite, and the canvas means nothing.
+        forwards, backwards: int (N,), passes of one network over one window that the attack took.
+        clean, adversarial: float (N, classes), the fused surrogates' probabilities for the stored canvases.
+    """
+
+    canvases: Tensor
+    norms: Tensor
+    finite: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    clean: Tensor
+    adversarial: Tensor
+
+
+def attack_batch(
+    spec: AttackSpec,
+    classifiers: Sequence[Classifier],
+    field: float,
+    batch: CanvasBatch,
+    seed: int,
+    size: int,
+    pool: CanvasBatch | None = None,
+) -> Attacked:
+    """Attacks stored canvases, at least one, in micro-batches of `size`.
+
+    A cascade's later stages get the images that still stand, together: no pass is spent on the others.
+
+    Args:
+        classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        pool: what an attack that is `pooled` may mix in; None where there is nothing.
+    """
+    stages = spec.build().stages
+    chunk = _UnderAttack(spec, classifiers, field, batch, seed, pool)
+    attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
+    for number, stage in enumerate(stages[1:], start=1):
+        standing = (~chunk.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
+        if not standing:
+            break
+        again = chunk.in_micro_batches(stage, standing, size, stage=number)
+        attacked = _with(attacked, standing, again)
+    return attacked
+
+
+class _UnderAttack:
+    """A chunk under attack."""
+
+    def __init__(
+        self,
+        spec: AttackSpec,
+        classifiers: Sequence[Classifier],
+        field: float,
+        batch: CanvasBatch,
+        seed: int,
+        pool: CanvasBatch | None,
+    ) -> None:
+        self._spec = spec
+        self._classifiers = classifiers
+        self._field = field
+        self._batch = batch
+        self._seed = seed
+        self._device = classifiers[0].device
+        self._canvases = torch.from_numpy(batch.pixels)
+        self._labels = torch.tensor(batch.labels)
+        # Never the batch itself: what an image becomes may not depend on its neighbours.
+        pictures, classes = (self._canvases[:0], []) if pool is None else (torch.from_numpy(pool.pixels), pool.labels)
+        self._pool = pictures.to(self._device)
+        self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
+        self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
+
+    def in_micro_batches(self, attack: Attack, images: list[int], size: int, stage: int = 0) -> Attacked:
+        """Attacks some of the chunk's images, by number."""
+
+        def work(items: list[int]) -> tuple[Tensor, ...]:
+            return self._attack(attack, [images[item] for item in items], stage)
+
+        return Attacked(*in_micro_batches(work, len(images), size))
+
+    def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
+        canvases = self._canvases[items].to(self._device)
+        labels = self._labels[items].to(self._device)
+        targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
+        draws = Draws(self._seed, self._spec.name, [self._batch.image_ids[item] for item in items])
+        surrogates = self._surrogates(draws, self._spec.precision)
+        tally = surrogates.tally
+        task = Batch(canvases, Goal(labels, targets), draws.at("stage", stage), self._pool, self._pool_labels)
+        found = attack(surrogates, task)
+        judges = self._surrogates(draws, "fp32")
+        passes = torch.zeros(len(items), dtype=torch.int64)
+        finite = torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
+        clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
+        return (
+            found.canvases.cpu(),
+            torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
+            finite & ~(clean + adversarial).isnan().any(dim=1),
+            passes + tally.forwards,
+            passes + tally.backwards,
+            clean,
+            adversarial,
+        )
+
+    def _surrogates(self, draws: Draws, precision: Precision) -> Surrogates:
+        spec = self._spec
+        judging = draws.at("judging")
+        return Surrogates(
+            self._classifiers,
+            VIEWS[spec.view],
+            self._field,
+            spec.fuse,
+            defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
+            redraw=partial(differentiable, spec.defense) if spec.defense.random else None,
+            precision=precision,
+        )
+
+
+def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return surrogates.logits(canvases.float() / WHITE).softmax(dim=1).cpu()
+
+
+def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
+    """Some images' results replaced by those of a later stage, with the passes of both."""
+    replaced = {each.name: getattr(attacked, each.name).clone() for each in fields(Attacked)}
+    for name, values in replaced.items():
+        before = values[items]
+        values[items] = getattr(again, name)
+        if name in {"forwards", "backwards"}:
+            values[items] += before
+    return Attacked(**replaced)

@@ -1,0 +1,234 @@
+"""Estimators: how a step's gradient is made out of gradients at one or more points."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.gradients import Oracle
+from transforms.attacks.parts.momentum import mean_normalized
+from transforms.attacks.per_image import per_image
+from transforms.randomness import Draws
+from transforms.ranges import at_least, within
+
+Sampling = Literal["linear", "uniform", "gaussian"]
+
+Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
+"""(oracle, adversarial canvases, points, the step's draws) -> gradient, all (B, 3, S, S) in the unit of [0, 1] pixels.
+
+The points are where the step's gradient is wanted: the canvases, or ahead of them.
+"""
+
+
+class Estimator(Protocol):
+    """Makes an estimate for one run of the loop; what it remembers between steps dies with it.
+
+    Attributes:
+        random: whether anything is drawn.
+    """
+
+    @property
+    def random(self) -> bool: ...
+
+    def begin(self) -> Estimate: ...
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        """Forward and backward passes of one network over one window that a run of so many steps takes per image.
+
+        Args:
+            models: surrogates.
+            copies: what each gradient is averaged over.
+            redraws: whether the gradient at a point is another one each time.
+        """
+
+
+def _alike(gradients: int, models: int, copies: int) -> tuple[int, int]:
+    """A forward and a backward pass of every model for each copy."""
+    return gradients * models * copies, gradients * models * copies
+
+
+@dataclass(frozen=True)
+class AtThePoint:
+    """The gradient where the canvas is."""
+
+    random: ClassVar[bool] = False
+
+    def begin(self) -> Estimate:
+        return lambda oracle, _, points, draws: oracle.gradient(points, draws)
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(steps, models, copies)
+
+
+@dataclass(frozen=True)
+class _Neighbourhood:
+    """What estimators have in common that draw points around the canvas.
+
+    Attributes:
+        ball: the budget; lengths are those of its norm.
+        neighbors: how many points.
+        radius: half the side of the cube they are drawn from: in L∞ in the unit of [0, 1] pixels, in other norms the
+            length of half its diagonal.
+    """
+
+    ball: Ball
+    neighbors: int
+    radius: float
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, neighbors=self.neighbors)
+
+    def _around(self, points: Tensor, draws: Draws) -> Tensor:
+        noise = draws.uniform(points.shape[1:], "neighbor").to(points)
+        return points + self.ball.spread(self.radius, points[0].numel()) * (2 * noise - 1)
+
+    def _mean_gradient(self, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        total = torch.zeros_like(points)
+        for number in range(self.neighbors):
+            path = draws.at("neighbor", number)
+            total = total + oracle.gradient(self._around(points, path), path)
+        return total / self.neighbors
+
+
+@dataclass(frozen=True)
+class VarianceTuning(_Neighbourhood):
+    """The gradient, plus how the mean gradient around the canvas differed from it one step before
+    (Wang & He 2021, arXiv:2103.15571, algorithm 1)."""
+
+    def begin(self) -> Estimate:
+        before: tuple[Tensor, Tensor, Draws] | None = None
+
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal before
+            gradient = oracle.gradient(points, draws)
+            tuned = gradient
+            if before is not None:  # not at the end of the step before, where the last would be for nothing
+                its_canvases, its_gradient, its_draws = before
+                tuned = gradient + self._mean_gradient(oracle, its_canvases, its_draws) - its_gradient
+            before = canvases, gradient, draws
+            return tuned
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(steps + (steps - 1) * self.neighbors, models, copies)
+
+
+@dataclass(frozen=True)
+class EnhancedMomentum:
+    """The mean gradient along the direction of the step before (Wang et al. 2021, arXiv:2103.10609).
+
+    Attributes:
+        ball: the budget; lengths are those of its norm.
+        samples: points.
+        reach: how far away the farthest are in either direction, for a gradient whose values are of one magnitude.
+        sampling: whether points are evenly spaced, or drawn uniformly, or from a normal distribution whose standard
+            deviation is a third of the reach, at which it is cut off.
+    """
+
+    ball: Ball
+    samples: int
+    reach: float
+    sampling: Sampling
+
+    @property
+    def random(self) -> bool:
+        return self.sampling != "linear"
+
+    def __post_init__(self) -> None:
+        at_least(2, samples=self.samples)  # a line has two ends
+
+    def begin(self) -> Estimate:
+        before: Tensor | None = None
+
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal before
+            if before is None and not oracle.redraws:  # all samples would be one
+                gradient = oracle.gradient(points, draws)
+            else:
+                gradient = self._along(torch.zeros_like(points) if before is None else before, oracle, points, draws)
+            before = mean_normalized(gradient)
+            return gradient
+
+        return estimate
+
+    def _along(self, direction: Tensor, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+        total = torch.zeros_like(points)
+        reach = self.ball.spread(self.reach, points[0].numel())
+        for number in range(self.samples):
+            path = draws.at("sample", number)
+            factors = per_image(self._factors(reach, number, path)).to(points)
+            total = total + oracle.gradient(points + factors * direction, path)
+        return total / self.samples
+
+    def _factors(self, reach: float, number: int, draws: Draws) -> Tensor:
+        """How far away a point is, of each image or of all: (B,) or (1,)."""
+        if self.sampling == "uniform":
+            return reach * (2 * draws.uniform((), "place") - 1)
+        if self.sampling == "gaussian":
+            return reach * (draws.normal((), "place") / 3).clamp(-1, 1)
+        return torch.linspace(-reach, reach, self.samples)[number : number + 1]
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        first = self.samples if redraws else 1
+        return _alike(first + (steps - 1) * self.samples, models, copies)
+
+
+@dataclass(frozen=True)
+class GradientRelevance(_Neighbourhood):
+    """The gradient and the mean gradient of the neighbourhood, weighed by how alike they are
+    (Zhu et al. 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV)."""
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            gradient = oracle.gradient(points, draws)
+            around = self._mean_gradient(oracle, points, draws)
+            # Normalized, because the squares of a confident model's gradients would vanish.
+            flat = [mean_normalized(each).flatten(1) for each in (gradient, around)]
+            alike = per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
+            return alike * gradient + (1 - alike) * around
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(steps * (1 + self.neighbors), models, copies)
+
+
+@dataclass(frozen=True)
+class GradientNormPenalty(_Neighbourhood):
+    """Around each neighbour, the gradient there mixed with the one a step downhill from it, which penalises steep
+    places (Ge et al. 2023, arXiv:2306.05225, algorithm 1).
+
+    Attributes:
+        balance: weight of the second, in (0, 1].
+        alpha: length of the step downhill, for a gradient whose values are of one magnitude.
+    """
+
+    balance: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("(0, 1]", balance=self.balance)
+
+    def begin(self) -> Estimate:
+        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            total = torch.zeros_like(points)
+            alpha = self.ball.spread(self.alpha, points[0].numel())
+            for number in range(self.neighbors):
+                path = draws.at("neighbor", number)
+                near = self._around(points, path)
+                first = oracle.gradient(near, path)
+                second = oracle.gradient(near - alpha * mean_normalized(first), path.at("downhill"))
+                total = total + (1 - self.balance) * first + self.balance * second
+            return total / self.neighbors
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(2 * steps * self.neighbors, models, copies)

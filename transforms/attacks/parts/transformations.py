@@ -1,0 +1,335 @@
+"""Input transformations: what the surrogates are shown in place of a canvas, so that gradients generalise.
+
+Each makes a number of differentiable copies. Whatever is random is drawn per image and per copy, never for a batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transforms.attacks.per_image import where
+from transforms.attacks.protocol import Batch
+from transforms.data.pixels import WHITE
+from transforms.errors import InputError
+from transforms.randomness import Draws
+from transforms.ranges import above, at_least, within
+from transforms.spectrum import cosines, lowest_cosines
+
+
+@dataclass(frozen=True)
+class DiverseInput:
+    """Enlarged by a random factor, put at a random place on a black square and resized back, or left alone
+    (Xie et al. 2019, arXiv:1803.06978; resized back, because models take canvases of one size).
+
+    Attributes:
+        resize_rate: side of the black square in units of the canvas's, > 1.
+        probability: of doing so.
+    """
+
+    resize_rate: float
+    probability: float
+    copies: ClassVar[int] = 1
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        above(1, resize_rate=self.resize_rate)
+        within("(0, 1]", diversity_probability=self.probability)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        changed = (draws.uniform((), "diversity") < self.probability).tolist()
+        places = draws.uniform((3,), "resize")
+        return torch.cat(
+            [
+                _resized_and_padded(image, self.resize_rate, *place.tolist()) if change else image
+                for image, change, place in zip(torch.split(points, 1), changed, places, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class ResizedDiversity:
+    """Diverse inputs at several resize rates, whose logits are averaged (Zou et al. 2020, arXiv:2112.06011)."""
+
+    resize_rates: tuple[float, ...]
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for rate in self.resize_rates:
+            above(1, resize_rates=rate)
+        if not self.resize_rates:
+            raise InputError("resize_rates: the list is empty")
+
+    @property
+    def copies(self) -> int:
+        return len(self.resize_rates)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        return DiverseInput(self.resize_rates[copy], probability=1.0)(points, 0, draws, batch)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Brightness divided by 1, 2, 4 … (Lin et al. 2020, arXiv:1908.06281)."""
+
+    copies: int
+    random: ClassVar[bool] = False
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(2, scales=self.copies)  # with one it would have no effect
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        return points / 2.0**copy
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A share of a random picture of another class, added (Wang et al. 2021, arXiv:2102.00436).
+
+    The pictures are those of the batch's pool: the same ones whatever the batch. An image that finds no other class
+    there gets a share of itself.
+    """
+
+    copies: int
+    strength: float
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, mixed_images=self.copies)
+        above(0, admix_strength=self.strength)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        if not len(batch.pool):
+            return points + self.strength * points.detach()
+        order = draws.permutation(len(batch.pool), "mix").to(points.device)
+        other = batch.pool_labels[order] != batch.goal.labels[:, None]
+        first = other.int().argmax(dim=1, keepdim=True)
+        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
+        return points + self.strength * where(other.any(dim=1), pictures, points.detach())
+
+
+@dataclass(frozen=True)
+class SpectrumSimulation:
+    """Gaussian noise, then every cosine coefficient multiplied by a random number about 1
+    (Long et al. 2022, arXiv:2207.05382). As in the paper's algorithm 1, the gradient is taken with respect to
+    the copy, not through it.
+
+    Attributes:
+        noise: standard deviation, in the unit of [0, 1] pixels.
+        spread: coefficients are multiplied by numbers from [1 - spread, 1 + spread].
+    """
+
+    copies: int
+    noise: float
+    spread: float
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, spectra=self.copies)
+        within("[0, 1]", spectrum_spread=self.spread)
+        at_least(0, spectrum_noise=self.noise)
+        if self.noise == self.spread == 0:
+            raise InputError("spectrum_noise, spectrum_spread: 0 and 0 would leave every copy as it is")
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        shape = points.shape[1:]
+        basis = cosines(points.shape[-1]).to(points)
+        noise = self.noise * draws.normal(shape, "noise").to(points)
+        factors = 1 + self.spread * (2 * draws.uniform(shape, "spectrum").to(points) - 1)
+        with torch.no_grad():
+            seen = basis.T @ (factors * (basis @ (points + noise) @ basis.T)) @ basis
+        return seen + (points - points.detach())
+
+
+@dataclass(frozen=True)
+class StructureInvariance:
+    """The canvas cut into blocks at random lines, each changed in one of ten ways (Wang et al. 2023,
+    arXiv:2309.14700).
+
+    Attributes:
+        blocks: per axis.
+    """
+
+    copies: int
+    blocks: int
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, structures=self.copies, structure_blocks=self.blocks)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        side = points.shape[-1]
+        if self.blocks > side:
+            raise InputError(f"structure_blocks: {self.blocks} is more than the {side} pixels of a canvas's side")
+        rows, columns = (draws.permutation(side - 1, axis)[:, : self.blocks - 1] + 1 for axis in ("rows", "columns"))
+        chosen = draws.integers(len(_CHANGES), (self.blocks, self.blocks), "change")
+        numbers = draws.uniform((self.blocks, self.blocks), "number")
+        fields = draws.uniform(points.shape[1:], "field").to(points)
+        changed = []
+        for number, image in enumerate(torch.split(points, 1)):
+            heights, widths = (_lengths(cuts[number], side) for cuts in (rows, columns))
+            strips = [
+                torch.cat(
+                    [
+                        _CHANGES[chosen[number, row, column]](block, float(numbers[number, row, column]), field)
+                        for column, (block, field) in enumerate(
+                            zip(torch.split(strip, widths, dim=3), torch.split(noise, widths, dim=2), strict=True)
+                        )
+                    ],
+                    dim=3,
+                )
+                for row, (strip, noise) in enumerate(
+                    zip(torch.split(image, heights, dim=2), torch.split(fields[number], heights, dim=1), strict=True)
+                )
+            ]
+            changed.append(torch.cat(strips, dim=2))
+        return torch.cat(changed)
+
+
+@dataclass(frozen=True)
+class BlockShuffle:
+    """The canvas cut into blocks at random lines, which are rotated a little and shuffled (Wang et al. 2024,
+    arXiv:2308.10299).
+
+    Attributes:
+        blocks: per axis.
+        rotation: the largest angle, degrees.
+    """
+
+    copies: int
+    blocks: int
+    rotation: float
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, shuffles=self.copies, shuffle_blocks=self.blocks)
+        within("[0, 180]", rotation=self.rotation)
+        if self.blocks == 1 and self.rotation == 0:
+            raise InputError("shuffle_blocks, rotation: 1 and 0 would leave every copy as it is")
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        side, blocks = points.shape[-1], self.blocks
+        if blocks > side:
+            raise InputError(f"shuffle_blocks: {blocks} is more than the {side} pixels of a canvas's side")
+        across = draws.integers(2, (), "axis")
+        cuts = [draws.at("cuts", line).permutation(side - 1, "cuts")[:, : blocks - 1] + 1 for line in range(blocks + 1)]
+        orders = [draws.at("order", line).permutation(blocks, "order") for line in range(blocks + 1)]
+        angles = (2 * draws.uniform((blocks, blocks), "angle") - 1) * math.radians(self.rotation)
+        shuffled = []
+        for number, image in enumerate(torch.split(points, 1)):
+            first, second = (3, 2) if across[number] else (2, 3)
+            strips = torch.split(image, _lengths(cuts[0][number], side), dim=first)
+            rebuilt = []
+            for strip in orders[0][number].tolist():
+                pieces = torch.split(strips[strip], _lengths(cuts[strip + 1][number], side), dim=second)
+                order = orders[strip + 1][number].tolist()
+                turned = [_rotated(pieces[each], float(angles[number, strip, each])) for each in order]
+                rebuilt.append(torch.cat(turned, dim=second))
+            shuffled.append(torch.cat(rebuilt, dim=first))
+        return torch.cat(shuffled)
+
+
+def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
+    """`size`, `top` and `left` are random numbers from [0, 1)."""
+    side = image.shape[-1]
+    largest = int(side * rate)
+    if largest == side:
+        raise InputError(f"resize_rate: {rate} does not enlarge a canvas of {side} pixels")
+    enlarged = side + int(size * (largest - side))
+    room = largest - enlarged
+    above, before = int(top * room), int(left * room)
+    resized = F.interpolate(image, size=(enlarged, enlarged), mode="bilinear", align_corners=False)
+    padded = F.pad(resized, (before, room - before, above, room - above))
+    return F.interpolate(padded, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def _lengths(cuts: Tensor, side: int) -> list[int]:
+    lines = [0, *sorted(cuts.tolist()), side]
+    return [end - start for start, end in pairwise(lines)]
+
+
+def _rotated(block: Tensor, angle: float) -> Tensor:
+    """Rotated about its centre by radians, black where nothing was."""
+    height, width = block.shape[-2:]
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = block.new_tensor([[[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]])
+    grid = F.affine_grid(matrix, list(block.shape), align_corners=False)
+    return F.grid_sample(block, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+# The ten changes of a block (1, 3, h, w): (block, number from [0, 1), field (3, h, w) of such numbers) -> block.
+# Magnitudes are those of the paper's own code.
+_Change = Callable[[Tensor, float, Tensor], Tensor]
+_NOISE = 16 / 255
+_SHRUNK = 0.8
+_KEPT = 0.6
+_DROPPED = 0.1
+
+
+def _down(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block.roll(int(number * block.shape[2]), dims=2)
+
+
+def _right(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block.roll(int(number * block.shape[3]), dims=3)
+
+
+def _upside_down(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block.flip(2)
+
+
+def _mirrored(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block.flip(3)
+
+
+def _half_turn(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block.flip((2, 3))
+
+
+def _darker(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return number * block
+
+
+def _noisy(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return (block + _NOISE * (2 * field - 1)).clamp(0, 1)
+
+
+def _coarser(block: Tensor, number: float, field: Tensor) -> Tensor:
+    height, width = block.shape[2:]
+    small = F.interpolate(block, size=(int(_SHRUNK * height) + 1, int(_SHRUNK * width) + 1), mode="bilinear")
+    return F.interpolate(small, size=(height, width), mode="bilinear").clamp(0, 1)
+
+
+def _smoother(block: Tensor, number: float, field: Tensor) -> Tensor:
+    rows, columns = (lowest_cosines(side, _KEPT).to(block) for side in block.shape[2:])
+    return rows.T @ (rows @ block @ columns.T) @ columns
+
+
+def _dropped(block: Tensor, number: float, field: Tensor) -> Tensor:
+    return block * (field >= _DROPPED) / (1 - _DROPPED)
+
+
+_CHANGES: tuple[_Change, ...] = (
+    _down,
+    _right,
+    _upside_down,
+    _mirrored,
+    _half_turn,
+    _darker,
+    _noisy,
+    _coarser,
+    _smoother,
+    _dropped,
+)

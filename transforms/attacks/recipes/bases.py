@@ -1,0 +1,193 @@
+"""Bases: a recipe's first link makes a loop from a ball, and may exchange its estimator."""
+
+from dataclasses import replace
+
+from transforms.attacks.balls import Ball
+from transforms.attacks.loop import AttackLoop
+from transforms.attacks.parts.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
+from transforms.attacks.parts.estimators import (
+    EnhancedMomentum,
+    GradientNormPenalty,
+    GradientRelevance,
+    Sampling,
+    VarianceTuning,
+)
+from transforms.attacks.parts.momentum import adam, momentum
+from transforms.attacks.parts.updates import as_accumulated, hesitant, patchwise
+from transforms.attacks.recipe import Recipe
+from transforms.errors import InputError
+from transforms.ranges import above, at_least, odd, within
+
+# Bases
+
+
+def fgsm(ball: Ball) -> AttackLoop:
+    """One step of the full budget."""
+    return AttackLoop(ball, steps=1, alpha=ball.eps)
+
+
+def bim(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+    """Small steps from the image, by default as long as reach the edge of the budget: alpha = eps / steps."""
+    return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps))
+
+
+def pgd(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+    """Small steps from a random point of the ball, by default alpha = 2.5 eps / steps."""
+    return AttackLoop(ball, steps, _alpha(alpha, 2.5 * ball.eps, steps))
+
+
+def adam_pgd(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    stabilizer: float = 1e-8,
+) -> AttackLoop:
+    """Adam's update inside the ball, by default alpha = 2.5 eps / steps."""
+    within("[0, 1)", beta1=beta1, beta2=beta2)
+    above(0, stabilizer=stabilizer)
+    alpha = _alpha(alpha, 2.5 * ball.eps, steps)
+    return AttackLoop(ball, steps, alpha, momentum=adam(beta1, beta2, stabilizer), step=as_accumulated(ball, alpha))
+
+
+def mi_fgsm(
+    ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0, normalized: bool = True
+) -> AttackLoop:
+    """Momentum over gradients of equal weight (unless not `normalized`), by default alpha = eps / steps."""
+    at_least(0, decay=decay)
+    return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps), momentum=momentum(decay, normalized=normalized))
+
+
+def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+    """MI-FGSM whose gradients are taken where its momentum leads: alpha * decay ahead (Nesterov)."""
+    above(0, decay=decay)
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    _looks_back(loop)
+    return replace(loop, lookahead=loop.alpha * decay)
+
+
+def pi_fgsm(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    amplification: float = 10.0,
+    project_factor: float | None = None,
+    project_kernel: int = 3,
+) -> AttackLoop:
+    """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, in each step
+    `project_factor` (in the unit of [0, 1] pixels; the gamma of the paper), by default as much as a step is long."""
+    above(0, amplification=amplification)
+    odd(project_kernel=project_kernel)
+    loop = bim(ball, steps=steps, alpha=alpha)
+    factor = amplification * loop.alpha if project_factor is None else project_factor
+    above(0, project_factor=factor)
+    return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
+
+
+def cwa(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: float | None = None,
+    decay: float = 1.0,
+    reverse_step: float | None = None,
+    inner_step: float = 250.0,
+) -> AttackLoop:
+    """MI-FGSM towards the common weakness of an ensemble, by default alpha = 2 eps / steps, reverse_step = eps / 15."""
+    loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, 2 * ball.eps, steps), decay=decay)
+    reverse = ball.eps / 15 if reverse_step is None else reverse_step
+    return replace(loop, estimator=CommonWeakness(ball, reverse, inner_step, decay))
+
+
+def region_fitting(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+    """MI-FGSM with steps of the whole budget."""
+    return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
+
+
+# What gradients a loop follows
+
+
+def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
+    """Gradients corrected by those around the point before, within beta * eps."""
+    _looks_back(loop)
+    above(0, beta=beta)
+    return replace(loop, estimator=VarianceTuning(loop.ball, neighbors, beta * loop.ball.eps))
+
+
+def along_the_last(
+    loop: AttackLoop, *, samples: int = 11, radius: float = 7.0, sampling: Sampling = "linear"
+) -> AttackLoop:
+    """The mean gradient of points along the last direction, up to `radius` times alpha either way."""
+    _looks_back(loop)
+    above(0, radius=radius)
+    return replace(loop, estimator=EnhancedMomentum(loop.ball, samples, radius * loop.alpha, sampling))
+
+
+def relevance_weighed(
+    loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.5, attenuation: float = 0.94
+) -> AttackLoop:
+    """Gradients weighed with those around, within beta * eps; steps shrink where signs change."""
+    above(0, beta=beta)
+    within("(0, 1)", attenuation=attenuation)  # with 1 no step would shrink
+    estimator = GradientRelevance(loop.ball, neighbors, beta * loop.ball.eps)
+    return replace(loop, estimator=estimator, step=hesitant(loop.ball, loop.alpha, attenuation))
+
+
+def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, balance: float = 0.5) -> AttackLoop:
+    """Gradients that avoid steep places, around the point within beta * eps."""
+    above(0, beta=beta)
+    return replace(loop, estimator=GradientNormPenalty(loop.ball, neighbors, beta * loop.ball.eps, balance, loop.alpha))
+
+
+def variance_reduced(
+    loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: float | None = None, inner_decay: float = 1.0
+) -> AttackLoop:
+    """Variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate."""
+    alpha = loop.alpha if inner_alpha is None else inner_alpha
+    return replace(loop, estimator=VarianceReduction(loop.ball, alpha, inner_decay, inner_steps))
+
+
+def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, threshold: float = -0.3) -> AttackLoop:
+    """An ensemble whose weights adapt to each image."""
+    return replace(loop, estimator=AdaptiveEnsemble(loop.ball, loop.alpha, ensemble_beta, threshold))
+
+
+def _looks_back(loop: AttackLoop) -> None:
+    if loop.steps == 1:
+        raise InputError("steps: 1 has no step before it, which this recipe looks back at; take mi-fgsm")
+
+
+_LINF = ("linf",)
+
+BASES = {
+    "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", (fgsm,)),
+    "bim": Recipe("Kurakin et al. 2017, arXiv:1607.02533", (bim,)),
+    "pgd": Recipe("Madry et al. 2018, arXiv:1706.06083", (pgd,), defaults={"random_start": True}),
+    "adam": Recipe("Kingma & Ba 2015, arXiv:1412.6980", (adam_pgd,), norms=("linf", "l2")),
+    "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
+    "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
+    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=_LINF),
+    "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (mi_fgsm, variance_tuned)),
+    "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (ni_fgsm, variance_tuned)),
+    "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (mi_fgsm, along_the_last)),
+    "gra": Recipe("Zhu et al. 2023, ICCV", (mi_fgsm, relevance_weighed)),
+    "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
+    "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (mi_fgsm, variance_reduced), models=2),
+    "adaea": Recipe(
+        "Chen et al. 2023, arXiv:2308.02897",
+        (mi_fgsm, adaptively_weighed),
+        goals="untargeted",
+        models=2,
+        fusions=(),
+    ),
+    "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
+}
+
+
+def _alpha(alpha: float | None, reach: float, steps: int) -> float:
+    if alpha is None:
+        return reach / max(steps, 1)  # the loop refuses steps < 1
+    return alpha

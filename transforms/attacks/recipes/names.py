@@ -1,0 +1,153 @@
+"""Named attacks: each recipe is the literature's name for a combination of the loop's parts.
+
+A *base* makes a loop from a ball; a *part* changes a loop. Both name their parameters as the papers do; `alpha` is in
+the unit of [0, 1] pixels, and None stands for the base's own rule. Any base and parts combine: `mi-di-ti`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from transforms.attacks.adapters import adapted, plugin_names
+from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.loop import AttackLoop
+from transforms.attacks.objectives import ObjectiveName
+from transforms.attacks.recipe import Recipe
+from transforms.attacks.recipes import autoattack
+from transforms.attacks.recipes.bases import _LINF, BASES, region_fitting
+from transforms.attacks.recipes.parts import PARTS, common
+from transforms.errors import InputError, unknown
+
+
+def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any) -> Recipe:
+    """A base with parts; the transformation named last is applied first: `di` of `vmi-di-si` sees each scale."""
+    made = BASES[base] if isinstance(base, str) else base
+    sources = dict.fromkeys([*(PARTS[part][0] for part in parts), made.source])
+    return replace(
+        made,
+        source=source or "; ".join(sources),
+        chain=(*made.chain, *(function for part in reversed(parts) for function in PARTS[part][1]), common),
+        defaults={**made.defaults, **defaults},
+    )
+
+
+def _long_and_targeted(source: str, objective: ObjectiveName, *, normalized: bool) -> Recipe:
+    """Hundreds of steps with diverse inputs and a small translation kernel."""
+    made = combined(
+        "mi",
+        "di",
+        "ti",
+        source=source,
+        normalized=normalized,
+        steps=300,
+        alpha=2 / 255,
+        diversity_probability=0.7,
+        kernel_size=5,
+        objective=objective,
+    )
+    return replace(made, norms=_LINF, goals="targeted")
+
+
+RECIPES: dict[str, Recipe] = {
+    "fgsm": combined("fgsm"),
+    "bim": combined("bim"),
+    "pgd": combined("pgd"),
+    "adam-pgd": combined("adam"),
+    "mi-fgsm": combined("mi"),
+    "ni-fgsm": combined("ni"),
+    "pi-fgsm": combined("pi"),
+    "vmi-fgsm": combined("vmi"),
+    "vni-fgsm": combined("vni"),
+    "emi-fgsm": combined("emi"),
+    "gra": combined("gra"),
+    "pgn": combined("pgn"),
+    "di-fgsm": combined("mi", "di"),
+    "ti-fgsm": combined("mi", "ti"),
+    "si-fgsm": combined("mi", "si"),
+    "si-ni-fgsm": combined("ni", "si"),
+    "dem": combined(Recipe(PARTS["dem"][0], (region_fitting,)), "dem"),
+    "admix": combined("mi", "admix"),
+    "ssa": combined("mi", "ssa"),
+    "sia": combined("mi", "sia"),
+    "bsr": combined("mi", "bsr"),
+    "lf-fgsm": combined("mi", "lf"),
+    "svre": combined("svre"),
+    "adaea": combined("adaea"),
+    "cwa": combined("cwa"),
+    "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit", normalized=False),
+    # Its gradient is divided by a margin that may be tiny: as it is, a single step could outweigh all others.
+    "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin", normalized=True),
+    **carlini_wagner.RECIPES,
+    **deepfool.RECIPES,
+    **ddn.RECIPES,
+    **fmn.RECIPES,
+    **apgd.RECIPES,
+    **square.RECIPES,
+    **autoattack.RECIPES,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """Resolves what an experiment calls a recipe.
+
+    Args:
+        name: one of `RECIPES`; a base and parts, as in `vmi-di-ti-si`; an attack of another library, as in
+            `foolbox/L2FMNAttack`; or a user's own (see `adapters`).
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if "/" in name or name in plugin_names():
+        return adapted(name)
+    base, *parts = name.split("-")
+    if base not in BASES or not parts or not set(parts) <= set(PARTS):
+        raise _unknown(name)
+    if again := _twice(parts):
+        raise InputError(f"recipe: {name!r} has {again!r} twice")
+    return combined(base, *parts)
+
+
+def behind_random(name: str, draws: int) -> Recipe:
+    """A recipe against surrogates that are random themselves, as behind a random defence, which makes sense of `eot`.
+
+    Args:
+        draws: how often they are drawn to judge a canvas.
+
+    Raises:
+        InputError: there is no such recipe, or it does not average over draws.
+    """
+    made = recipe(name)
+    if made.chain[-1] is not common:
+        raise InputError(
+            f"defense: it is random, which {name} does not average over; recipes of the loop do (pgd, say)"
+        )
+
+    def against_random(loop: AttackLoop) -> AttackLoop:
+        return replace(loop, model_draws=draws)
+
+    return replace(made, chain=(*made.chain[:-1], against_random, common))
+
+
+def _twice(parts: Sequence[str]) -> str | None:
+    """What more than one of them does; `admix` does what `si` does."""
+    functions = [function.__name__ for part in parts for function in PARTS[part][1]]
+    return next((each for each in functions if functions.count(each) > 1), None)
+
+
+def _unknown(name: str) -> InputError:
+    """Says what may have been meant: the same words in our order, a longer name, one spelled alike."""
+    words = [word for word in name.split("-") if word != "fgsm"]
+    parts = [word for word in words if word in PARTS]
+    bases = [word for word in words if word in BASES]
+    if parts and len(bases) <= 1 and len(words) == len(bases) + len(parts) and not _twice(parts):
+        return InputError(f"unknown recipe {name!r}; did you mean '{'-'.join([*(bases or ['mi']), *parts])}'?")
+    longer = [each for each in RECIPES if each.startswith(f"{name}-")]
+    if longer:
+        return InputError(f"unknown recipe {name!r}; did you mean {' or '.join(longer)}?")
+    base, *rest = name.split("-")
+    if base in BASES and rest and not get_close_matches(name, RECIPES, cutoff=0.8):
+        return unknown(f"part of recipe {name!r}:", next(part for part in rest if part not in PARTS), PARTS)
+    return unknown("recipe", name, [*RECIPES, *plugin_names()])

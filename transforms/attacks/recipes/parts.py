@@ -1,0 +1,133 @@
+"""Parts: links of a recipe that change a loop, and what every loop can be told."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from transforms.attacks.loop import AttackLoop, Keep
+from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.parts.bands import BANDS, Basis
+from transforms.attacks.parts.ensembles import AdaptiveEnsemble
+from transforms.attacks.parts.filters import Kernel, blur
+from transforms.attacks.parts.transformations import (
+    BlockShuffle,
+    DiverseInput,
+    Mixing,
+    ResizedDiversity,
+    Scales,
+    SpectrumSimulation,
+    StructureInvariance,
+)
+from transforms.attacks.parts.updates import in_coefficients
+from transforms.attacks.protocol import Transformation
+from transforms.errors import InputError
+
+# Parts
+
+_SIGMA = 3.0
+
+
+def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: float = 0.5) -> AttackLoop:
+    """Diverse inputs: randomly resized and padded."""
+    return _shown(loop, DiverseInput(resize_rate, diversity_probability))
+
+
+def ti(
+    loop: AttackLoop, *, kernel_type: Kernel = "gaussian", kernel_size: int = 15, kernel_sigma: float = _SIGMA
+) -> AttackLoop:
+    """Translation invariance: gradients convolved with a kernel. A Gaussian reaches `kernel_sigma` standard deviations
+    to either side: a larger one makes it narrower."""
+    if kernel_type != "gaussian" and kernel_sigma != _SIGMA:
+        raise InputError(f"kernel_sigma: {kernel_sigma} has no effect with kernel_type: {kernel_type}")
+    return replace(loop, gradient_filter=blur(kernel_type, kernel_size, kernel_sigma))
+
+
+def si(loop: AttackLoop, *, scales: int = 5) -> AttackLoop:
+    """Scale invariance: also at half, a quarter … of the brightness."""
+    return _shown(loop, Scales(scales))
+
+
+def dem(loop: AttackLoop, *, resize_rates: tuple[float, ...] = (1.14, 1.27, 1.4, 1.53, 1.66)) -> AttackLoop:
+    """Diversity ensemble: the logits of several diverse inputs averaged."""
+    return _shown(loop, ResizedDiversity(resize_rates))
+
+
+def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2) -> AttackLoop:
+    """A share of other pictures is added. Admix is this, then `si`."""
+    return _shown(loop, Mixing(mixed_images, admix_strength))
+
+
+def ssa(
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: float = 16 / 255, spectrum_spread: float = 0.5
+) -> AttackLoop:
+    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
+    return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
+
+
+def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) -> AttackLoop:
+    """Structure invariance: random changes of random blocks."""
+    return _shown(loop, StructureInvariance(structures, structure_blocks))
+
+
+def bsr(loop: AttackLoop, *, shuffles: int = 20, shuffle_blocks: int = 2, rotation: float = 24.0) -> AttackLoop:
+    """Block shuffle and rotation."""
+    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation))
+
+
+def lf(
+    loop: AttackLoop,
+    *,
+    basis: Basis = "dct",
+    cutoff: float = 0.5,
+    step_in: Literal["pixels", "coefficients"] = "pixels",
+) -> AttackLoop:
+    """Low frequencies only: steps in pixels, projected to the band, or in the signs of the band's coefficients."""
+    band = BANDS[basis](cutoff)
+    if step_in == "pixels":
+        return replace(loop, band=band)
+    if loop.step is not None:
+        raise InputError("step_in: coefficients would replace the steps that this recipe is about")
+    return replace(loop, band=band, step=in_coefficients(loop.ball, band, loop.alpha))
+
+
+def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
+    return replace(loop, transformations=(*loop.transformations, transformation))
+
+
+# What every loop can do
+
+_POSITIVE: tuple[ObjectiveName, ...] = ("cross-entropy", "logit-margin")
+
+
+def common(
+    loop: AttackLoop,
+    *,
+    objective: ObjectiveName = "cross-entropy",
+    keep: Keep = "last",
+    random_start: bool = False,
+    restarts: int = 1,
+    eot: int = 1,
+) -> AttackLoop:
+    """What the loop climbs, what it keeps, and how often."""
+    if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
+        raise InputError(f"objective: {objective} may be negative, and adaea weighs models by ratios of losses")
+    return replace(
+        loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
+    )
+
+
+COMMON = inspect.getfullargspec(common).kwonlyargs
+"""Names of the parameters that every recipe of the loop has."""
+_Part = Callable[..., AttackLoop]
+PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
+    "di": ("Xie et al. 2019, arXiv:1803.06978", (di,)),
+    "ti": ("Dong et al. 2019, arXiv:1904.02884", (ti,)),
+    "si": ("Lin et al. 2020, arXiv:1908.06281", (si,)),
+    "dem": ("Zou et al. 2020, arXiv:2112.06011", (dem,)),
+    "admix": ("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
+    "ssa": ("Long et al. 2022, arXiv:2207.05382", (ssa,)),
+    "sia": ("Wang et al. 2023, arXiv:2309.14700", (sia,)),
+    "bsr": ("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "lf": ("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
+}

@@ -1,0 +1,51 @@
+"""An attack of an experiment, fully named: what a worker is sent."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.attacks.balls import BALLS
+from transforms.attacks.parts.transformations import Mixing
+from transforms.attacks.protocol import Attack
+from transforms.attacks.recipes.names import behind_random, recipe
+from transforms.attacks.surrogates import Fusion, Precision
+from transforms.defenses.defense import Defense
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack of an experiment, fully named: small and picklable.
+
+    Attributes:
+        name: as the experiment calls it.
+        recipe, norm: a name that `attacks.recipes.recipe` resolves, and one of `BALLS`.
+        parameters: the recipe's own, by name.
+        surrogates: names of models.
+        fuse, view: how surrogates are combined and look at a canvas.
+        defense: what the attack sees the canvas through.
+        precision: of gradients.
+        eps: budget in the unit of [0, 1] pixels.
+        target: class wanted by a targeted attack, 0–999, or None.
+    """
+
+    name: str
+    recipe: str
+    parameters: tuple[tuple[str, Any], ...]
+    surrogates: tuple[str, ...]
+    fuse: Fusion
+    view: str
+    defense: Defense
+    precision: Precision
+    norm: str
+    eps: float
+    target: int | None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it needs pictures of other classes."""
+        return any(isinstance(each, Mixing) for each in self.build().transformations)
+
+    def build(self) -> Attack:
+        """Makes the attack; raises InputError for a parameter out of its range, or a defence that it cannot know."""
+        defense = self.defense
+        made = behind_random(self.recipe, defense.repeats) if defense.random else recipe(self.recipe)
+        return made.make(BALLS[self.norm](self.eps), **dict(self.parameters))

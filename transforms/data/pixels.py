@@ -1,0 +1,32 @@
+"""Pixels: 8-bit canvases, alone and several at once. As floats they are in [0, 1]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+WHITE = 255
+"""The highest grey level."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CanvasBatch:
+    """Canvases of several images.
+
+    Attributes:
+        image_ids: N ids.
+        labels: N classes, 0–999.
+        pixels: uint8 (N, 3, S, S), C-contiguous; N may be 0.
+    """
+
+    image_ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    pixels: Pixels
+
+    def take(self, numbers: Sequence[int]) -> "CanvasBatch":
+        """Some of the images, by number."""
+        ids = tuple(self.image_ids[number] for number in numbers)
+        return CanvasBatch(ids, tuple(self.labels[number] for number in numbers), self.pixels[list(numbers)])

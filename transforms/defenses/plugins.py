@@ -1,0 +1,78 @@
+"""Defences of a user's own package, which names them in the entry-point group `megalith.defenses`."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from transforms.errors import InputError, unknown
+from transforms.plugins import installed, keyed_randomness, refusing
+from transforms.randomness import Draws
+
+_GROUP = "megalith.defenses"
+_FORM = "(canvases, *, parameter: int or float, ...) or (canvases, draws, *, ...)"
+
+
+def plugin_names() -> list[str]:
+    """What the installed packages offer."""
+    return list(installed(_GROUP, "defense"))
+
+
+def plugin_defense(name: str) -> Callable[..., Tensor]:
+    """By the name of its entry point, a function of the form of the house's own.
+
+    It is called with one canvas at a time, uint8 (1, 3, S, S), so that no image's result depends on its neighbours; the
+    generators of torch, NumPy and Python are seeded, for each draw of a random defence and always alike for others.
+
+    Raises:
+        InputError: no package offers it, it cannot be loaded, or it has another form; when called, whatever it raises,
+            in one line, and an answer that is not uint8 of the same shape.
+    """
+    offered = installed(_GROUP, "defense")
+    if name not in offered:
+        raise unknown("defense of an installed package", name, offered)
+    point = offered[name]
+    with refusing(f"defense {name} ({point.value})"):
+        function = point.load()
+    _check(name, function)
+
+    @wraps(function)
+    def guarded(canvases: Tensor, draws: Draws | None = None, **values: float) -> Tensor:
+        answers = [_answer(name, function, canvas, draws and draws.of(n), values) for n, canvas in enumerate(canvases)]
+        return torch.stack(answers)
+
+    return guarded
+
+
+def _check(name: str, function: Any) -> None:
+    if not callable(function):
+        raise InputError(f"defense {name}: is not a function {_FORM}")
+    with refusing(f"defense {name}"):
+        hints = get_type_hints(function)
+    parameters = signature(function).parameters.values()
+    given = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
+    if len(given) + len(named) < len(parameters) or not given or given[1:] not in ([], ["draws"]):
+        raise InputError(f"defense {name}: {function.__name__}{signature(function)} is not of the form {_FORM}")
+    for each in named:
+        if hints.get(each.name) not in {int, float} or each.default is not Parameter.empty:
+            raise InputError(f"defense {name}: parameter {each.name} must be an int or a float, without a default")
+        if each.name == "repeats":
+            raise InputError(f"defense {name}: a parameter 'repeats' is what every random defence has; rename it")
+
+
+def _answer(
+    name: str, function: Callable[..., Tensor], canvas: Tensor, draws: Draws | None, values: dict[str, float]
+) -> Tensor:
+    given = () if draws is None else (draws,)
+    seed = 0 if draws is None else int(draws.integers(2**31, (), "global generators"))
+    with refusing(f"defense {name}"), keyed_randomness(seed, canvas.device):
+        # A copy, because nobody can promise that theirs does not work in place.
+        answer = function(canvas[None].clone(), *given, **values)
+    if not isinstance(answer, Tensor) or answer.dtype != torch.uint8 or answer.shape != (1, *canvas.shape):
+        got = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise InputError(f"defense {name}: returned {got}, not uint8 {(1, *canvas.shape)}")
+    return answer[0].to(canvas.device)

@@ -1,0 +1,129 @@
+"""Answers: what models say of canvases behind a defence, each time that it is drawn."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from transforms.data.pixels import WHITE, CanvasBatch
+from transforms.defenses.defense import Defense
+from transforms.models.batches import in_micro_batches
+from transforms.models.classifier import Classifier
+from transforms.models.views import VIEWS, look
+from transforms.randomness import Draws
+
+Look = tuple[str, str]
+"""A model's name, and a view."""
+
+
+def defend_batch(
+    defense: Defense, batch: CanvasBatch, seed: int, repeat: int, device: torch.device, size: int
+) -> Tensor:
+    """Applies a defence to canvases, at least one, in micro-batches of `size`.
+
+    Args:
+        seed, repeat: what a random defence draws depends on them and on the image, and on nothing else: an image is
+            treated alike whatever was done to it before.
+
+    Returns:
+        uint8 (N, 3, S, S), on the CPU.
+    """
+    pixels = torch.from_numpy(batch.pixels)
+
+    def work(items: list[int]) -> tuple[Tensor]:
+        draws = Draws(seed, defense.name, [batch.image_ids[item] for item in items]).at("repeat", repeat)
+        return (defense(pixels[items].to(device), draws).cpu(),)
+
+    (defended,) = in_micro_batches(work, len(pixels), size)
+    return defended
+
+
+def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tensor, size: int) -> Tensor:
+    """Lets a model look at canvases.
+
+    Args:
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        pixels: uint8 (N, 3, S, S) on the CPU, N >= 1.
+        size: images per micro-batch.
+
+    Returns:
+        Log-probabilities, float32 (N, classes), on the CPU.
+    """
+
+    def work(items: list[int]) -> tuple[Tensor]:
+        with torch.inference_mode():
+            canvases = pixels[items].to(classifier.device).float() / WHITE
+            return (look(classifier, VIEWS[view], canvases, field).log_softmax(dim=1).cpu(),)
+
+    (log_probabilities,) = in_micro_batches(work, len(pixels), size)
+    return log_probabilities
+
+
+class Answers:
+    """What a model says of N images each time that a random defence was drawn; once, where nothing is random."""
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        self._labels = torch.tensor(labels).unsqueeze(1)
+        self._summed = torch.tensor(-torch.inf, dtype=torch.float64)
+        self._label_confidences: list[Tensor] = []
+        self._choices: list[Tensor] = []
+
+    def add(self, log_probabilities: Tensor) -> None:
+        """One more answer, float32 (N, classes)."""
+        self._summed = torch.logaddexp(self._summed, log_probabilities.double())
+        self._label_confidences.append(log_probabilities.gather(1, self._labels).exp())
+        self._choices.append(log_probabilities.argmax(dim=1))
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Logarithms of the probabilities, averaged over the answers: float32 (N, classes)."""
+        return (self._summed - math.log(len(self._choices))).float()
+
+    @property
+    def choices(self) -> Tensor:
+        """The most probable class of each answer: int64 (answers, N)."""
+        return torch.stack(self._choices)
+
+    @property
+    def finite(self) -> Tensor:
+        """Which images got answers that are numbers, bool (N,)."""
+        return ~self.log_probabilities.isnan().any(dim=1)
+
+    def spread(self, item: int) -> float | None:
+        """Standard deviation of the label's confidence over the answers; None of a single one."""
+        if len(self._choices) == 1:
+            return None
+        return float(torch.cat(self._label_confidences, dim=1)[item].std())
+
+    def agreement(self, item: int, predicted: int) -> float | None:
+        """The share of the answers that are `predicted`; None of a single one."""
+        if len(self._choices) == 1:
+            return None
+        return float((self.choices[:, item] == predicted).double().mean())
+
+
+def ask(
+    looks: Mapping[Look, Classifier],
+    defense: Defense,
+    batch: CanvasBatch,
+    seed: int,
+    field: float,
+    device: torch.device,
+    size: int,
+) -> dict[Look, Answers]:
+    """What each model, in each view, says of canvases behind a defence, as often as that is drawn.
+
+    Args:
+        looks: the models, on `device`, by their names and views.
+        batch: at least one canvas.
+        seed: of a random defence's draws.
+        field: the part of the images' centre squares that the canvases hold, in (0, 1].
+        size: images per micro-batch.
+    """
+    answers = {each: Answers(batch.labels) for each in looks}
+    for repeat in range(defense.repeats):
+        pixels = defend_batch(defense, batch, seed, repeat, device, size)
+        for each, classifier in looks.items():
+            answers[each].add(predict_batch(classifier, each[1], field, pixels, size))
+    return answers

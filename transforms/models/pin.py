@@ -1,0 +1,36 @@
+"""Pins: a model with exactly these weights, shown pictures in exactly this way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.models.classifier import Preprocessing
+from transforms.models.sources.registry import model_source
+
+
+@dataclass(frozen=True)
+class ModelPin:
+    """A model with exactly these weights, shown pictures in exactly this way.
+
+    Attributes:
+        source: as an experiment spells it, e.g. `torchvision/resnet50@IMAGENET1K_V2`.
+        weights: absolute path of a file that the experiment names, or None for the source's own weights.
+        weights_sha256: of the weights file.
+        preprocessing: as resolved from source and experiment.
+        published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
+        black_box: whether predictions are made without any regard to gradients, see `as_black_box`.
+    """
+
+    source: str
+    weights: str | None
+    weights_sha256: str
+    preprocessing: Preprocessing
+    published: float | None = None
+    black_box: bool = False
+
+
+def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> ModelPin:
+    """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
+    found = model_source(source, weights, preprocessing)
+    path = str(found.weights.absolute()) if found.local else None
+    return ModelPin(source, path, found.digest(), found.preprocessing, found.published)

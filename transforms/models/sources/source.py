@@ -1,0 +1,103 @@
+"""The contract of a model source: one model, before its weights are read."""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from transforms.errors import InputError, printable
+from transforms.models.classifier import Classifier, Preprocessing
+from transforms.models.sources.weights import reading
+
+CLASSES = 1000
+"""ImageNet's: a model of this house answers with one logit for each, in their usual order."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One model, before its weights are read.
+
+    Attributes:
+        name: the full name, as an experiment spells it.
+        preprocessing: as its weights expect it.
+        fetch: returns the local file with the weights, downloading it where the source has a download.
+        read: makes the network from that file, reading tensors only, never code; it maps preprocessed windows
+            (B, 3, input_size, input_size) to logits (B, 1000). May raise anything on a file that does not fit. The
+            device is where the network is going to be used.
+        differentiable: whether gradients can be had; otherwise the model is a black box that only predicts.
+        published: top-1 accuracy on ImageNet's validation images in [0, 1], as published for these weights.
+        local: the experiment itself says where the weights are, so they are not to be looked for elsewhere.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    fetch: Callable[[], Path]
+    read: Callable[[Path, torch.device], nn.Module]
+    differentiable: bool = True
+    published: float | None = None
+    local: bool = False
+
+    def with_preprocessing(self, overrides: Mapping[str, Any]) -> "ModelSource":
+        """The same weights, shown pictures differently in the keys that are given; raises InputError for wrong ones."""
+        stated = {**asdict(self.preprocessing), **overrides}
+        return replace(self, preprocessing=Preprocessing.stated(self.name, stated))
+
+    def with_weights(self, path: Path) -> "ModelSource":
+        """The same network with the weights of a local file, of which nothing is published."""
+        return replace(self, fetch=lambda: path, published=None, local=True)
+
+    @cached_property
+    def weights(self) -> Path:
+        """The local weights file; raises InputError, naming the file and where to get it, if it cannot be had."""
+        path = Path(self.fetch())  # somebody's own may say it in a string
+        if not path.is_file():
+            raise InputError(f"{self.name}: no weights at {str(path)!r}")
+        return path
+
+    def digest(self) -> str:
+        """SHA-256 of the weights file, hexadecimal."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def load(self, device: torch.device) -> Classifier:
+        """Builds the network with its weights, freezes it on `device`, and shows it one grey picture.
+
+        Raises:
+            InputError: the file does not hold the weights of this network, or it does not give 1000 finite logits.
+        """
+        path = self.weights
+        with reading(path, self.name):
+            network = self.read(path, device)
+        # Convolutions are faster with channels last, and no less exact.
+        classifier = Classifier(network, self.preprocessing, self.differentiable).to(device)
+        classifier = classifier.to(memory_format=torch.channels_last)
+        self._try(classifier)
+        return classifier
+
+    def _try(self, classifier: Classifier) -> None:
+        size = self.preprocessing.input_size
+        try:
+            with torch.inference_mode():
+                logits = classifier(torch.full((1, 3, size, size), 0.5, device=classifier.device))
+            shape = tuple(logits.shape)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self.name} fails on an input of {size} × {size}: {printable(error, 300)}") from None
+        if shape != (1, CLASSES):
+            raise InputError(f"{self.name} ({self.weights}): answers {shape} to one picture, not (1, {CLASSES}) logits")
+        if not logits.isfinite().all():
+            raise InputError(f"{self.name} ({self.weights}): its logits are not finite numbers")
+
+
+def needed(name: str, *packages: str) -> None:
+    """Raises InputError, saying what to install, unless the packages that a model needs are there."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(f"{name} needs: pip install {' '.join(missing)}")

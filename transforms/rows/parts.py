@@ -1,0 +1,102 @@
+"""Parts: the files of a run directory, named by what they hold. Names only: nothing is opened."""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from transforms.rows.tables import TABLES
+
+CLEAN = "none"
+"""The attack column of what was not attacked."""
+
+GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
+"""Of each table, chunks whose parts of one kind are made one file at the end of a large run."""
+_FILE = re.compile(r"(?P<table>[^/]+)/(?P<folders>(.+/)?)(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file: a table's rows of one chunk, under given values of the table's partition columns."""
+
+    table: str
+    chunk: int
+    keys: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Relative to the run directory, e.g. `attacks/attack=mi4/chunk-00003.parquet`."""
+        return f"{self.folder}/chunk-{self.chunk:05d}.parquet"
+
+    @property
+    def compacted(self) -> str:
+        """Where its rows are once they have been compacted, e.g. `attacks/attack=mi4/group-00000.parquet`."""
+        return f"{self.folder}/group-{self.chunk // GROUPS[self.table]:05d}.parquet"
+
+    @property
+    def folder(self) -> str:
+        """Where it is with those of other chunks, e.g. `attacks/attack=mi4`."""
+        partitions = TABLES[self.table].partitions
+        folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
+        return "/".join([self.table, *folders])
+
+
+def images_part(chunk: int) -> Part:
+    return Part("images", chunk)
+
+
+def canvases_part(chunk: int, attack: str) -> Part:
+    return Part("canvases", chunk, (attack,))
+
+
+def attacks_part(chunk: int, attack: str) -> Part:
+    return Part("attacks", chunk, (attack,))
+
+
+def predictions_part(chunk: int, attack: str, model: str, view: str, defense: str) -> Part:
+    return Part("predictions", chunk, (attack, model, view, defense))
+
+
+def _failures_part(chunk: int, stage: str, attack: str) -> Part:
+    return Part("failures", chunk, (stage, attack, CLEAN, CLEAN, CLEAN))
+
+
+def load_parts(chunk: int) -> tuple[Part, ...]:
+    """What loading a chunk makes, in the order of publication. Failures are a part even where there are none."""
+    return _failures_part(chunk, "load", CLEAN), images_part(chunk), canvases_part(chunk, CLEAN)
+
+
+def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
+    """What attacking a chunk makes, in the order of publication."""
+    return _failures_part(chunk, "attack", attack), canvases_part(chunk, attack), attacks_part(chunk, attack)
+
+
+def part_of(path: str) -> Part | None:
+    """The part that a file of one chunk is; None for any other file."""
+    found = _FILE.fullmatch(path)
+    if found is None or found["kind"] == "group":
+        return None
+    table, folders = found["table"], found["folders"].split("/")[:-1]
+    names, keys = [each.partition("=")[0] for each in folders], [each.partition("=")[2] for each in folders]
+    if table not in TABLES or names != list(TABLES[table].partitions):
+        return None
+    return Part(table, int(found["number"]), tuple(map(unquote, keys)))
+
+
+def chunks_in(path: str) -> range:
+    """The chunks whose rows a table's file holds, by its name: one, or a group's; none if it is no such file."""
+    found = _FILE.fullmatch(path)
+    if found is None or found["table"] not in GROUPS:
+        return range(0)
+    size, number = GROUPS[found["table"]] if found["kind"] == "group" else 1, int(found["number"])
+    return range(number * size, (number + 1) * size)
+
+
+def of_tables(paths: Iterable[str]) -> set[str]:
+    """Those files of a run directory that its tables consist of; what else lies in it is somebody else's."""
+    return {path for path in paths if path.endswith(".parquet") and path.partition("/")[0] in TABLES}
+
+
+def superseded(paths: Collection[str]) -> set[str]:
+    """Parts that are still there although they have been compacted: a reader must not see their rows twice."""
+    return {path for path in paths if (part := part_of(path)) and part.compacted in paths}

@@ -1,0 +1,167 @@
+"""Parts: the files of a run directory, named by what they hold, published whole or not at all."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.rows.parts import GROUPS, Part
+from transforms.rows.tables import TABLES
+from transforms.storage.files import is_remote
+from transforms.storage.object_stores import delete_objects, os_errors, paths_below
+from transforms.storage.seal import is_whole, sealed
+
+THREADS = 8
+"""How many files are waited for at once."""
+_TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is one that `Store.publish` had not finished."""
+    return _TEMPORARY.fullmatch(path) is not None
+
+
+class Store:
+    """Reads and publishes files under a root, on any filesystem that Beam speaks. Small and picklable."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+
+    def has(self, part: Part) -> bool:
+        """Whether the part has been published, and perhaps compacted since."""
+        return self.exists(part.path) or self.exists(part.compacted)
+
+    def read(self, part: Part) -> pa.Table:
+        """The rows of a part; partition columns are not among them.
+
+        Raises:
+            OSError: it is missing, or damaged; the message names it. Only canvases can be read once they are compacted.
+        """
+        try:
+            content = self.read_bytes(part.path)
+        except FileNotFoundError:
+            if part.table != "canvases" or not self.exists(part.compacted):
+                raise
+            return self._read_gathered(part)
+        with suppress(pa.ArrowException):
+            if is_whole(content):
+                return pq.read_table(pa.BufferReader(content), schema=TABLES[part.table].columns)
+        raise self._damaged(part.path)
+
+    def _read_gathered(self, part: Part) -> pa.Table:
+        """Its own row group only: the whole file is many times as large."""
+        with self.open(part.compacted) as file, os_errors(self._at(part.compacted)):
+            try:
+                groups = pq.ParquetFile(file, page_checksum_verification=True)
+                rows = groups.read_row_group(part.chunk % GROUPS[part.table])
+                return rows.cast(TABLES[part.table].columns)
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None):  # The filesystem's; Parquet's own have none.
+                    raise
+                raise self._damaged(part.compacted) from None
+
+    def _damaged(self, path: str) -> OSError:
+        # Of what an object store holds `whole` believes that it is.
+        first = "delete it, and " if is_remote(self.root) else ""
+        return OSError(f"{self._at(path)} is damaged; {first}the same command makes it again")
+
+    def publish(self, part: Part, rows: pa.Table) -> None:
+        """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
+
+        A part that is there with the same content stays untouched.
+
+        Raises:
+            OSError: the filesystem refuses, for example because it is full.
+        """
+        content = sealed(rows)
+        if not (self.exists(part.path) and self.read_bytes(part.path) == content):
+            self.publish_bytes(part.path, content)
+
+    def publish_bytes(self, path: str, content: bytes, *, lasting: bool = True) -> None:
+        """Publishes any file, the same way; `path` is relative to the root.
+
+        Args:
+            lasting: whether it is to outlive a loss of power. It outlives its process in any case, and object stores
+                see to the rest themselves.
+        """
+        folder, _, name = self._at(path).rpartition("/")
+        # Readers of Parquet folders pass over names that begin with a dot.
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with os_errors(temporary), FileSystems.create(temporary, mime_type="application/octet-stream") as file:
+                file.write(content)
+                if lasting and not is_remote(self.root):
+                    file.flush()
+                    os.fsync(file.fileno())
+            with os_errors(self._at(path)):
+                FileSystems.rename([temporary], [self._at(path)])
+        except BaseException:
+            with suppress(Exception):
+                self.delete([temporary.removeprefix(f"{self.root}/")])
+            raise
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file's content; `path` is relative to the root. Raises OSError if there is none."""
+        with os_errors(self._at(path)), self.open(path) as file:
+            return file.read()
+
+    def open(self, path: str) -> BinaryIO:
+        """A file to read from; `path` is relative to the root. Raises OSError if there is none."""
+        with os_errors(self._at(path)):
+            file: BinaryIO = FileSystems.open(self._at(path), mime_type="application/octet-stream")
+            return file
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file; `path` is relative to the root."""
+        with os_errors(self._at(path)):
+            return bool(FileSystems.exists(self._at(path)))
+
+    def paths(self, folder: str = "") -> set[str]:
+        """All files under the root, or a folder in it, relative to the root; unfinished ones too."""
+        below = self._at(folder).rstrip("/")
+        if is_remote(self.root):
+            return {f"{folder}/{path}".lstrip("/") for path in paths_below(below)}
+        # Beam's local match cannot be told that a folder's name holds a `[`.
+        walked = os.walk(below, onerror=_unless_it_went)
+        return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
+
+    def whole(self, paths: Iterable[str]) -> set[str]:
+        """Those of these files, all there, that are whole Parquet: every byte is compared with the file's seal.
+
+        On an object store, which keeps bytes itself and publishes objects whole or not at all, all are.
+        """
+        files = list(paths)
+        if is_remote(self.root):
+            return set(files)
+        with ThreadPoolExecutor(THREADS) as threads:
+            return {path for path, good in zip(files, threads.map(self.is_whole, files), strict=True) if good}
+
+    def is_whole(self, path: str) -> bool:
+        """Whether a Parquet file is, byte for byte, what was published."""
+        return is_whole(self.read_bytes(path))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Deletes files; paths are relative to the root."""
+        doomed = [self._at(path) for path in paths]
+        if not is_remote(self.root):
+            for path in doomed:  # Beam's local delete takes names for patterns.
+                Path(path).unlink(missing_ok=True)
+        elif doomed:
+            delete_objects(doomed)
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+
+def _unless_it_went(error: OSError) -> None:
+    """A folder that cannot be listed is said; one that is not there is empty."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
