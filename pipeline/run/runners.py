@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 
 import apache_beam as beam
-import grpc  # type: ignore[import-untyped]
+import grpc
 import torch
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (

@@ -26,14 +26,14 @@ NAMES = [f"image {number}" for number in range(COUNT)]
 Theirs = Callable[[nn.Module], Any]
 
 
-def ours(name: str, lite0: Classifier, samples: Samples, goal: Goal, **parameters: object) -> Tensor:
+def ours(name: str, lite0: Classifier, samples: Samples, goal: Goal, **parameters: Any) -> Tensor:
     """The float canvases with which we end on the first samples."""
     canvases = samples.canvases[:COUNT]
     batch = Batch(canvases, goal, Draws(0, "attack", NAMES), canvases, samples.labels[:COUNT])
     return iterate(name, LinfBall(EPS), Surrogates([lite0], center, 224 / 256), batch, **parameters)
 
 
-TORCHATTACKS: dict[str, tuple[str, dict[str, object], Theirs]] = {
+TORCHATTACKS: dict[str, tuple[str, dict[str, Any], Theirs]] = {
     "FGSM": ("fgsm", {}, lambda model: torchattacks.FGSM(model, EPS)),
     "BIM": ("bim", {"steps": STEPS, "alpha": ALPHA}, lambda model: torchattacks.BIM(model, EPS, ALPHA, STEPS)),
     "PGD from the image": (
@@ -135,7 +135,7 @@ def test_patchwise_agrees_with_torchattacks(lite0: Classifier, samples: Samples)
     assert ((found - expected).abs() > 1e-6).float().mean() < 0.02
 
 
-FOOLBOX: dict[str, tuple[str, dict[str, object], foolbox.Attack]] = {
+FOOLBOX: dict[str, tuple[str, dict[str, Any], foolbox.Attack]] = {
     "FGSM": ("fgsm", {}, foolbox.attacks.LinfFastGradientAttack()),
     "BIM": (
         "bim",

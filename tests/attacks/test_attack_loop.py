@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def labels_for(count: int) -> list[int]:
 
 # Linear models -------------------------------------------------------------------------------------------------------
 
-LINEAR: dict[str, dict[str, object]] = {
+LINEAR: dict[str, dict[str, Any]] = {
     "fgsm": {},
     "bim": {"steps": 7},
     "pgd": {"steps": 7},
@@ -484,7 +485,7 @@ def test_restarts_leave_the_trap(height: float) -> None:
 # What it costs -------------------------------------------------------------------------------------------------------
 
 
-SHOWN_AT_RANDOM = [name for name in LOOPS if any(each.random for each in make(name).transformations)]  # type: ignore[attr-defined]
+SHOWN_AT_RANDOM = [name for name in LOOPS if any(each.random for each in make(name).transformations)]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +497,7 @@ SHOWN_AT_RANDOM = [name for name in LOOPS if any(each.random for each in make(na
         *[(name, {"restarts": 2, "random_start": True}) for name in LOOPS],
     ],
 )
-def test_cost_is_what_is_really_paid(name: str, more: dict[str, object]) -> None:
+def test_cost_is_what_is_really_paid(name: str, more: dict[str, Any]) -> None:
     """Counted in the networks, in the tally, and as stated: also with a further model."""
     for models in {recipe(name).models, recipe(name).models + 1}:
         networks = [Counted(bent(seed)) for seed in range(models)]
@@ -545,7 +546,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("pgd", {"restarts": 5}, 50),
     ],
 )
-def test_cost_at_the_fields_settings(name: str, parameters: dict[str, object], gradients: int) -> None:
+def test_cost_at_the_fields_settings(name: str, parameters: dict[str, Any], gradients: int) -> None:
     """Gradients per image as counted from TransferAttack's loops; where all points of a step are one, or an estimate
     after the last step would go unused, one is enough."""
     assert make(name, **parameters).cost(1)[1] == gradients
@@ -573,7 +574,7 @@ def test_an_image_that_is_done_pays_no_more(name: str) -> None:
 # One image, whatever its batch ---------------------------------------------------------------------------------------
 
 
-def spec_for(name: str, norm: str = "linf", eps: float | None = None, **parameters: object) -> AttackSpec:
+def spec_for(name: str, norm: str = "linf", eps: float | None = None, **parameters: Any) -> AttackSpec:
     few = {key: value for key, value in QUICK.items() if key in recipe(name).parameters}
     return AttackSpec(
         name="attack",
@@ -603,7 +604,7 @@ def in_batch(canvases: Tensor, labels: list[int], names: list[int]) -> CanvasBat
         *[("emi-fgsm", {"sampling": sampling}) for sampling in ("uniform", "gaussian")],
     ],
 )
-def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, object]) -> None:
+def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, Any]) -> None:
     """Bit for bit on a network of plain sums: of 1, 3 or 8 at a time, with all that is reported."""
     canvases, labels = some_canvases(8, seed=2), labels_for(8)
     classifiers = [as_is(each) for each in for_recipe(name)]
@@ -641,7 +642,7 @@ def test_an_image_does_not_feel_its_neighbours(name: str, norm: str) -> None:
         assert (attacked(list(range(8)), first=100) != together).any()
 
 
-LITE0: dict[str, dict[str, object]] = {
+LITE0: dict[str, dict[str, Any]] = {
     "pgd": {},
     "vmi-fgsm": {"neighbors": 1},
     "pgn": {"neighbors": 1},

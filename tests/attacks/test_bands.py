@@ -1,6 +1,7 @@
 """Bands: NumPy's FFT and SciPy's DCT as the oracles."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,8 @@ def test_an_attack_stays_in_its_band(norm: str, basis: str, seed: int, cutoff: f
     grey = torch.full((2, 3, SIDE, SIDE), 128, dtype=torch.uint8)
     batch = batch_of(grey, [0, 1], seed=seed)
     alpha = 0.8 if (norm, step_in) == ("l1", "pixels") else EPS[norm] / 2  # where four values take the whole step
-    few = {"steps": 2, "alpha": alpha, "neighbors": 2, "random_start": False}  # from anywhere ball and box would cut in
+    # Not from anywhere, where ball and box would cut in.
+    few: dict[str, Any] = {"steps": 2, "alpha": alpha, "neighbors": 2, "random_start": False}
     chosen = {key: few[key] for key in few if key in recipe(name).parameters}
     chosen |= {"basis": basis, "cutoff": cutoff, "step_in": step_in}
     ball = BALLS[norm](EPS[norm] * 1000)

@@ -468,7 +468,7 @@ def dem(image: Naive, rates: tuple[float, ...] = (1.3, 1.6, 2.0)) -> np.ndarray:
 @dataclass(frozen=True)
 class Case:
     run: Run
-    parameters: dict[str, object] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     looks: tuple[tuple[Look, int], ...] = ()
     models: int = 1
     reach: float = 1.0
@@ -771,6 +771,6 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("adaea", {"objective": "dlr"}, "objective"),
     ],
 )
-def test_senseless_parameters_are_refused_in_one_line(name: str, parameters: dict[str, object], named: str) -> None:
+def test_senseless_parameters_are_refused_in_one_line(name: str, parameters: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=rf"^{named}: .+\Z"):
         make(name, **parameters)

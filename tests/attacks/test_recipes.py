@@ -39,7 +39,7 @@ from transforms.errors import InputError
 NAMED = [name for name, each in RECIPES.items() if each.chain[-1] is common]
 
 
-def loop(name: str, **parameters: object) -> AttackLoop:
+def loop(name: str, **parameters: Any) -> AttackLoop:
     made = make(name, **parameters)
     assert isinstance(made, AttackLoop)
     return made
@@ -206,7 +206,7 @@ SI = {"scales": 5}
 VARIANCE = {"neighbors": 20, "beta": 1.5}
 TARGETED = {**MI, "steps": 300, "alpha": 2 / 255, "normalized": False, **DI, "diversity_probability": 0.7}
 APGD = {"steps": 100, "restarts": 1, "rho": 0.75, "step_weight": 0.75}
-DEFAULTS: dict[str, dict[str, object]] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "fgsm": {},
     "bim": STEPS,
     "pgd": {**STEPS, "random_start": True},
@@ -263,12 +263,13 @@ def test_what_none_stands_for() -> None:
     assert [make("square", norm) for norm in ("linf", "l2")] == [
         make("square", norm, p_init=part) for norm, part in (("linf", 0.05), ("l2", 0.1))
     ]
-    for name, parameters in {
+    own: dict[str, dict[str, Any]] = {
         "fmn": {"alpha_final": 0.01},
         "svre": {"inner_alpha": EPS["linf"] / 10},
         "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
         "pi-fgsm": {"project_factor": EPS["linf"]},
-    }.items():
+    }
+    for name, parameters in own.items():
         models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
         batch = batch_of(some_canvases(3), [0, 1, 2])
         found = [found_by(make(name, steps=10, **each), models, batch) for each in ({}, parameters)]
@@ -407,7 +408,8 @@ def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path)
 @pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay")])
 def test_momentum_within_a_single_step_has_an_effect(name: str, key: str) -> None:
     batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
-    found = [found_by(make(name, steps=1, **{key: decay}), models, batch) for decay in (0.1, 1.0)]
+    decays: list[dict[str, Any]] = [{key: decay} for decay in (0.1, 1.0)]
+    found = [found_by(make(name, steps=1, **each), models, batch) for each in decays]
     assert not torch.equal(*found)
 
 

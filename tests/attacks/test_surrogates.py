@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from tests.support.attacks import (
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.spec import AttackSpec
-from transforms.attacks.surrogates import FUSIONS, Surrogates
+from transforms.attacks.surrogates import FUSIONS, Fusion, Surrogates
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.differentiable import differentiable
@@ -52,7 +53,7 @@ def by_hand(fuse: str, logits: list[np.ndarray], wanted: int) -> float:
 
 @fusions
 @pytest.mark.parametrize("targets", [None, [2, 3, 1]])
-def test_fusion_by_hand(fuse: str, targets: list[int] | None) -> None:
+def test_fusion_by_hand(fuse: Fusion, targets: list[int] | None) -> None:
     """The objective, and as its slope the gradient: finite differences in double precision."""
     weight = [(30 * slope_weights(4, seed)).astype(np.float32).astype(np.float64) for seed in range(2)]
     classifiers = [as_is(Sums(each).double()).double() for each in weight]
@@ -324,7 +325,7 @@ class Layers(nn.Module):
         return logits * self.factor
 
 
-def spec_for(recipe: str, **more: object) -> AttackSpec:
+def spec_for(recipe: str, **more: Any) -> AttackSpec:
     given = {
         "name": "attack",
         "recipe": recipe,
@@ -338,7 +339,7 @@ def spec_for(recipe: str, **more: object) -> AttackSpec:
         "eps": 8 / 255,
         "target": None,
     }
-    return AttackSpec(**{**given, **more})  # type: ignore[arg-type]
+    return AttackSpec(**{**given, **more})
 
 
 def canvas_batch(canvases: Tensor, labels: list[int]) -> CanvasBatch:

@@ -84,7 +84,8 @@ def test_diverse_inputs_are_resized_padded_and_resized_back(seed: int, side: int
 def test_sizes_and_places_of_diverse_inputs() -> None:
     """A white picture of 40 pixels on black of 60: every size from 40 to 59 and every place that leaves a black line
     at the far side; a third side's padding never changes sides."""
-    sizes, tops = Counter(), Counter()
+    sizes: Counter[int] = Counter()
+    tops: Counter[int] = Counter()
     for number in range(400):
         found = shown(DiverseInput(1.5, 1.0), white(1, 40), draws=Draws(0, "di", [f"{number}"]))[0, 0]
         # Each side of the picture keeps its share of the square: the sum along a line through it measures it.

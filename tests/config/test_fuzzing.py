@@ -296,7 +296,7 @@ def changed(tree: Any, path: list[int], key: bool, written: str) -> Any:
     """The tree with something else in one place of it, or under another key."""
     if not path or not isinstance(tree, dict | list) or not tree:
         return Raw(written)
-    here = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
+    here: list[tuple[Any, Any]] = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
     place = path[0] % len(here)
     name, inner = here[place]
     if key and len(path) == 1 and isinstance(tree, dict):

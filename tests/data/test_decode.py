@@ -219,9 +219,10 @@ def test_bad_bytes_have_a_short_reason(data: bytes, reason: str) -> None:
 
 
 VICTIMS = [
-    encode(noise(24, 20), kind, **options)
-    for kind, options in [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("TIFF", {}), ("WEBP", {}), ("BMP", {})]
-] + [encode(noise(24, 20), "TIFF", compression="tiff_lzw"), encode(noise(24, 20).convert("P"), "PNG", transparency=0)]
+    *(encode(noise(24, 20), kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")),
+    encode(noise(24, 20), "TIFF", compression="tiff_lzw"),
+    encode(noise(24, 20).convert("P"), "PNG", transparency=0),
+]
 
 
 @settings(max_examples=200, derandomize=True, deadline=None, database=None)

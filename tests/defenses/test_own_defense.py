@@ -106,7 +106,7 @@ def keyed(canvases, draws, *, sigma: float):
 def test_a_careless_defence_is_keyed_all_the_same(package: Package) -> None:
     package("careless", CARELESS, drawing="careless:drawing", keyed="careless:keyed")
     canvases = pictures(8, count=1).expand(3, 3, 8, 8) // 2
-    before = canvases.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()
+    before = canvases.clone(), torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     drawing, keyed = parse("drawing:sigma=7"), parse("keyed:sigma=7,repeats=2")
     assert not drawing.random and keyed.random
     plain = drawing(canvases)
@@ -117,7 +117,7 @@ def test_a_careless_defence_is_keyed_all_the_same(package: Package) -> None:
     assert not torch.equal(random[0], random[1])
     assert not torch.equal(random, keyed(canvases, draws_for(3).at("repeat", 1)))
     assert torch.equal(canvases, before[0]) and torch.equal(torch.get_rng_state(), before[1])
-    assert np.array_equal(np.random.get_state()[1], before[2])
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], before[2])
 
 
 @pytest.mark.parametrize(

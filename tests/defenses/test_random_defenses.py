@@ -46,7 +46,7 @@ def test_noise_is_normal(sigma: float) -> None:
     assert abs(added.std() / spread - 1) < 4 / math.sqrt(2 * count)
     levels = np.arange(128 - 20, 128 + 21)
     expected = np.diff(stats.norm.cdf((np.append(levels, 129 + 20) - 128.5) / (255 * sigma)))
-    found = [(added == level - 128).double().mean() for level in levels]
+    found = [torch.eq(added, int(level) - 128).double().mean() for level in levels]
     assert np.abs(np.array(found) - expected).max() < 4 * np.sqrt(expected.max() / count)
 
 

@@ -40,7 +40,8 @@ def fill(folder: Path, *names: str, labels: str | None = None) -> Path:
 
 
 def images(seed: int = 0, **config: Any) -> list[ImageRef]:
-    return list_images(ImagesConfig(**{k: str(v) if isinstance(v, Path) else v for k, v in config.items()}), seed)
+    given: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+    return list_images(ImagesConfig(**given), seed)
 
 
 def labels_of(refs: list[ImageRef]) -> dict[str, int]:

@@ -267,7 +267,7 @@ def test_packaged_published_accuracy(name: str, published: float) -> None:
 # What an experiment says of preprocessing ----------------------------------------------------------------------------
 
 LITE0 = "packaged/efficientnet-lite0"
-OTHER = {
+OTHER: dict[str, Any] = {
     "input_size": 192,
     "resize": 300,
     "interpolation": "nearest",
@@ -283,8 +283,8 @@ def test_preprocessing_key_by_key() -> None:
     plain = model_source(LITE0)
     for key, value in OTHER.items():
         found = model_source(LITE0, preprocessing={key: value}).preprocessing
-        expected = tuple(value) if isinstance(value, list) else value
-        assert found == replace(plain.preprocessing, **{key: expected}) != plain.preprocessing
+        expected: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value}
+        assert found == replace(plain.preprocessing, **expected) != plain.preprocessing
     assert model_source(LITE0, preprocessing={}).preprocessing == plain.preprocessing
     assert list(OTHER) == [field.name for field in fields(Preprocessing)]
 
@@ -372,6 +372,7 @@ def resnet() -> nn.Module:
     network = torchvision.models.resnet18(weights=None).eval()
     for module in network.modules():  # away from the initial values, so that a mistake in them would show
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.uniform_(-0.1, 0.1)
             module.running_var.uniform_(0.8, 1.2)
     return network
@@ -450,7 +451,7 @@ def test_densenets_published_spelling(tmp_path: Path) -> None:
 )
 def test_torchvisions_preprocessing(name: str, size: int, field: float, interpolation: str) -> None:
     found = model_source(f"torchvision/{name}").preprocessing
-    assert (found.input_size, found.field, found.interpolation) == (size, pytest.approx(field), interpolation)
+    assert (found.input_size, found.interpolation) == (size, interpolation) and found.field == pytest.approx(field)
     assert found.mean == (0.485, 0.456, 0.406) and found.std == (0.229, 0.224, 0.225)
 
 
@@ -458,7 +459,7 @@ def test_weights_v1_and_v2_are_shown_and_measured_differently() -> None:
     """Who says ResNet-50 alone compares numbers of two. Accuracies: torchvision's table of weights."""
     first, second = (model_source(f"torchvision/resnet50@IMAGENET1K_V{version}") for version in (1, 2))
     assert (first.preprocessing.resize, second.preprocessing.resize) == (256, 232)
-    assert (first.published, second.published) == (pytest.approx(0.76130), pytest.approx(0.80858))
+    assert first.published == pytest.approx(0.76130) and second.published == pytest.approx(0.80858)
     assert first.preprocessing.window(512, 1.0) == 448 and second.preprocessing.window(512, 1.0) == 494
     assert first.preprocessing.antialias and first.differentiable
 
@@ -483,7 +484,8 @@ def test_inception_is_shown_its_own_scale(tmp_path: Path) -> None:
     path = save(network.state_dict(), tmp_path / "inception.pth")
     classifier = model_source("torchvision/inception_v3@IMAGENET1K_V1", path).load(CPU)
     shown: list[Tensor] = []
-    classifier.network.Conv2d_1a_3x3.register_forward_pre_hook(lambda _module, inputs: shown.append(inputs[0]))
+    first = classifier.network.get_submodule("Conv2d_1a_3x3")
+    first.register_forward_pre_hook(lambda _module, inputs: shown.append(inputs[0]))
     canvases = torch.randint(0, 256, (1, 3, 342, 342), generator=torch.Generator().manual_seed(0)).float()
     look(classifier, center, canvases / 255, 1.0)
     assert torch.allclose(shown[0], 2 * canvases[..., 21:320, 21:320] / 255 - 1, atol=1e-5)
@@ -680,7 +682,7 @@ def test_a_cached_file_is_loaded(hub: Path, resnet: nn.Module) -> None:
     expected = model_source(RESNET, str(hub / FILE)).load(CPU)
     with torch.inference_mode():
         assert torch.equal(classifier(windows), expected(windows))
-    assert torch.equal(classifier.network.fc.weight, resnet.fc.weight)
+    assert torch.equal(classifier.network.get_parameter("fc.weight"), resnet.get_parameter("fc.weight"))
 
 
 def test_digest_is_the_files(tmp_path: Path) -> None:
@@ -785,7 +787,7 @@ def test_the_page_about_own_models(package: Package, tmp_path: Path, monkeypatch
 WILD = """
 import torch
 from transforms.models.classifier import Preprocessing
-from transforms.models.sources import ModelSource
+from transforms.models.sources.source import ModelSource
 KIND = Preprocessing(32, 32, "bilinear", (0, 0, 0), (1, 1, 1))
 def some(answer):
     return ModelSource("some", KIND, lambda: __file__, lambda path, device: answer)

@@ -1,8 +1,10 @@
 """Estimates, by stopwatches that are set by hand."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,9 +75,9 @@ def test_the_range_spans_both_trials_of_each_step(tmp_path: Path, monkeypatch: p
 
 def test_work_is_stopped_at_the_first_picture_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     monkeypatch.setattr(module, "_PATIENCE", 3.5)
-    model = nn.Identity()
+    model: Any = nn.Identity()
     model.device = torch.device("cpu")
 
     def work() -> None:
@@ -84,21 +86,21 @@ def test_work_is_stopped_at_the_first_picture_after_its_time(monkeypatch: pytest
                 model(torch.zeros(4, 3, 2, 2))
 
     # begun at 0; pictures at 1, 2 and 3; stopped at 4, and read at 5
-    assert module._taken(work, [model]) == (5, 3 * 4)  # type: ignore[list-item]
+    assert module._taken(work, [model]) == (5, 3 * 4)
     model(torch.zeros(4, 3, 2, 2))
     assert next(ticks) == 6, "the stopwatch still runs"
-    assert module._taken(lambda: None, [model]) == (1, None)  # type: ignore[list-item]
+    assert module._taken(lambda: None, [model]) == (1, None)
 
 
 def test_work_that_is_late_to_begin_shows_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a slow store has to be read first: what the rest takes is reckoned from at least one."""
     ticks = iter([0.0, 9.0, 10.0, 11.0])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(module, "_PATIENCE", 3.5)
-    model = nn.Identity()
+    model: Any = nn.Identity()
     model.device = torch.device("cpu")
     pictures = torch.zeros(4, 3, 2, 2)
-    assert module._taken(lambda: [model(pictures), model(pictures)], [model]) == (11, 4)  # type: ignore[list-item]
+    assert module._taken(lambda: [model(pictures), model(pictures)], [model]) == (11, 4)
 
 
 def test_more_work_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_work_names_only_the_chunks_and_attacks_with_something_missing(tmp_path:
     lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
     (wave,) = make_waves(experiment, make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).missing, None)
     (work,) = wave.work(CHUNKS)
-    assert (work.chunk, work.attacks) == (CHUNKS[1], {"mi"})
+    assert (work.chunk, work.attacks) == (CHUNKS[1], frozenset({"mi"}))
 
 
 def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to_look_at(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from apache_beam.io.gcp.gcsio_retry import DEFAULT_RETRY_WITH_THROTTLING_COUNTER
 from apache_beam.utils import retry
 from google.api_core.retry import Retry
 from google.cloud.storage.retry import DEFAULT_RETRY
-from preflight import reach
+from typer.testing import Result
 
 import pipeline.main
 import pipeline.run.lock
@@ -36,7 +36,6 @@ from pipeline.run.lock import LOCK, lease
 from pipeline.run.plan import Tasks
 from pipeline.run.progress import progress_bar
 from tests.support.runs import (
-    Result,
     complaint,
     contents,
     invoke,
@@ -50,15 +49,15 @@ from tests.support.runs import (
     written,
 )
 from transforms.data.chunks import ImageRef
-from transforms.data.decode import CanvasSpec
+from transforms.data.decode import BadImage, CanvasSpec
 from transforms.errors import InputError, StoppedError
 from transforms.rows.canvases import canvas_table
 from transforms.rows.parts import attacks_part, canvases_part, images_part
 from transforms.rows.tables import TABLES, rows_table
-from transforms.steps.load import BadImage
 from transforms.storage import preflight
 from transforms.storage.files import read_bytes, slice_uri
 from transforms.storage.images import read_image
+from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
 
 if TYPE_CHECKING:
@@ -522,7 +521,7 @@ def test_of_two_that_begin_at_once_one_goes_on(store: Store, monkeypatch: pytest
         sleep(seconds)
         store.publish_bytes(LOCK, b"another 0")
 
-    monkeypatch.setattr(pipeline.run.lock.time, "sleep", another_signs)
+    monkeypatch.setattr(time, "sleep", another_signs)
     with pytest.raises(InputError, match="another run is at work"), lease(store):
         raise AssertionError("the other one signed later")
     assert store.read_bytes(LOCK) == b"another 0"
@@ -739,9 +738,9 @@ def test_a_store_that_hangs_is_not_waited_for(s3_bucket: "Bucket", monkeypatch: 
     store = Store(f"{s3_bucket.url}/run")
     for module, name in ((pipeline.run.progress, "_LAST_LOOK"), (pipeline.run.lock, "_PARTING")):
         monkeypatch.setattr(module, name, 0.2)
-    monkeypatch.setattr(Store, "paths", lambda *_: time.sleep(10) or set())
+    monkeypatch.setattr(Store, "paths", lambda *_: time.sleep(10))
     with lease(store), progress_bar(store, NOTHING, "run"):
-        monkeypatch.setattr(Store, "read_bytes", lambda *_: time.sleep(10) or b"")
+        monkeypatch.setattr(Store, "read_bytes", lambda *_: time.sleep(10))
         started = time.monotonic()
     assert time.monotonic() - started < 5
 
@@ -750,7 +749,7 @@ def test_waiting_is_said_in_one_line(capsys: pytest.CaptureFixture[str], monkeyp
     """Clients ask again for minutes, Beam with a traceback and Google's in silence."""
     failures = [ConnectionError("nobody is there\nat all")]
 
-    @retry.with_exponential_backoff(num_retries=1, initial_delay_secs=0.01)
+    @retry.with_exponential_backoff(num_retries=1, initial_delay_secs=0.01)  # type: ignore[untyped-decorator]
     def ask() -> str:
         if failures:
             raise failures.pop()

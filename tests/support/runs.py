@@ -143,8 +143,8 @@ def refused(experiment: Path, output: Path, *options: str) -> str:
 
 def command(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The real command, to its end."""
-    written_out = [MEGALITH, *map(str, arguments)]
-    return subprocess.run(written_out, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    line = [str(MEGALITH), *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def start(log: Path, *arguments: object) -> subprocess.Popen[bytes]:

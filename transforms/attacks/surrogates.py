@@ -50,20 +50,23 @@ class Slope(NamedTuple):
     logits: Tensor
 
 
+_NO_PASSES = torch.tensor(0)
+
+
 @dataclass
 class Tally:
     """What was asked of the surrogates so far.
 
     Attributes:
-        forwards, backwards: passes of one network over one window: int64 (B,), or 0 before the first.
+        forwards, backwards: passes of one network over one window: int64 (B,), or a single 0 before the first.
         finite: bool (B,), whether every gradient of the image was finite; None before the first gradient. A gradient
             that is not counts as zero, so that one broken image does not stop the others.
         active: bool (B,), the images that are still being attacked; only their passes count. None for all. So what
             an image costs does not depend on how long others of its batch take.
     """
 
-    forwards: Tensor | int = 0
-    backwards: Tensor | int = 0
+    forwards: Tensor = _NO_PASSES
+    backwards: Tensor = _NO_PASSES
     finite: Tensor | None = None
     active: Tensor | None = None
 

@@ -31,7 +31,7 @@ from transforms.attacks.parts.bands import DctBand
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
-from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.surrogates import Precision, Surrogates
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier, Preprocessing
@@ -84,7 +84,7 @@ class Broken(Bent):
         return super().forward(windows) + torch.where(dark, (windows - windows.detach()).flatten(1), 1)[:, :1].sqrt()
 
 
-def surrogates(*networks: nn.Module, precision: str = "fp32") -> Surrogates:
+def surrogates(*networks: nn.Module, precision: Precision = "fp32") -> Surrogates:
     as_is = Preprocessing(SIDE, SIDE, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     return Surrogates([Classifier(each, as_is) for each in networks], center, 1.0, precision=precision)
 
@@ -212,6 +212,7 @@ def test_the_nearest_boundary_of_a_linear_model(name: str, norm: str) -> None:
     assert batch.goal.reached(plain.logits(found.canvases.float() / WHITE)).all()
     near = adapted(name).make(BALLS[norm](float(distances.min()) / 2))(plain, batch)
     assert not batch.goal.reached(plain.logits(near.canvases.float() / WHITE)).any()
+    assert near.norms is not None and found.norms is not None
     assert near.norms.isinf().all() if name == "torchattacks/FAB" else torch.allclose(near.norms, found.norms)
 
 
@@ -277,7 +278,7 @@ def test_rows_depend_on_the_image_alone(name: str, norm: str, parameters: dict[s
     assert after == (torch.rand(1), np.random.random(), random.random())  # noqa: S311
     assert torch.equal(found.canvases, torch.cat([each.canvases for each in pieces]))
     if found.norms is not None:
-        assert torch.equal(found.norms, torch.cat([each.norms for each in pieces]))
+        assert torch.equal(found.norms, torch.cat([each.norms for each in pieces if each.norms is not None]))
     for counted in ("forwards", "backwards"):
         whole = getattr(plain.tally, counted).tolist()
         assert whole == torch.cat([getattr(each, counted) for each in tallies]).tolist()
@@ -390,7 +391,7 @@ def test_gradients_that_are_not_finite_are_told() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_library_sees_the_gradient_of_the_house(precision: str) -> None:
+def test_a_library_sees_the_gradient_of_the_house(precision: Precision) -> None:
     """Also where it is so small that fp16 would lose it."""
     plain, batch = surrogates(Bent(), precision=precision), some_batch(range(3))
     canvases = batch.clean.requires_grad_()

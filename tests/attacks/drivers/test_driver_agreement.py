@@ -136,8 +136,8 @@ def test_norms_are_foolboxs(
 ) -> None:
     """The steps are the same: medians part by no more than that one ends a step earlier or later."""
     setting = Setting(lite0, samples, 3)
-    roomy = {"l2": L2Ball(2.0), "linf": LinfBall(4 / 255)}[norm]
-    canvases, norms = setting.attack(ours(roomy))
+    roomy: dict[str, Ball] = {"l2": L2Ball(2.0), "linf": LinfBall(4 / 255)}
+    canvases, norms = setting.attack(ours(roomy[norm]))
     assert norms is not None and norms.isfinite().all()
     assert setting.fooled(canvases).all()
     ratio = float(norms.median() / setting.norms_of(theirs, norm).median())

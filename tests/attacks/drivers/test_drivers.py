@@ -20,11 +20,11 @@ import tests.support.attacks as attack_helpers
 from tests.support.attacks import Counted, Sums, as_is, batch_of
 from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, minimal, square
-from transforms.attacks.objectives import Goal, cross_entropy, dlr, margin
+from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr, margin
 from transforms.attacks.protocol import Attack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.surrogates import Slope, Surrogates, watching
 from transforms.errors import InputError
 from transforms.models.views import center
 from transforms.randomness import Draws
@@ -46,7 +46,7 @@ def taken_for(network: nn.Module, canvases: Tensor) -> Tensor:
     return surrogates(network).logits(canvases / 255).argmax(dim=1)
 
 
-def make(name: str, ball: Ball, **parameters: object) -> Attack:
+def make(name: str, ball: Ball, **parameters: Any) -> Attack:
     """A quick attack, unless the parameters say otherwise."""
     known = RECIPES[name].parameters
     return RECIPES[name].make(ball, **{**{key: SHORT[key] for key in SHORT if key in known}, **parameters})
@@ -127,7 +127,7 @@ class Linear:
         return np.array(found)
 
 
-LONG = {
+LONG: dict[str, dict[str, Any]] = {
     "cw": {"steps": 500, "binary_search_steps": 9, "learning_rate": 4e-3, "initial_const": 1e-3},
     "ddn": {"steps": 300},
     "fmn": {"steps": 500},
@@ -444,6 +444,7 @@ def test_apgd_goes_where_torchattacks_goes(norm: str, loss: str) -> None:
     it is shrunk, which is not the nearest point, so the box is kept out of the way.
     """
     plain = bent(3)
+    assert plain.last is not None
     last = plain.last.detach().numpy() / 4
     network = Sums(plain.first.detach().numpy(), last, bias=np.array([2 * abs(last).sum(axis=1).max(), 0, 0, 0, 0, 0]))
     rng = np.random.default_rng(0)
@@ -614,7 +615,7 @@ class Scripted:
         surrogates.logits(batch.clean)
         canvases = batch.canvases.clone()
         canvases[list(self.painted)] = 255 - len(self.attacked)
-        return autoattack.Found(canvases)
+        return Found(canvases)
 
 
 def test_a_cascade_attacks_what_still_stands() -> None:
@@ -644,9 +645,10 @@ def test_apgd_t_tries_the_nine_best_other_classes_in_order() -> None:
     towards: list[list[int]] = []
 
     class Watched(Surrogates):
-        def slope(self, canvases, objective, goal):  # type: ignore[no-untyped-def]
+        def slope(self, canvases: Tensor, objective: Objective, goal: Goal, **more: Any) -> Slope:
+            assert goal.targets is not None
             towards.append(goal.targets.tolist())
-            return super().slope(canvases, objective, goal)
+            return super().slope(canvases, objective, goal, **more)
 
     bias = np.array([9.0, -1, -4, -3, -2, -5, -6, -7, -8, -9, -10, -11])
     network = Sums(np.random.default_rng(0).normal(size=(12, SIZE)) / 1e4, bias=bias)
@@ -791,7 +793,7 @@ def test_some_take_no_target(name: str) -> None:
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(
-    name: str, ball: Ball, parameters: dict[str, object], message: str
+    name: str, ball: Ball, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as raised:
         RECIPES[name].make(ball, **parameters)
