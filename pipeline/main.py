@@ -97,7 +97,7 @@ def run(
         prepared = prepare(load_experiment(experiment, change or []), output)
         check_paths(runner, prepared.paths)
         _print_plan(prepared)
-        execute(prepared, options, device, _print_clean_accuracy, models_in_memory)
+        execute(prepared, options, device, _print_clean_accuracy, _warn, models_in_memory)
         results = open_run(output)
         print_summary(results, prepared.experiment, console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]
@@ -248,7 +248,7 @@ def _print_plan(prepared: "Prepared") -> None:
         print(f"damaged parts: {len(prepared.damaged)}, {prepared.damaged[0]} among them")
         print("`run` removes them, and makes those of this experiment again")
     for warning in prepared.warnings:
-        _say(f"warning: {warning}")
+        _warn(warning)
 
 
 def _tell_beam(context: typer.Context) -> None:
@@ -282,6 +282,10 @@ def _json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
     values = (base64.b64encode(cell).decode() if isinstance(cell, bytes) else cell for cell in row)
     finite = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in values)
     return dict(zip(headings, finite, strict=True))
+
+
+def _warn(message: str) -> None:
+    _say(f"warning: {message}")
 
 
 def _say(message: str) -> None:

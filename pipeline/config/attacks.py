@@ -31,9 +31,8 @@ from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
 from transforms.models.views import VIEWS, windows
+from transforms.rows.parts import variant_name
 
-KNOWING = "@"
-"""Between an adaptive attack and the defence that it knows, in the names of its variants."""
 _LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
 """Parameters that are lengths in the attack's norm."""
 _PIXELS = {"spectrum_noise"}
@@ -223,7 +222,7 @@ class AttackConfig(Strict):
         if not self.adaptive:
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
-        variants = (replace(plain, name=f"{name}{KNOWING}{each.name}", defense=each) for each in known)
+        variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
         return tuple(_drawn_where_random(each) for each in (plain, *variants))
 
 

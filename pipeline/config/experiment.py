@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from pipeline.config.attacks import KNOWING, AttackConfig, OneDefense, View
-from pipeline.config.base import Name, Names, Strict, different, first_problem
+from pipeline.config.attacks import AttackConfig, OneDefense, View
+from pipeline.config.base import Name, Names, Strict, different, first_problem, one_of
 from pipeline.config.images import ImagesConfig
 from pipeline.config.yaml import MAX_BYTES, read_yaml
 from transforms.attacks.objectives import Goal
@@ -22,6 +22,7 @@ from transforms.data.decode import CanvasSpec
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
+from transforms.models.pin import Engine
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.models.views import problem
@@ -52,11 +53,16 @@ class CanvasConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """A model: its source, and a local checkpoint where the source's own weights are not wanted."""
+    """A model: its source, a local checkpoint where the source's own weights are not wanted, and what predicts with it.
+
+    Attributes:
+        engine: runs the network when it predicts; by default the quickest that agrees with torch on the device.
+    """
 
     source: str
     weights: str | None = None
     preprocessing: dict[str, Any] = Field(default_factory=dict)  # what differs from the source's own
+    engine: Annotated[Engine, one_of("engine", get_args(Engine))] = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +71,8 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _exists(self) -> "ModelConfig":
-        _ = self.resolved
+        if self.engine == "torch" and not self.resolved.differentiable:
+            raise InputError(f"engine: torch cannot run {self.source}, which ONNX Runtime runs; leave it out")
         return self
 
     @cached_property
@@ -88,6 +95,7 @@ class Experiment(Strict):
     views: Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(different)] = ("center",)
     defenses: tuple[OneDefense, ...] = ()
     all_probabilities: bool = False
+    micro_batch: int | None = Field(default=None, ge=1, le=4096, strict=True)
     keep_canvases: bool = True
 
     @model_validator(mode="before")
@@ -175,8 +183,8 @@ class Experiment(Strict):
         canvas = self.canvas.spec
         for name in models:
             preprocessing = self.models[name].resolved.preprocessing
-            found = problem(view, canvas.crop, preprocessing.window(canvas.crop, canvas.field))
-            if found and preprocessing.field == 1:
+            found = problem(view, canvas.crop, preprocessing.window(canvas.crop, canvas.field_of_view))
+            if found and preprocessing.field_of_view == 1:
                 found = f"{view} looks at parts, and this model was evaluated on whole pictures"
             if found:
                 raise InputError(f"{where}: for {name}, {found}")
@@ -197,7 +205,7 @@ class Experiment(Strict):
         """Behind which defences the canvases of each attack are looked at, and the clean ones: behind none and all of
         them; those of an attack's variant that knows one, behind none and that one."""
         every = (NO_DEFENSE, *self.defenses)
-        own = {spec.name: (NO_DEFENSE, spec.defense) if KNOWING in spec.name else every for spec in self.specs}
+        own = {spec.name: (NO_DEFENSE, spec.defense) if spec.variant_of else every for spec in self.specs}
         return {CLEAN: every, **own}
 
 

@@ -5,7 +5,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.terminal import text_table
-from pipeline.config.attacks import KNOWING
 from pipeline.config.experiment import Experiment
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
@@ -56,9 +55,9 @@ def print_summary(run: Run, experiment: Experiment, console: Console) -> None:
 def _with_adaptive(rates: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """The variants of adaptive attacks, each behind the defence that it knows, under one name."""
     variants = {
-        (spec.name, spec.defense.name): spec.name.partition(KNOWING)[0] + _ADAPTIVE
+        (spec.name, spec.defense.name): spec.variant_of + _ADAPTIVE
         for spec in experiment.specs
-        if KNOWING in spec.name
+        if spec.variant_of is not None
     }
     names = [variants.get((row.attack, row.defense), row.attack) for row in rates.itertuples()]
     return rates.assign(attack=names)

@@ -13,8 +13,8 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.images.files import absolute
+from pipeline.results.record import RUN_JSON, RunRecord, read_record
 from pipeline.results.statistics import Rate
-from pipeline.run.definitions import RUN_JSON, Json, read_run
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
@@ -33,11 +33,10 @@ class Run:
         """Raises InputError if there is no run at `path`, or its object store cannot be asked."""
         self.store = Store(absolute(path))
         reach("run directory", self.store.root)
-        metadata = read_run(self.store)
-        if metadata is None:
+        record = read_record(self.store)
+        if record is None:
             raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
-        self.metadata: Json = metadata
-        self.definitions: Json = metadata["definitions"]
+        self.record: RunRecord = record
 
     def __getattr__(self, table: str) -> pd.DataFrame:
         if table not in TABLES:

@@ -1,4 +1,4 @@
-"""Models check_clean_accuracy themselves: before any attack, each must be mostly right on clean labelled images."""
+"""The clean-accuracy check before any attack: each model must be mostly right on clean labelled images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,14 @@ import torch
 
 from pipeline.config.experiment import Experiment
 from pipeline.results.statistics import Rate
+from pipeline.run.prepare import Prepared
 from transforms.data.chunks import Chunk, ImageRef
 from transforms.data.decode import BadImage
 from transforms.models.answers import predict_batch
-from transforms.models.batches import micro_batch
 from transforms.models.classifier import Classifier
-from transforms.models.pin import ModelPin
+from transforms.models.conditions import Conditions
 from transforms.storage.crash_guard import guarded
 from transforms.storage.images import read_image
-from transforms.storage.store import Store
 
 _IMAGES = 20
 _FAR = 0.1
@@ -41,30 +40,29 @@ class CleanAccuracy:
 
 
 def check_clean_accuracy(
-    experiment: Experiment,
-    store: Store,
-    chunks: Sequence[Chunk],
-    pins: Mapping[str, ModelPin],
-    load: Callable[[str], Classifier],
-    known: Mapping[str, Sequence[int]],
+    prepared: Prepared,
+    conditions: Conditions,
+    target: Callable[[str], Classifier],
+    known: Mapping[str, tuple[int, int]],
 ) -> list[CleanAccuracy]:
     """Shows each of the models the same clean images, spread evenly over the experiment's, but for those that kill.
 
     Args:
-        store: where it is recorded what is begun.
-        load: a model by its name.
-        known: of models that need not be asked again, how many they got right and of how many.
+        target: a model by its name, as it predicts.
+        known: how many images models that need not be asked again got right, and of how many.
     """
+    experiment, pins = prepared.experiment, prepared.pins
     counts = {name: known[name] for name in pins if name in known}
     unknown = [name for name in pins if name not in known]
     if unknown:
-        refs = _some_images(chunks)
+        refs = _some_images(prepared.chunks)
 
         def work(some: Sequence[int]) -> dict[str, tuple[int, int]]:
             labels, canvases = _clean_images(experiment, [refs[number] for number in some])
-            return {name: (_correct(experiment, load(name), labels, canvases), len(labels)) for name in unknown}
+            view, of = experiment.views[0], len(labels)
+            return {name: (_correct(target(name), view, labels, canvases, conditions), of) for name in unknown}
 
-        _, found = guarded(store, "proof", [ref.image_id for ref in refs], work)
+        _, found = guarded(prepared.store, "proof", [ref.image_id for ref in refs], work)
         counts |= found or dict.fromkeys(unknown, (0, 0))
     return [CleanAccuracy(name, counts[name][0], counts[name][1], pinned.published) for name, pinned in pins.items()]
 
@@ -88,9 +86,8 @@ def _canvas(ref: ImageRef, experiment: Experiment) -> torch.Tensor | None:
     return torch.from_numpy(decoded.canvas)
 
 
-def _correct(experiment: Experiment, model: Classifier, labels: torch.Tensor, canvases: torch.Tensor) -> int:
+def _correct(model: Classifier, view: str, labels: torch.Tensor, canvases: torch.Tensor, conditions: Conditions) -> int:
     if not len(labels):
         return 0
-    size = micro_batch(model.device, experiment.chunk_size)
-    predicted = predict_batch(model, experiment.views[0], experiment.canvas.spec.field, canvases, size).argmax(dim=1)
+    predicted = predict_batch(model, view, canvases, conditions).argmax(dim=1)
     return int((predicted == labels).sum())

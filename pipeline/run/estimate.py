@@ -24,7 +24,7 @@ from transforms.rows.parts import CLEAN, predictions_part
 from transforms.rows.predictions import prediction_rows
 from transforms.rows.tables import rows_table
 from transforms.steps.attack import AttackImages
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
 from transforms.storage.store import Store
@@ -83,12 +83,12 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
     experiment, missing = prepared.experiment, prepared.plan.missing
     models = HeldModels(prepared.pins, device)
     with TemporaryDirectory() as folder:
-        setting = Setting(Store(folder), models, experiment.canvas.spec, experiment.seed, experiment.chunk_size)
+        context = StepContext(Store(folder), models, experiment.canvas.spec, prepared.conditions(device))
         # A short micro-batch is filled up, and takes as long as a full one.
-        batches = replace(missing, images=-(-missing.images // setting.micro_batch))
+        batches = replace(missing, images=-(-missing.images // context.conditions.micro_batch))
         trials = [
-            list(_Trial(prepared, setting, chunk).seconds(batches))
-            for chunk in _some_images(prepared, setting.micro_batch)
+            list(_Trial(prepared, context, chunk).seconds(batches))
+            for chunk in _some_images(prepared, context.conditions.micro_batch)
         ]
     steps = list(zip(*trials, strict=True))
     return Estimate(sum(map(min, steps)), sum(map(max, steps)), int(missing.chunks.sum()))
@@ -104,16 +104,16 @@ def _some_images(prepared: Prepared, size: int) -> list[Chunk]:
 class _Trial:
     """A micro-batch that is taken through single steps, by what workers call."""
 
-    def __init__(self, prepared: Prepared, setting: Setting, chunk: Chunk) -> None:
+    def __init__(self, prepared: Prepared, context: StepContext, chunk: Chunk) -> None:
         experiment = prepared.experiment
-        self._experiment, self._setting, self._chunk = experiment, setting, chunk
-        self._attacks = AttackImages(setting, experiment.specs, prepared.pool)
+        self._experiment, self._context, self._chunk = experiment, context, chunk
+        self._attacks = AttackImages(context, experiment.specs, prepared.pool)
         self._specs = {spec.name: spec for spec in experiment.specs}
         self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
         self._answers = Answers(())
         self._known: dict[tuple[str, ...], float] = {}
-        self._timed(("load",), lambda: load_chunk(setting.store, chunk, setting.canvas))
-        self._batch = read_canvases(setting.store, CanvasRef(chunk, CLEAN))
+        self._timed(("load",), lambda: load_chunk(context.store, chunk, context.canvas))
+        self._batch = read_canvases(context.store, CanvasRef(chunk, CLEAN))
         if not self._batch.labels:
             raise InputError(f"images: there is nothing to time, {chunk.refs[0].uri} and others cannot be read")
 
@@ -132,42 +132,39 @@ class _Trial:
                 yield number * (self._predict(step) + shown / looks[step.attack, step.defense])
 
     def _attack(self, spec: AttackSpec, step: TaskKind) -> float:
-        models = [self._setting.models[name] for name in spec.surrogates]
+        models = [self._context.models[name] for name in spec.surrogates]
         work = Work(self._chunk, frozenset([spec.name]))
         taken, shown = _taken(lambda: list(self._attacks.process(work)), models)
         if shown is None:
             return taken
         judging = 2 * len(models) * windows(VIEWS[spec.view]) * spec.defense.repeats
-        return taken * (step.forwards + judging) * self._setting.micro_batch / shown
+        return taken * (step.forwards + judging) * self._context.conditions.micro_batch / shown
 
     def _show(self, defense: Defense) -> float:
         """Reading canvases, and defending them."""
-        setting, batch = self._setting, self._batch
-        read = self._timed(("read",), lambda: read_canvases(setting.store, CanvasRef(self._chunk, CLEAN)))
-        device, size = setting.models.device, setting.micro_batch
-        defend = self._timed(
-            ("defend", defense.name), lambda: defend_batch(defense, batch, setting.seed, 0, device, size)
-        )
+        context, batch = self._context, self._batch
+        read = self._timed(("read",), lambda: read_canvases(context.store, CanvasRef(self._chunk, CLEAN)))
+        defend = self._timed(("defend", defense.name), lambda: defend_batch(defense, batch, 0, context.conditions))
         return read + defense.repeats * defend
 
     def _predict(self, step: TaskKind) -> float:
         """Looking at canvases as often as the defence is drawn, and writing what was seen."""
         defense = self._defenses[step.defense]
-        model = self._setting.models.target(step.model)
+        model = self._context.models.target(step.model)
         look = self._timed(("look", step.model, step.view), lambda: self._look(model, step.view))
         return defense.repeats * look + self._timed(("write",), lambda: self._write(step))
 
     def _look(self, model: Classifier, view: str) -> None:
-        setting, batch = self._setting, self._batch
+        conditions, batch = self._context.conditions, self._batch
         pixels = torch.from_numpy(batch.pixels)
         self._answers = Answers(batch.labels)
-        self._answers.add(predict_batch(model, view, setting.canvas.field, pixels, setting.micro_batch))
+        self._answers.add(predict_batch(model, view, pixels, conditions))
 
     def _write(self, step: TaskKind) -> None:
         every = self._experiment.all_probabilities
         rows = prediction_rows(self._batch, self._answers, NO_DEFENSE, None, all_probabilities=every)
         part = predictions_part(self._chunk.index, CLEAN, step.model, step.view, NO_DEFENSE.name)
-        self._setting.store.publish(part, rows_table("predictions", rows))
+        self._context.store.publish(part, rows_table("predictions", rows))
 
     def _timed(self, name: tuple[str, ...], work: Callable[[], object]) -> float:
         """Seconds that some work takes; work of one name is done once."""

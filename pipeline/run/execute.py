@@ -2,32 +2,34 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from filelock import FileLock, Timeout
 
+from pipeline.results.record import RunRecord, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
 from pipeline.run.compaction import compact
-from pipeline.run.definitions import read_run, versions, write_run
+from pipeline.run.definitions import versions
 from pipeline.run.graph import build
-from pipeline.run.lock import LOCK, lease
+from pipeline.run.lock import lock
 from pipeline.run.plan import Wave, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
 from pipeline.run.runners import run_to_end, workers_here
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.device import prepare_torch, torch_device
+from transforms.models.pin import ModelPin
 from transforms.rows.parts import canvases_part, of_tables
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.storage.crash_guard import FOLDER as ATTEMPTS
 from transforms.storage.crash_guard import no_blame
-from transforms.storage.files import is_remote
 from transforms.storage.store import Store, is_temporary
 
 
@@ -36,6 +38,7 @@ def execute(
     options: PipelineOptions,
     device: str,
     report: Callable[[CleanAccuracy], None],
+    warn: Callable[[str], None],
     models_in_memory: int | None = None,
 ) -> None:
     """Does everything that is missing.
@@ -44,57 +47,87 @@ def execute(
         device: auto, cpu or cuda.
         models_in_memory: most models that a worker may hold at once; None for all.
         report: told how each model did on clean images, before any rows are written.
+        warn: told in one line of what changes while the run is at work.
 
     Raises:
-        InputError: the device is not there, weights are not what they say, the run directory cannot be written, or
-            another run is at work in it, or was since `prepare`.
+        InputError: the device is not there, weights are not what they say, an engine cannot run its model, the run
+            directory cannot be written, or another run is at work in it, or was since `prepare`.
         StoppedError: the run directory or the accelerator fails in the middle.
     """
     prepare_torch()
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
-
-    def held(names: Collection[str]) -> HeldModels:
-        return HeldModels({name: prepared.pins[name] for name in names}, device)
-
-    models = held(prepared.pins) if len(waves) <= 1 else None
-
-    def load(name: str) -> Classifier:
-        return (models or held([name])).target(name)
-
-    for name in prepared.pins:
-        if name not in prepared.run["proofs"]:
-            load(name)  # What is wrong with it is said before anything is written.
-    with _alone(prepared.store):
-        _take_over(prepared)
-        for proof in _proofs(prepared, load):
-            report(proof)
+    models = _Models(prepared.pins, device, together=len(waves) <= 1)
+    for name, pinned in prepared.pins.items():
+        if pinned.engine == "auto" or name not in prepared.record.proofs:
+            models.resolve(name)  # What is wrong with it is said before anything is written.
+    with lock(prepared.store):
+        journal = _take_over(prepared, models, device)
+        for accuracy in _clean_accuracies(prepared, models, device, journal):
+            report(accuracy)
         if waves:
-            _compute(prepared, options, device, waves, lambda wave: models or held(wave.models))
+            _compute(prepared, options, device, waves, models, journal, warn)
         _tidy(prepared)
 
 
-def _take_over(prepared: Prepared) -> None:
+class _Models:
+    """The models of a run, held all together or only those that a wave needs."""
+
+    def __init__(self, pins: Mapping[str, ModelPin], device: str, *, together: bool) -> None:
+        self.pins = dict(pins)
+        self._device = device
+        self._together = HeldModels(pins, device) if together else None
+
+    def held(self, names: Collection[str]) -> HeldModels:
+        """At least these."""
+        return self._together or HeldModels({name: self.pins[name] for name in names}, self._device)
+
+    def target(self, name: str) -> Classifier:
+        """A model as it predicts."""
+        return self.held([name]).target(name)
+
+    def resolve(self, name: str) -> None:
+        """Loads a model, and settles its engine; raises InputError where its weights or its engine are wrong."""
+        self.pins[name] = replace(self.pins[name], engine=self.held([name]).engine(name))
+
+
+class _Journal:
+    """The record of the run directory, written down whenever it changes."""
+
+    def __init__(self, store: Store, record: RunRecord) -> None:
+        self._store = store
+        self.record = record
+
+    def write(self, **changes: Any) -> None:
+        """Changes some keys of the record."""
+        self.record = self.record.replace(**changes)
+        write_record(self._store, self.record)
+
+
+def _take_over(prepared: Prepared, models: _Models, device: str) -> _Journal:
     """Writes down what is going to be made, and removes what is damaged or was never finished."""
-    store = prepared.store
+    store, defined = prepared.store, prepared.record.definitions
+    engines = {name: defined.models[name].replace(engine=pinned.engine) for name, pinned in models.pins.items()}
+    size = prepared.conditions(device).micro_batch
+    journal = _Journal(store, prepared.record)
     try:
-        if read_run(store) != prepared.before:
+        if read_record(store) != prepared.before:
             raise InputError(f"--output: another run was at work in {store.root} just now; give the same command again")
-        write_run(store, prepared.run)
+        journal.write(definitions=defined.replace(models={**defined.models, **engines}, micro_batch=size))
         store.delete(prepared.damaged)
         store.delete(path for path in store.paths() if is_temporary(path))
     except OSError as error:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+    return journal
 
 
-def _proofs(prepared: Prepared, load: Callable[[str], Classifier]) -> list[CleanAccuracy]:
-    store, run = prepared.store, prepared.run
+def _clean_accuracies(prepared: Prepared, models: _Models, device: str, journal: _Journal) -> list[CleanAccuracy]:
+    store, known = prepared.store, journal.record.proofs
     with _machine_failures(), no_blame(store, workers_here=True):
-        proofs = check_clean_accuracy(prepared.experiment, store, prepared.chunks, prepared.pins, load, run["proofs"])
-        found = {proof.model: [proof.correct, proof.of] for proof in proofs}
-        if not found.items() <= run["proofs"].items():
-            run["proofs"] |= found
-            write_run(store, run)
-    return proofs
+        checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, known)
+        found = {each.model: (each.correct, each.of) for each in checked}
+        if not found.items() <= known.items():
+            journal.write(proofs={**known, **found})
+    return checked
 
 
 def _compute(
@@ -102,22 +135,47 @@ def _compute(
     options: PipelineOptions,
     device: str,
     waves: Sequence[Wave],
-    models: Callable[[Wave], HeldModels],
+    models: _Models,
+    journal: _Journal,
+    warn: Callable[[str], None],
 ) -> None:
-    experiment, store, run, plan = prepared.experiment, prepared.store, prepared.run, prepared.plan
-    canvas, seed, size = experiment.canvas.spec, experiment.seed, experiment.chunk_size
+    experiment, store, plan = prepared.experiment, prepared.store, prepared.plan
     started = time.monotonic()
-    progress = progress_bar(store, plan.missing, experiment.name)
-    with _machine_failures(), no_blame(store, workers_here(options)), progress:
-        for wave in waves:
-            setting = Setting(store, models(wave), canvas, seed, size)
-            root = beam.Pipeline(options=options)
-            build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
-            run_to_end(root)
+    conditions, done = prepared.conditions(device), False
+    with (
+        _machine_failures(),
+        no_blame(store, workers_here(options)),
+        progress_bar(store, plan.missing, experiment.name),
+    ):
+        while not done:
+            try:
+                for wave in waves:
+                    context = StepContext(store, models.held(wave.models), experiment.canvas.spec, conditions)
+                    root = beam.Pipeline(options=options)
+                    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
+                    run_to_end(root)
+                done = True
+            except Exception as error:
+                conditions = _with_less_memory(conditions, error)
+                journal.write(definitions=journal.record.definitions.replace(micro_batch=conditions.micro_batch))
+                warn(
+                    f"out of memory; going on with micro_batch {conditions.micro_batch}, so that new rows may differ "
+                    "from old ones in the last bits"
+                )
         _see_that_all_is_there(prepared)
     seconds = round(time.monotonic() - started, 1)
-    run["costs"].append({**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()})
-    write_run(store, run)
+    cost = {**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()}
+    journal.write(costs=(*journal.record.costs, cost))
+
+
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory")
+
+
+def _with_less_memory(conditions: Conditions, error: Exception) -> Conditions:
+    """Conditions with half the micro-batch; raises the error where it is another one, or there is nothing to halve."""
+    if conditions.micro_batch == 1 or not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        raise error
+    return replace(conditions, micro_batch=conditions.micro_batch // 2)
 
 
 def _tidy(prepared: Prepared) -> None:
@@ -129,25 +187,6 @@ def _tidy(prepared: Prepared) -> None:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
             store.delete(path for path in of_tables(store.paths("canvases")) if path.rpartition("/")[0] in folders)
         compact(store, len(prepared.chunks), experiment.name)
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Holds the run directory against other runs; a local lock goes with the process, however it ends."""
-    if is_remote(store.root):
-        with lease(store):
-            yield
-        return
-    try:
-        Path(store.root).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(store.root, LOCK), timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"--output: another run is at work in {store.root}; wait for it, or stop it") from None
-    except OSError as error:
-        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
-    with lock:
-        yield
 
 
 def _see_that_all_is_there(prepared: Prepared) -> None:

@@ -7,7 +7,7 @@ import apache_beam as beam
 from pipeline.config.experiment import Experiment
 from transforms.data.chunks import ImageRef, Work
 from transforms.steps.attack import AttackImages
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.fan_out import FanOut
 from transforms.steps.load import LoadImages
 from transforms.steps.transfer import Transfer, WriteParts
@@ -16,7 +16,7 @@ from transforms.steps.transfer import Transfer, WriteParts
 def build(
     root: beam.Pipeline,
     experiment: Experiment,
-    setting: Setting,
+    context: StepContext,
     work: Sequence[Work],
     targets: Sequence[str],
     pool: Sequence[ImageRef],
@@ -27,7 +27,7 @@ def build(
     already, and does only the rest. So any step can be repeated, and a runner may put any of them elsewhere.
 
     Args:
-        setting: its models are at least the surrogates of the work's attacks and the targets.
+        context: its models are at least the surrogates of the work's attacks and the targets.
         work: the chunks with anything left to do.
         targets: the models that look at canvases this time.
         pool: images that attacks may mix in.
@@ -39,12 +39,12 @@ def build(
     return (
         root
         | "Chunks of image refs" >> beam.Create(work)
-        | "Load" >> beam.ParDo(LoadImages(setting.store, setting.canvas))
-        | "Attack" >> beam.ParDo(AttackImages(setting, experiment.specs, pool))
+        | "Load" >> beam.ParDo(LoadImages(context.store, context.canvas))
+        | "Attack" >> beam.ParDo(AttackImages(context, experiment.specs, pool))
         | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses_of))
         | "Transfer"
         >> beam.ParDo(
-            Transfer(setting, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
+            Transfer(context, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
         )
-        | "Write" >> beam.ParDo(WriteParts(setting.store))
+        | "Write" >> beam.ParDo(WriteParts(context.store))
     )

@@ -1,17 +1,22 @@
-"""One run at a time in a run directory on an object store, which knows no locks: a file that keeps changing.
+"""The lock: one run at a time in a run directory.
 
-Whoever finds the file watches it: while it changes a run is at work, and if it stays as it is that run was killed. No
-clocks are compared. Two runs that begin in the same second may still miss each other: their parts are the same and
-published whole, so that no table is harmed.
+On a disk the operating system locks a file, and the lock goes with the process, however it ends. An object store knows
+no locks. There a run keeps changing a file, its lease. Another run that finds a lease watches it: while it changes a
+run is at work, and if it stays as it is that run was killed. No clocks are compared. Two runs that begin in the same
+second may still miss each other: their parts are the same and published whole, so that no table is harmed.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
+
 from transforms.errors import InputError
+from transforms.storage.files import is_remote
 from transforms.storage.store import Store
 
 LOCK = ".lock"
@@ -25,7 +30,30 @@ _PARTING = 10.0
 
 
 @contextmanager
-def lease(store: Store) -> Iterator[None]:
+def lock(store: Store) -> Iterator[None]:
+    """Holds a run directory against other runs.
+
+    Raises:
+        InputError: another run is at work in it, or it cannot be written.
+    """
+    if is_remote(store.root):
+        with _lease(store):
+            yield
+        return
+    try:
+        Path(store.root).mkdir(parents=True, exist_ok=True)
+        held = FileLock(Path(store.root, LOCK), timeout=0)
+        held.acquire()
+    except Timeout:
+        raise _taken(store) from None
+    except OSError as error:
+        raise InputError(f"--output: {store.root} cannot be written: {error}") from None
+    with held:
+        yield
+
+
+@contextmanager
+def _lease(store: Store) -> Iterator[None]:
     """Holds a remote run directory against other runs.
 
     Raises:

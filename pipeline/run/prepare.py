@@ -1,19 +1,22 @@
 """An experiment beside a run directory, before anything is written."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.experiment import Experiment
 from pipeline.images.files import absolute
 from pipeline.images.manifest import list_images
-from pipeline.run.definitions import Json, definitions, merge_definitions, read_run, versions
+from pipeline.results.record import Model, RunRecord, read_record
+from pipeline.run.definitions import definitions, merge_definitions, versions
 from pipeline.run.lock import LOCK, WATCH
 from pipeline.run.plan import Plan, make_plan
 from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
+from transforms.models.conditions import Conditions, usual_micro_batch
+from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import of_tables, part_of
 from transforms.storage.files import is_remote
@@ -35,8 +38,9 @@ class Prepared:
         chunks: all of the experiment's.
         pool: images of different classes, which attacks may mix in.
         pins: the models that it uses, with their weights found.
-        before: what `run.json` says; None where there is none.
-        run: what it is going to say.
+        before: the record in the run directory; None where there is none.
+        record: the one that is going to be there. Engines of new models, and the micro-batch of a new run, are resolved
+            when it is executed, on its device.
         plan: what is missing.
         damaged: paths of parts that are there, but not whole.
         warnings: what the user should know before going on, one line each.
@@ -47,11 +51,17 @@ class Prepared:
     chunks: tuple[Chunk, ...]
     pool: tuple[ImageRef, ...]
     pins: dict[str, ModelPin]
-    before: Json | None
-    run: Json
+    before: RunRecord | None
+    record: RunRecord
     plan: Plan
     damaged: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def conditions(self, device: str) -> Conditions:
+        """Under which models are asked, on a device: auto, cpu or cuda; raises InputError if it is not there."""
+        experiment, defined = self.experiment, self.record.definitions
+        size = defined.micro_batch or usual_micro_batch(torch_device(device), experiment.chunk_size)
+        return Conditions(experiment.seed, experiment.canvas.spec.field_of_view, size, device)
 
     @property
     def paths(self) -> Iterator[str]:
@@ -76,32 +86,32 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     if Path(store.root).is_file():
         raise InputError(f"--output: {store.root} is a file; give the path of a run directory")
     files = store.paths()
-    old = read_run(store)
-    if old is None and any(path != LOCK and not is_temporary(path) for path in files):
+    before = read_record(store)
+    if before is None and any(path != LOCK and not is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
     refs = list_images(experiment.images, experiment.seed)
     chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
-    pins = _pins(experiment, old["definitions"]["models"] if old else {})
+    pins = _pins(experiment, before.definitions.models if before else {})
     new = definitions(experiment, chunks, pins)
-    run: Json = {
-        "experiment": experiment.model_dump(mode="json"),
-        "definitions": merge_definitions(store, old["definitions"], new) if old else new,
-        "versions": versions(),
-        "proofs": dict(old["proofs"]) if old else {},
-        "costs": list(old["costs"]) if old else [],
-    }
+    record = RunRecord(
+        experiment=experiment.model_dump(mode="json"),
+        definitions=merge_definitions(store.root, before.definitions, new) if before else new,
+        versions=versions(),
+        proofs=before.proofs if before else {},
+        costs=before.costs if before else (),
+    )
     warnings = (*_unusable(refs), *_strange_budgets(experiment))
-    warnings += _version_warnings(old["versions"], run["versions"]) if old else ()
+    warnings += tuple(_other_last_bits(before, record)) if before else ()
     if is_remote(store.root) and LOCK in files:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = of_tables(files)
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
     plan = make_plan(experiment, chunks, parts - damaged)
-    return Prepared(experiment, store, chunks, pool, pins, old, run, plan, tuple(sorted(damaged)), warnings)
+    return Prepared(experiment, store, chunks, pool, pins, before, record, plan, tuple(sorted(damaged)), warnings)
 
 
 def _unexplained_without(path: str) -> set[str]:
@@ -114,18 +124,13 @@ def _unexplained_without(path: str) -> set[str]:
     return {predictions, part.compacted} if part else {predictions}
 
 
-def _pins(experiment: Experiment, before: Json) -> dict[str, ModelPin]:
-    """The models, with their weights found.
-
-    A model that no attack follows is a black box. What it was in this run directory before it stays, so that all of its
-    predictions are made alike.
-    """
-    followed = {name for spec in experiment.specs for name in spec.surrogates}
+def _pins(experiment: Experiment, before: Mapping[str, Model]) -> dict[str, ModelPin]:
+    """The models, with their weights found. Where the experiment leaves the engine open, it stays the recorded one."""
     pins = {}
     for name, config in experiment.used_models.items():
-        black_box = before[name].get("black_box", False) if name in before else name not in followed
-        found = pin(config.source, config.weights, config.preprocessing)
-        pins[name] = replace(found, black_box=black_box)
+        recorded = before[name].engine if name in before else "auto"
+        engine = recorded if config.engine == "auto" else config.engine
+        pins[name] = pin(config.source, config.weights, config.preprocessing, engine)
     return pins
 
 
@@ -148,7 +153,14 @@ def _strange_budgets(experiment: Experiment) -> Iterator[str]:
             yield f"attacks.{name}.eps: {attack.eps} in {attack.norm} {least}"
 
 
-def _version_warnings(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
-    changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
-    text = f"this run directory was made with {'; '.join(changed)}: new rows may differ from old ones in the last bits"
-    return (text,) if changed else ()
+def _other_last_bits(before: RunRecord, now: RunRecord) -> Iterator[str]:
+    """What lets new rows differ from old ones in their last bits."""
+    then, today = before.versions, now.versions
+    others = [name for name in today if then.get(name, today[name]) != today[name]]
+    changed = [f"{name} {then[name]}, now {today[name]}" for name in others]
+    sizes = before.definitions.micro_batch, now.definitions.micro_batch
+    if 0 not in sizes and sizes[0] != sizes[1]:
+        changed.append(f"micro_batch {sizes[0]}, now {sizes[1]}")
+    if changed:
+        said = "; ".join(changed)
+        yield f"this run directory was made with {said}: new rows may differ from old ones in the last bits"

@@ -1,7 +1,6 @@
 """Checks of a run directory by doing some of its work again: images are read, and models asked, once more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from itertools import groupby
 from typing import Any
@@ -17,8 +16,8 @@ from transforms.data.pixels import CanvasBatch, Pixels
 from transforms.defenses.grid import parse
 from transforms.errors import InputError, StoppedError
 from transforms.models.answers import ask
-from transforms.models.batches import micro_batch
-from transforms.models.device import prepare_torch
+from transforms.models.conditions import Conditions, usual_micro_batch
+from transforms.models.device import prepare_torch, torch_device
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import CLEAN
 from transforms.rows.predictions import prediction_rows
@@ -59,6 +58,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     """Asks models again about some canvases, where their weights are to be had."""
     check = Check("predictions, drawn at random, are made again alike")
     prepare_torch()
+    conditions = _conditions(run, device)
     rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
     stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
     for name, of_model in groupby(rows, key=lambda row: str(row["model"])):
@@ -71,7 +71,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
         for row in of_model:
             if (row["image_id"], row["attack"]) in stored:
                 check.looked_at += 1
-                again = _made_again(run, row, stored[row["image_id"], row["attack"]], models)
+                again = _made_again(row, stored[row["image_id"], row["attack"]], models, conditions)
                 differ = [key for key in _CHOICES if again[key] != row[key]]
                 differ += [key for key in _CONFIDENCES if not _close(again[key], row[key])]
                 if differ:
@@ -83,23 +83,29 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     return check
 
 
-def _made_again(run: Run, row: Row, canvas: Pixels, models: HeldModels) -> Row:
+def _made_again(row: Row, canvas: Pixels, models: HeldModels, conditions: Conditions) -> Row:
     batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None])
-    look, defense, defined = (row["model"], row["view"]), parse(row["defense"]), run.definitions
-    size = micro_batch(models.device, defined["chunk_size"])
+    look, defense = (row["model"], row["view"]), parse(row["defense"])
     targets = {look: models.target(row["model"])}
-    answers = ask(targets, defense, batch, defined["seed"], _canvas(run).field, models.device, size)
+    answers = ask(targets, defense, batch, conditions)
     (again,) = prediction_rows(batch, answers[look], defense, row["target"], all_probabilities=False)
     return again
 
 
+def _conditions(run: Run, device: str) -> Conditions:
+    """Under which the run's models were asked."""
+    defined = run.record.definitions
+    size = defined.micro_batch or usual_micro_batch(torch_device(device), defined.chunk_size)
+    return Conditions(defined.seed, _canvas(run).field_of_view, size, device)
+
+
 def _pin(run: Run, name: str) -> ModelPin:
     """A model as the run had it; raises InputError where it cannot be had."""
-    defined, written = run.definitions["models"][name], run.metadata["experiment"]["models"].get(name, {})
-    found = pin(defined["source"], written.get("weights"), defined.get("preprocessing"))
-    if found.weights_sha256 != defined["weights_sha256"]:
+    defined, written = run.record.definitions.models[name], run.record.experiment["models"].get(name, {})
+    found = pin(defined.source, written.get("weights"), defined.preprocessing, defined.engine)
+    if found.weights_sha256 != defined.weights_sha256:
         raise InputError("its weights on this machine are not those that the run was made with")
-    return replace(found, black_box=defined.get("black_box", False))
+    return found
 
 
 def _drawn(run: Run, table: str, sample: int) -> list[dict[str, Any]]:
@@ -114,13 +120,14 @@ def _stored(run: Run, wanted: Sequence[tuple[str, str]]) -> _Stored:
     where = ds.field("image_id").isin(ids) & ds.field("attack").isin(attacks)
     rows = run.dataset("canvases").to_table(["image_id", "attack", "canvas"], filter=where).to_pylist()
     canvases = {
-        (row["image_id"], row["attack"]): picture(row["canvas"], run.definitions["canvas"]["crop"]) for row in rows
+        (row["image_id"], row["attack"]): picture(row["canvas"], run.record.definitions.canvas.crop) for row in rows
     }
     return {key: canvas for key, canvas in canvases.items() if canvas is not None}  # What is none was said before.
 
 
 def _canvas(run: Run) -> CanvasSpec:
-    return CanvasSpec(**run.definitions["canvas"])
+    canvas = run.record.definitions.canvas
+    return CanvasSpec(canvas.resize, canvas.crop)
 
 
 def _close(again: float | None, before: float | None) -> bool:

@@ -63,7 +63,7 @@ def check_plan(run: Run) -> Check:
     """Compares what is there with the experiment that was run last."""
     check = Check("everything that the experiment asks for is there")
     try:
-        experiment = Experiment.model_validate(run.metadata["experiment"])
+        experiment = Experiment.model_validate(run.record.experiment)
     except ValidationError as error:
         check.unknown.append(f"the experiment cannot be read on this machine: {first_problem(error)}")
         return check
@@ -81,9 +81,8 @@ def check_plan(run: Run) -> Check:
 
 
 def _chunks(run: Run) -> int:
-    images, size = run.definitions["images"]["count"], run.definitions["chunk_size"]
-    count: int = math.ceil(images / size)
-    return count
+    defined = run.record.definitions
+    return math.ceil(defined.images.count / defined.chunk_size)
 
 
 # What should be there once, and what is.
@@ -136,8 +135,9 @@ def check_rows(run: Run) -> Check:
             where = ", ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True))
             check.wrong.append(f"{table}: {found} rows instead of 1 for {where}")
     known = len(run.rows(ACCOUNTS["images"][0])[1])
-    if known != run.definitions["images"]["count"]:
-        check.wrong.append(f"images: {known} are known, the run was made of {run.definitions['images']['count']}")
+    made_of = run.record.definitions.images.count
+    if known != made_of:
+        check.wrong.append(f"images: {known} are known, the run was made of {made_of}")
     return check
 
 
@@ -186,7 +186,7 @@ def check_agreement(run: Run) -> Check:
 def check_canvases(run: Run) -> Check:
     """Looks at every stored canvas beside its rows."""
     check = Check("canvases are those that the rows describe, inside their budget")
-    described, side = _described(run), run.definitions["canvas"]["crop"]
+    described, side = _described(run), run.record.definitions.canvas.crop
     _, attacks = run.rows("select distinct attack from canvases order by attack <> 'none', attack")
     looks = [(chunk, attack) for chunk in range(_chunks(run)) for (attack,) in attacks]  # the clean ones first
     clean: dict[str, Pixels] = {}

@@ -53,6 +53,7 @@ from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.views import ten_crop
 from transforms.randomness import Draws
 from transforms.spectrum import cosines
@@ -611,7 +612,7 @@ def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, Any]
     whole = in_batch(canvases, labels, list(range(8)))
     pool = in_batch(POOL, POOL_LABELS.tolist(), list(range(len(POOL))))
     spec = spec_for(name, **more)
-    found = [attack_batch(spec, classifiers, 1.0, whole, seed=7, size=size, pool=pool) for size in (1, 3, 8)]
+    found = [attack_batch(spec, classifiers, whole, Conditions(7, 1.0, size), pool) for size in (1, 3, 8)]
     for other in found[1:]:
         for one, another in zip(vars(found[0]).values(), vars(other).values(), strict=True):
             assert torch.equal(one.nan_to_num(), another.nan_to_num())
@@ -660,12 +661,12 @@ def test_an_image_does_not_feel_its_neighbours_on_real_weights(name: str, lite0:
     """Convolution kernels follow the shape of a batch alone: in micro-batches of one size an image's rows are the same
     to the last bit, whoever else is there and wherever it is."""
     spec = spec_for(name, eps=8 / 255, **{"steps": 2, **LITE0[name]})
-    field, size = 224 / 256, 3
+    conditions = Conditions(0, 224 / 256, 3)
     pool = in_batch(samples.canvases[3:7], samples.labels[3:7].tolist(), [3, 4, 5, 6])
 
     def attacked(order: list[int]) -> dict[int, list[Tensor]]:
         labels = samples.labels[order].tolist()
-        found = attack_batch(spec, [lite0], field, in_batch(samples.canvases[order], labels, order), 0, size, pool)
+        found = attack_batch(spec, [lite0], in_batch(samples.canvases[order], labels, order), conditions, pool)
         return {item: [each[place] for each in vars(found).values()] for place, item in enumerate(order)}
 
     first, *others = (attacked(order) for order in ([0, 1, 2], [2, 5, 0], [1]))

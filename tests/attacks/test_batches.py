@@ -1,4 +1,4 @@
-"""Micro-batches: filled up, cut off, halved; and on real weights, no image's numbers depend on its neighbours."""
+"""Micro-batches: filled up, cut off; and on real weights, no image's numbers depend on its neighbours."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from tests.conftest import Samples
 from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.surrogates import Surrogates
-from transforms.models.batches import in_micro_batches, micro_batch
+from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import usual_micro_batch
 from transforms.models.views import center
 
 
@@ -48,27 +49,10 @@ def test_a_short_batch_repeats_its_last_item() -> None:
     assert calls == [[0, 1, 1, 1, 1, 1, 1, 1]]
 
 
-def test_out_of_memory_halves_from_there_on() -> None:
-    calls: list[list[int]] = []
-    squares, _ = in_micro_batches(recorded(calls, most=3), 7, 8)
-    assert squares.tolist() == [0, 1, 4, 9, 16, 25, 36]
-    assert [len(items) for items in calls] == [8, 4, 2, 2, 2, 2]
-    assert calls[2:] == [[0, 1], [2, 3], [4, 5], [6, 6]]
-
-
-def test_memory_that_runs_out_later() -> None:
-    calls: list[list[int]] = []
-    fits, tight = recorded(calls), recorded(calls, most=1)
-    squares, _ = in_micro_batches(lambda items: fits(items) if items[0] == 0 else tight(items), 6, 3)
-    assert squares.tolist() == [0, 1, 4, 9, 16, 25]
-    assert calls == [[0, 1, 2], [3, 4, 5], [3], [4], [5]]
-
-
-def test_a_single_item_that_is_too_much() -> None:
-    calls: list[list[int]] = []
+def test_out_of_memory_is_told_to_the_run() -> None:
+    """Which halves the size for all that comes, and writes it down."""
     with pytest.raises(torch.OutOfMemoryError, match="fake"):
-        in_micro_batches(recorded(calls, most=0), 3, 4)
-    assert [len(items) for items in calls] == [4, 2, 1]
+        in_micro_batches(recorded([], most=3), 7, 8)
 
 
 def test_other_errors_are_not_swallowed() -> None:
@@ -81,8 +65,8 @@ def test_other_errors_are_not_swallowed() -> None:
 
 def test_size_is_bounded_by_the_chunk() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [micro_batch(cpu, chunk) for chunk in (1, 3)] == [1, 3]
-    assert micro_batch(cpu, 10_000) == micro_batch(cpu, 1_000) <= micro_batch(cuda, 1_000)
+    assert [usual_micro_batch(cpu, chunk) for chunk in (1, 3)] == [1, 3]
+    assert usual_micro_batch(cpu, 10_000) == usual_micro_batch(cpu, 1_000) <= usual_micro_batch(cuda, 1_000)
 
 
 def looked_at(lite0: Classifier, samples: Samples, order: list[int], size: int) -> tuple[Tensor, Tensor]:

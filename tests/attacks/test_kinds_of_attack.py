@@ -14,7 +14,7 @@ from pipeline.config.experiment import load_experiment
 from pipeline.images.manifest import list_images
 from pipeline.results.tables import Run, open_run
 from tests.support.attacks import as_is, bent, some_canvases
-from tests.support.runs import Row, refused, rows, run, tiny, written
+from tests.support.runs import Row, conditions_of, refused, rows, run, tiny, written
 from transforms.attacks.engine import Attacked, attack_batch
 from transforms.attacks.spec import AttackSpec
 from transforms.data.chunks import UNLABELED, ImageRef, Work, make_chunks, one_of_each_class
@@ -23,12 +23,13 @@ from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.pin import pin
 from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_sha256
 from transforms.rows.parts import CLEAN
 from transforms.steps.attack import AttackImages
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
 from transforms.storage.crash_guard import MOST
@@ -146,10 +147,10 @@ def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path,
     assert pool is not None and alone is not None
     assert len(last.refs) == 1 and len(set(pool.labels)) == len(pool.labels) == 3
     (spec,) = [each for each in experiment.specs if each.name == "admix"]
-    found = attack_batch(spec, [lite0], experiment.canvas.spec.field, alone, experiment.seed, 2, pool)
+    found = attack_batch(spec, [lite0], alone, conditions_of(experiment), pool)
     (stored,) = [row for row in made(kinds, "admix") if row["image_id"] == last.refs[0].image_id]
     assert stored["canvas_sha256"] == canvas_sha256(found.canvases[0].numpy())
-    without = attack_batch(spec, [lite0], experiment.canvas.spec.field, alone, experiment.seed, 2)
+    without = attack_batch(spec, [lite0], alone, conditions_of(experiment))
     assert not torch.equal(found.canvases, without.canvases)
 
 
@@ -163,6 +164,7 @@ def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monke
     canvas, seed = experiment.canvas.spec, experiment.seed
     refs = list_images(experiment.images, seed)
     doomed, *rest = one_of_each_class(refs, seed)
+    conditions = Conditions(seed, canvas.field_of_view, 2)
     dead: list[bool] = []
     delete = Store.delete
 
@@ -182,14 +184,14 @@ def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monke
     while not done:
         dead.clear()
         try:
-            worker = AttackImages(Setting(store, models, canvas, seed, 2), [spec], (doomed, *rest))
+            worker = AttackImages(StepContext(store, models, canvas, conditions), [spec], (doomed, *rest))
             done = bool(list(worker.process(Work(chunk, frozenset(["admix"])))))
         except DeathError:
             deaths += 1
             assert deaths <= MOST
     assert deaths == MOST
     stored, clean = (read_canvases(store, CanvasRef(chunk, name)) for name in ("admix", CLEAN))
-    found = attack_batch(spec, [models["lite0"]], canvas.field, clean, seed, 2, read_batch(rest, canvas))
+    found = attack_batch(spec, [models["lite0"]], clean, conditions, read_batch(rest, canvas))
     assert np.array_equal(stored.pixels, found.canvases.numpy())
 
 
@@ -224,7 +226,7 @@ def attacked(recipe: str, order: list[int], **parameters: Any) -> Attacked:
     spec = AttackSpec(
         "a", recipe, tuple(parameters.items()), ("toy",), "logits", "center", NO_DEFENSE, "fp32", "l2", 0.12, None
     )
-    return attack_batch(spec, [network], 1.0, batch, seed=0, size=3)
+    return attack_batch(spec, [network], batch, Conditions(0, 1.0, 3))
 
 
 def fallen(found: Attacked) -> Tensor:
@@ -271,7 +273,7 @@ def test_an_image_without_an_answer_fails(recipe: str, parameters: dict[str, int
     spec = AttackSpec(
         "a", recipe, tuple(parameters.items()), ("toy",), "logits", "center", NO_DEFENSE, "fp32", "linf", 0.1, None
     )
-    found = attack_batch(spec, [as_is(Mute())], 1.0, batch, seed=0, size=2)
+    found = attack_batch(spec, [as_is(Mute())], batch, Conditions(0, 1.0, 2))
     assert found.finite.tolist() == [True, False]
     (row,) = attack_rows(spec, 0, batch, found)
     assert row["image_id"] == "bright"

@@ -37,6 +37,7 @@ from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.differentiable import differentiable
 from transforms.defenses.grid import parse
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.views import center, ten_crop
 
 fusions = pytest.mark.parametrize("fuse", FUSIONS)
@@ -353,7 +354,7 @@ def test_success_is_judged_in_single_precision(precision: str, keep: str) -> Non
     spy = Spy(Layers())
     spec = spec_for("bim", precision=precision, parameters=(("steps", 3), ("keep", keep)))
     canvases = some_canvases(4)
-    attacked = attack_batch(spec, [as_is(spy)], 1.0, canvas_batch(canvases, [0, 1, 2, 3]), seed=0, size=4)
+    attacked = attack_batch(spec, [as_is(spy)], canvas_batch(canvases, [0, 1, 2, 3]), Conditions(0, 1.0, 4))
     assert {autocast for autocast, flows in spy.seen if flows} == {precision != "fp32"}
     assert {autocast for autocast, flows in spy.seen if not flows} == {False}
     plain = as_is(Layers())
@@ -450,7 +451,7 @@ def test_an_attack_through_a_defence_survives_it(defense: Defense, lite0: Classi
     defended = {}
     for name, through in (("bare", NO_DEFENSE), ("through", defense)):
         spec = spec_for("bim", eps=1 / 255, parameters=parameters, defense=through)
-        attacked = attack_batch(spec, [lite0], 224 / 256, batch, seed=0, size=2)
+        attacked = attack_batch(spec, [lite0], batch, Conditions(0, 224 / 256, 2))
         seen = Surrogates([lite0], center, 224 / 256).logits(defense(attacked.canvases) / 255)
         defended[name] = seen.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         if through == defense:  # what is reported is what the defended model says

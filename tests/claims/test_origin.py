@@ -43,7 +43,7 @@ def test_five_networks_from_one_surrogate(weights: dict[str, Path], tmp_path: Pa
     described = json.loads((tmp_path / "run" / "run.json").read_text())["definitions"]["models"]
     for name, path in weights.items():
         assert described[name]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert described[name]["black_box"] == (name != "resnet50")
+        assert described[name]["engine"] == "onnxruntime"
     assert {name: model["preprocessing"]["channels"] for name, model in described.items() if name != "nasnet"} == {
         "resnet50": "BGR",
         **dict.fromkeys(("efficientnet", "densenet", "mobilenet"), "RGB"),

@@ -31,7 +31,7 @@ def test_defaults(tmp_path: Path) -> None:
     experiment = load(tmp_path, attacks={"pgd": PGD})
     assert (experiment.seed, experiment.chunk_size, experiment.all_probabilities) == (0, 16, False)
     assert (experiment.canvas.resize, experiment.canvas.crop) == (256, 224)
-    assert experiment.canvas.spec.field == 224 / 256
+    assert experiment.canvas.spec.field_of_view == 224 / 256
     assert experiment.targets == ("b", "a")  # all models, in the order in which they are named
     assert experiment.views == ("center",)
     assert experiment.defenses == ()

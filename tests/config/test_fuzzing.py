@@ -27,7 +27,7 @@ from scipy.io import savemat
 from pipeline.config.experiment import load_experiment
 from pipeline.config.yaml import read_yaml
 from pipeline.images.labels import read_devkit, read_labels
-from pipeline.run.definitions import read_run
+from pipeline.results.record import read_record
 from pipeline.run.prepare import prepare
 from tests.support.runs import EMPTY_RUN, label_of, sample_files
 from transforms.data.classes import class_wnid
@@ -463,4 +463,4 @@ def test_a_development_kit_that_unpacks_to_too_much(tmp_path: Path) -> None:
 @given(wounded(st.just(json.dumps(EMPTY_RUN).encode())) | st.binary(max_size=100))
 def test_run_json(tmp_path_factory: Any, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "run-directory" / "run.json"
-    reads_or_says_why(lambda _: read_run(Store(str(path.parent))), path, data)
+    reads_or_says_why(lambda _: read_record(Store(str(path.parent))), path, data)

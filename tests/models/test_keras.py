@@ -137,7 +137,7 @@ def test_blue_comes_first_for_caffes_networks() -> None:
 def test_input_sizes(name: str, size: int) -> None:
     found = model_source(f"keras/{name}").preprocessing
     assert found.input_size == size
-    assert found.field == pytest.approx(7 / 8, abs=2e-3)
+    assert found.field_of_view == pytest.approx(7 / 8, abs=2e-3)
 
 
 def test_what_is_published() -> None:

@@ -82,8 +82,8 @@ def test_window_bounds(size: int, resize: int, side: int, field: float) -> None:
 
 def test_a_crop_as_large_as_what_it_is_cut_from_or_larger() -> None:
     """Whose own evaluation padded saw the whole, and not more."""
-    assert preprocessing(224, 224).field == preprocessing(224, 200).field == 1
-    assert preprocessing(224, 256).field == 7 / 8
+    assert preprocessing(224, 224).field_of_view == preprocessing(224, 200).field_of_view == 1
+    assert preprocessing(224, 256).field_of_view == 7 / 8
 
 
 # The classifier ------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_packaged_preprocessing() -> None:
     for name, size in (("lite0", 224), ("lite1", 240), ("lite2", 260)):
         found = model_source(f"packaged/efficientnet-{name}").preprocessing
         assert (found.input_size, found.interpolation) == (size, "bicubic")
-        assert found.field == pytest.approx(size / (size + 32))
+        assert found.field_of_view == pytest.approx(size / (size + 32))
         assert found.mean == found.std == (0.5, 0.5, 0.5)
 
 
@@ -451,7 +451,9 @@ def test_densenets_published_spelling(tmp_path: Path) -> None:
 )
 def test_torchvisions_preprocessing(name: str, size: int, field: float, interpolation: str) -> None:
     found = model_source(f"torchvision/{name}").preprocessing
-    assert (found.input_size, found.interpolation) == (size, interpolation) and found.field == pytest.approx(field)
+    assert (found.input_size, found.interpolation) == (size, interpolation) and found.field_of_view == pytest.approx(
+        field
+    )
     assert found.mean == (0.485, 0.456, 0.406) and found.std == (0.229, 0.224, 0.225)
 
 
@@ -778,7 +780,7 @@ def test_the_page_about_own_models(package: Package, tmp_path: Path, monkeypatch
     windows = torch.rand((2, 3, 224, 224), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(found.load(CPU)(windows), network((windows - 0.5) / 0.25), atol=1e-5)
-    assert model_source("ours", preprocessing={"resize": 224}).preprocessing.field == 1
+    assert model_source("ours", preprocessing={"resize": 224}).preprocessing.field_of_view == 1
     save_file(network[:4].state_dict(), "ours.safetensors")
     with pytest.raises(InputError, match=r"ours.safetensors does not hold the weights of ours"):
         found.load(CPU)

@@ -65,7 +65,7 @@ def test_what_timm_makes_of_a_picture(model: str, tmp_path: Path) -> None:
     canvas = decode(file.getvalue(), CanvasSpec(resize=shown.resize, crop=shown.input_size)).canvas
     with torch.inference_mode():
         expected = network(transform(picture())[None])
-        found = look(source.load(CPU), center, torch.from_numpy(canvas)[None] / 255, shown.field)
+        found = look(source.load(CPU), center, torch.from_numpy(canvas)[None] / 255, shown.field_of_view)
         other = network(transform(picture().rotate(180))[None])
     spread = expected.std()
     if config["interpolation"] == "bicubic":  # a canvas is resized by the experiment, which knows one interpolation

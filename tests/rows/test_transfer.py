@@ -10,6 +10,7 @@ import torch
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.grid import parse
 from transforms.models.answers import Answers, defend_batch
+from transforms.models.conditions import Conditions
 from transforms.rows.predictions import prediction_rows
 
 
@@ -113,11 +114,12 @@ def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch_nor_on_its_pixe
     pixels = generator.integers(64, 192, (5, 3, 16, 16), dtype=np.uint8)
     batch = CanvasBatch(tuple("abcde"), tuple(range(5)), pixels)
     noisy = parse("noise:sigma=0.02,repeats=2")
-    cpu = torch.device("cpu")
-    first, second = (defend_batch(noisy, batch, 3, repeat, cpu, 5) for repeat in (0, 1))
-    assert not torch.equal(first, second) and not torch.equal(first, defend_batch(noisy, batch, 4, 0, cpu, 5))
+    first, second = (defend_batch(noisy, batch, repeat, Conditions(3, 1.0, 5)) for repeat in (0, 1))
+    assert not torch.equal(first, second) and not torch.equal(
+        first, defend_batch(noisy, batch, 0, Conditions(4, 1.0, 5))
+    )
     for size in (1, 2, 3):
-        assert torch.equal(defend_batch(noisy, batch, 3, 0, cpu, size), first)
+        assert torch.equal(defend_batch(noisy, batch, 0, Conditions(3, 1.0, size)), first)
     other = CanvasBatch(("c", "a"), (2, 0), np.full((2, 3, 16, 16), 128, np.uint8))
-    found = defend_batch(noisy, other, 3, 0, cpu, 2).int() - 128
+    found = defend_batch(noisy, other, 0, Conditions(3, 1.0, 2)).int() - 128
     assert torch.equal(found, (first.int() - torch.from_numpy(pixels).int())[[2, 0]])

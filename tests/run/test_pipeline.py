@@ -18,18 +18,19 @@ from pipeline.images.manifest import list_images
 from pipeline.run.graph import build
 from pipeline.run.plan import make_waves
 from pipeline.run.prepare import prepare
-from tests.support.runs import Finished, Row, contents, count_by_table, in_order, rows, run, small
+from tests.support.runs import Finished, Row, conditions_of, contents, count_by_table, in_order, rows, run, small
 from transforms.attacks.engine import attack_batch
 from transforms.data.classes import class_name
 from transforms.data.decode import decode
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.models.answers import Answers, defend_batch, predict_batch
+from transforms.models.engines.registry import predicting as engine_of
 from transforms.models.sources.registry import model_source
 from transforms.rows.attacks import attack_rows
 from transforms.rows.parts import predictions_part
 from transforms.rows.predictions import prediction_rows
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 
 CPU = torch.device("cpu")
@@ -46,13 +47,14 @@ class PlainLoop:
         self.attacks: list[Row] = []
         self.predictions: list[Row] = []
         self.canvases: dict[tuple[str, str], np.ndarray] = {}
-        field, size = experiment.canvas.spec.field, experiment.chunk_size
+        conditions = conditions_of(experiment)
         models = {name: model_source(each.source).load(CPU) for name, each in experiment.models.items()}
+        predicting = {name: engine_of(model, "auto").classifier for name, model in models.items()}
         batch = self._load(experiment)
         batches = {"none": batch}
         for spec in experiment.specs:
             surrogates = [models[name] for name in spec.surrogates]
-            attacked = attack_batch(spec, surrogates, field, batch, experiment.seed, size)
+            attacked = attack_batch(spec, surrogates, batch, conditions)
             made = attack_rows(spec, experiment.seed, batch, attacked)
             self.attacks += [{**row, "attack": spec.name} for row in made]
             batches[spec.name] = CanvasBatch(batch.image_ids, batch.labels, attacked.canvases.numpy())
@@ -60,12 +62,12 @@ class PlainLoop:
         for attack, seen in batches.items():
             self.canvases |= {(attack, name): seen.pixels[place] for place, name in enumerate(seen.image_ids)}
             for defense in (NO_DEFENSE, *experiment.defenses):
-                shown = [defend_batch(defense, seen, experiment.seed, n, CPU, size) for n in range(defense.repeats)]
+                shown = [defend_batch(defense, seen, n, conditions) for n in range(defense.repeats)]
                 for model in experiment.targets:
                     for view in experiment.views:
                         answers = Answers(seen.labels)
                         for pixels in shown:
-                            answers.add(predict_batch(models[model], view, field, pixels, size))
+                            answers.add(predict_batch(predicting[model], view, pixels, conditions))
                         everything = experiment.all_probabilities
                         made = prediction_rows(seen, answers, defense, wanted[attack], all_probabilities=everything)
                         keys = {"attack": attack, "model": model, "view": view, "defense": defense.name}
@@ -167,11 +169,11 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
     prepared = prepare(load_experiment(str(small_run.experiment), changes), str(tmp_path / "run"))
     experiment = prepared.experiment
     models = HeldModels(prepared.pins, "cpu")
-    setting = Setting(prepared.store, models, experiment.canvas.spec, experiment.seed, experiment.chunk_size)
+    context = StepContext(prepared.store, models, experiment.canvas.spec, prepared.conditions("cpu"))
     (wave,) = make_waves(prepared.experiment, prepared.plan.missing, None)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
+        parts = build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)

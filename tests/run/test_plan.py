@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.experiment import Experiment, load_experiment
-from pipeline.run.execute import _alone
+from pipeline.results.record import RunRecord
+from pipeline.run.lock import lock
 from pipeline.run.plan import Tasks, Wave, make_plan, make_waves
-from pipeline.run.prepare import _version_warnings
-from tests.support.runs import tiny, written
+from pipeline.run.prepare import _other_last_bits
+from tests.support.runs import EMPTY_RUN, tiny, written
 from transforms.data.chunks import Chunk, ImageRef, make_chunks
 from transforms.errors import InputError
 from transforms.storage.store import Store
@@ -116,17 +117,22 @@ def test_images_with_a_problem_cost_nothing(tmp_path: Path) -> None:
 
 def test_a_second_run_in_one_directory_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run"))
-    with _alone(store), pytest.raises(InputError, match="another run is at work"), _alone(store):
+    with lock(store), pytest.raises(InputError, match="another run is at work"), lock(store):
         pass
-    with _alone(store):
+    with lock(store):
         pass
 
 
-def test_other_versions_are_said() -> None:
-    assert _version_warnings({"torch": "2.14.0", "numpy": "2.4"}, {"torch": "2.14.0", "numpy": "2.4"}) == ()
-    (warning,) = _version_warnings({"torch": "2.14.0", "numpy": "2.4"}, {"torch": "2.15.0", "numpy": "2.4"})
+def test_other_versions_and_another_micro_batch_are_said() -> None:
+    before = RunRecord.model_validate({**EMPTY_RUN, "versions": {"torch": "2.14.0", "numpy": "2.4"}})
+    assert list(_other_last_bits(before, before)) == []
+    (warning,) = _other_last_bits(before, before.replace(versions={"torch": "2.15.0", "numpy": "2.4"}))
     assert "torch 2.14.0, now 2.15.0" in warning
     assert "numpy" not in warning
+    eight, four = (before.replace(definitions=before.definitions.replace(micro_batch=size)) for size in (8, 4))
+    (warning,) = _other_last_bits(eight, four)
+    assert "micro_batch 8, now 4" in warning
+    assert list(_other_last_bits(before, four)) == []  # version 0.1.0 recorded none
 
 
 def _large(folder: Path, models: int, refs: int) -> tuple[Experiment, tuple[Chunk, ...]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import pipeline.run.execute
 from pipeline.config.experiment import load_experiment
@@ -28,6 +30,7 @@ from tests.support.runs import (
     forbid_listing,
     invoke,
     refused,
+    rows,
     run,
     sample_files,
     stamps,
@@ -37,6 +40,7 @@ from tests.support.runs import (
     written,
 )
 from transforms.errors import InputError
+from transforms.models.classifier import Classifier
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.rows.parts import Part
@@ -388,7 +392,7 @@ def test_a_run_that_another_overtook_is_refused(tmp_path: Path) -> None:
     run(written(tmp_path, tiny(attacks={"pgd": PGD}, defenses={})), output)
     before = everything(output)
     with pytest.raises(InputError, match=r"another run was at work in .*; give the same command again"):
-        execute(prepared, runner_options("direct", []), "cpu", lambda _: None)
+        execute(prepared, runner_options("direct", []), "cpu", lambda _: None, pytest.fail)
     assert everything(output) == before
 
 
@@ -429,3 +433,24 @@ def test_leftovers_are_removed_where_the_path_has_special_characters(tiny_run: F
     run(tiny_run.experiment, output)
     assert contents(output) == contents(tiny_run.output)
     assert unpublished(output) == []
+
+
+def test_out_of_memory_halves_the_micro_batch_for_all_that_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is said, written down, and nothing that was computed is lost: the rows are those of a run of that size."""
+    path = written(tmp_path, tiny(attacks={"pgd": PGD}, defenses={}))
+    run(path, tmp_path / "small", "--set=micro_batch=1")
+    forward = Classifier.forward
+
+    def tight(classifier: Classifier, windows: Tensor) -> Tensor:
+        if len(windows) > 1 and windows.requires_grad:
+            raise torch.OutOfMemoryError("fake")
+        return forward(classifier, windows)
+
+    monkeypatch.setattr(Classifier, "forward", tight)
+    result = run(path, tmp_path / "run")
+    assert "warning: out of memory; going on with micro_batch 1" in result.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["definitions"]["micro_batch"] == 1
+    small, halved = (rows(tmp_path / name, "attacks") for name in ("small", "run"))
+    assert [row["canvas_sha256"] for row in halved] == [row["canvas_sha256"] for row in small]

@@ -32,7 +32,7 @@ import pipeline.run.progress
 from pipeline.main import main
 from pipeline.results.tables import open_run
 from pipeline.run.compaction import compact
-from pipeline.run.lock import LOCK, lease
+from pipeline.run.lock import LOCK, lock
 from pipeline.run.plan import Tasks
 from pipeline.run.progress import progress_bar
 from tests.support.runs import (
@@ -493,21 +493,21 @@ def test_one_client_serves_a_process(s3_bucket: "Bucket", monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("quick")
 def test_a_second_run_is_refused_while_the_first_is_at_work(store: Store, bucket: "Bucket") -> None:
-    with lease(store):
-        with pytest.raises(InputError, match="another run is at work in") as caught, lease(store):
+    with lock(store):
+        with pytest.raises(InputError, match="another run is at work in") as caught, lock(store):
             raise AssertionError("both are at work")
         assert "\n" not in str(caught.value)
         # The file may just be changing.
         assert {path for path in store.paths() if not is_temporary(path)} == {LOCK}
     assert bucket.objects() == {}
-    with lease(store):
+    with lock(store):
         pass
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_run_directory_of_a_dead_run_is_taken_over(store: Store) -> None:
     store.publish_bytes(LOCK, b"somebody 7")
-    with lease(store):
+    with lock(store):
         assert not store.read_bytes(LOCK).startswith(b"somebody")
     assert store.paths() == set()
 
@@ -522,7 +522,7 @@ def test_of_two_that_begin_at_once_one_goes_on(store: Store, monkeypatch: pytest
         store.publish_bytes(LOCK, b"another 0")
 
     monkeypatch.setattr(time, "sleep", another_signs)
-    with pytest.raises(InputError, match="another run is at work"), lease(store):
+    with pytest.raises(InputError, match="another run is at work"), lock(store):
         raise AssertionError("the other one signed later")
     assert store.read_bytes(LOCK) == b"another 0"
 
@@ -530,7 +530,7 @@ def test_of_two_that_begin_at_once_one_goes_on(store: Store, monkeypatch: pytest
 @pytest.mark.usefixtures("quick")
 def test_the_command_says_that_a_run_may_be_at_work(s3_bucket: "Bucket", tmp_path: Path) -> None:
     store = Store(f"{s3_bucket.url}/run")
-    with lease(store):
+    with lock(store):
         arguments = [written(tmp_path, tiny()), "--output", store.root, *s3_bucket.options]
         planned = invoke("plan", *arguments)
         assert planned.exit_code == 0
@@ -706,7 +706,7 @@ def test_a_store_that_may_be_read_only(s3_bucket: "Bucket", monkeypatch: pytest.
 
     monkeypatch.setattr(FileSystems, "create", fails)
     store = Store(f"{s3_bucket.url}/run")
-    with pytest.raises(InputError, match=r"cannot be written: .*PutObject is not allowed") as caught, lease(store):
+    with pytest.raises(InputError, match=r"cannot be written: .*PutObject is not allowed") as caught, lock(store):
         raise AssertionError("nothing was written")
     assert "\n" not in str(caught.value)
 
@@ -739,7 +739,7 @@ def test_a_store_that_hangs_is_not_waited_for(s3_bucket: "Bucket", monkeypatch: 
     for module, name in ((pipeline.run.progress, "_LAST_LOOK"), (pipeline.run.lock, "_PARTING")):
         monkeypatch.setattr(module, name, 0.2)
     monkeypatch.setattr(Store, "paths", lambda *_: time.sleep(10))
-    with lease(store), progress_bar(store, NOTHING, "run"):
+    with lock(store), progress_bar(store, NOTHING, "run"):
         monkeypatch.setattr(Store, "read_bytes", lambda *_: time.sleep(10))
         started = time.monotonic()
     assert time.monotonic() - started < 5

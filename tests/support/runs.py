@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from pipeline.config.experiment import Experiment
 from pipeline.main import app
+from transforms.models.conditions import Conditions
 
 Json = dict[str, Any]
 Row = dict[str, Any]
@@ -106,6 +108,12 @@ def written(folder: Path, experiment: Json, name: str = "experiment.yaml") -> Pa
     path = folder / name
     path.write_text(json.dumps(experiment, indent=1))
     return path
+
+
+def conditions_of(experiment: Experiment) -> Conditions:
+    """Under which a run of an experiment asks models, on a CPU."""
+    view = experiment.canvas.spec.field_of_view
+    return Conditions(experiment.seed, view, min(8, experiment.chunk_size), "cpu")
 
 
 # --- the command

@@ -16,7 +16,7 @@ from pipeline.run.prepare import prepare
 from pipeline.run.runners import runner_options
 from tests.support.object_stores import Bucket
 from tests.support.runs import complaint, invoke, refused, sample_files, tiny, written
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 
 IMAGE = "us-docker.pkg.dev/project/repository/megalith:1"
@@ -55,9 +55,9 @@ def staged(gs_bucket: Bucket, tmp_path: Path) -> dict[str, bytes]:
     experiment = prepared.experiment
     (wave,) = make_waves(experiment, prepared.plan.missing, None)
     models = HeldModels(prepared.pins, "cuda")
-    setting = Setting(prepared.store, models, experiment.canvas.spec, experiment.seed, experiment.chunk_size)
+    context = StepContext(prepared.store, models, experiment.canvas.spec, prepared.conditions("cpu"))
     root = beam.Pipeline(options=options)
-    build(root, experiment, setting, wave.work(prepared.chunks), wave.targets, prepared.pool)
+    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
     root.run()
     return gs_bucket.objects()
 

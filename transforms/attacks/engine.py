@@ -15,6 +15,7 @@ from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.defenses.differentiable import differentiable
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
 
@@ -44,29 +45,26 @@ class Attacked:
 def attack_batch(
     spec: AttackSpec,
     classifiers: Sequence[Classifier],
-    field: float,
     batch: CanvasBatch,
-    seed: int,
-    size: int,
+    conditions: Conditions,
     pool: CanvasBatch | None = None,
 ) -> Attacked:
-    """Attacks stored canvases, at least one, in micro-batches of `size`.
+    """Attacks stored canvases, at least one, in micro-batches.
 
     A cascade's later stages get the images that still stand, together: no pass is spent on the others.
 
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
-        field: the part of the images' centre squares that the canvases hold, in (0, 1].
         pool: what an attack that is `pooled` may mix in; None where there is nothing.
     """
     stages = spec.build().stages
-    chunk = _UnderAttack(spec, classifiers, field, batch, seed, pool)
-    attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))), size)
+    chunk = _UnderAttack(spec, classifiers, batch, conditions, pool)
+    attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))))
     for number, stage in enumerate(stages[1:], start=1):
         standing = (~chunk.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
         if not standing:
             break
-        again = chunk.in_micro_batches(stage, standing, size, stage=number)
+        again = chunk.in_micro_batches(stage, standing, stage=number)
         attacked = _with(attacked, standing, again)
     return attacked
 
@@ -78,16 +76,14 @@ class _UnderAttack:
         self,
         spec: AttackSpec,
         classifiers: Sequence[Classifier],
-        field: float,
         batch: CanvasBatch,
-        seed: int,
+        conditions: Conditions,
         pool: CanvasBatch | None,
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
-        self._field = field
         self._batch = batch
-        self._seed = seed
+        self._conditions = conditions
         self._device = classifiers[0].device
         self._canvases = torch.from_numpy(batch.pixels)
         self._labels = torch.tensor(batch.labels)
@@ -97,19 +93,19 @@ class _UnderAttack:
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
         self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
 
-    def in_micro_batches(self, attack: Attack, images: list[int], size: int, stage: int = 0) -> Attacked:
+    def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
         """Attacks some of the chunk's images, by number."""
 
         def work(items: list[int]) -> tuple[Tensor, ...]:
             return self._attack(attack, [images[item] for item in items], stage)
 
-        return Attacked(*in_micro_batches(work, len(images), size))
+        return Attacked(*in_micro_batches(work, len(images), self._conditions.micro_batch))
 
     def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
         canvases = self._canvases[items].to(self._device)
         labels = self._labels[items].to(self._device)
         targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
-        draws = Draws(self._seed, self._spec.name, [self._batch.image_ids[item] for item in items])
+        draws = Draws(self._conditions.seed, self._spec.name, [self._batch.image_ids[item] for item in items])
         surrogates = self._surrogates(draws, self._spec.precision)
         tally = surrogates.tally
         task = Batch(canvases, Goal(labels, targets), draws.at("stage", stage), self._pool, self._pool_labels)
@@ -134,7 +130,7 @@ class _UnderAttack:
         return Surrogates(
             self._classifiers,
             VIEWS[spec.view],
-            self._field,
+            self._conditions.field_of_view,
             spec.fuse,
             defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
             redraw=partial(differentiable, spec.defense) if spec.defense.random else None,

@@ -25,6 +25,7 @@ class AttackSpec:
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: class wanted by a targeted attack, 0–999, or None.
+        variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AttackSpec:
     norm: str
     eps: float
     target: int | None
+    variant_of: str | None = None
 
     @property
     def mixes(self) -> bool:

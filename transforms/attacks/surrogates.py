@@ -95,7 +95,7 @@ class Surrogates:
         self,
         classifiers: Sequence[Classifier],
         view: View,
-        field: float,
+        field_of_view: float,
         fuse: Fusion = "logits",
         *,
         defense: Sequence[Transform] = (_unchanged,),
@@ -106,7 +106,7 @@ class Surrogates:
         """Puts models together.
 
         Args:
-            field: the part of the images' centre squares that the canvases hold, in (0, 1].
+            field_of_view: the part of the images' centre squares that the canvases hold, in (0, 1].
             fuse: what is averaged over the models.
             defense: what the models see instead of the canvases; of several, each model's probabilities are averaged.
             redraw: makes one more of them where they are random, so that gradients are not of those that judge.
@@ -114,7 +114,7 @@ class Surrogates:
         """
         self._classifiers = tuple(classifiers)
         self._view = view
-        self._field = field
+        self._field_of_view = field_of_view
         self._fuse = fuse
         self._defense = tuple(defense)
         self._redraw = redraw
@@ -237,7 +237,7 @@ class Surrogates:
         return [averaged(each) for each in zip(*looks, strict=True)]
 
     def _looks_at(self, shown: Tensor) -> list[Tensor]:
-        return [look(each, self._view, shown, self._field).float() for each in self._classifiers]
+        return [look(each, self._view, shown, self._field_of_view).float() for each in self._classifiers]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
         if self._fuse == "losses" and self._weights is None:

@@ -74,7 +74,7 @@ class CanvasSpec:
     crop: int = 224
 
     @property
-    def field(self) -> float:
+    def field_of_view(self) -> float:
         """The part of an image's centre square that the canvas holds, in (0, 1]."""
         return self.crop / self.resize
 

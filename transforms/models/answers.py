@@ -10,6 +10,7 @@ from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.defenses.defense import Defense
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
+from transforms.models.conditions import Conditions
 from transforms.models.views import VIEWS, look
 from transforms.randomness import Draws
 
@@ -17,35 +18,31 @@ Look = tuple[str, str]
 """A model's name, and a view."""
 
 
-def defend_batch(
-    defense: Defense, batch: CanvasBatch, seed: int, repeat: int, device: torch.device, size: int
-) -> Tensor:
-    """Applies a defence to canvases, at least one, in micro-batches of `size`.
+def defend_batch(defense: Defense, batch: CanvasBatch, repeat: int, conditions: Conditions) -> Tensor:
+    """Applies a defence to canvases, at least one.
 
     Args:
-        seed, repeat: what a random defence draws depends on them and on the image, and on nothing else: an image is
+        repeat: what a random defence draws depends on it, the seed and the image, and on nothing else: an image is
             treated alike whatever was done to it before.
 
     Returns:
         uint8 (N, 3, S, S), on the CPU.
     """
-    pixels = torch.from_numpy(batch.pixels)
+    pixels, device = torch.from_numpy(batch.pixels), conditions.place
 
     def work(items: list[int]) -> tuple[Tensor]:
-        draws = Draws(seed, defense.name, [batch.image_ids[item] for item in items]).at("repeat", repeat)
+        draws = Draws(conditions.seed, defense.name, [batch.image_ids[item] for item in items]).at("repeat", repeat)
         return (defense(pixels[items].to(device), draws).cpu(),)
 
-    (defended,) = in_micro_batches(work, len(pixels), size)
+    (defended,) = in_micro_batches(work, len(pixels), conditions.micro_batch)
     return defended
 
 
-def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tensor, size: int) -> Tensor:
+def predict_batch(classifier: Classifier, view: str, pixels: Tensor, conditions: Conditions) -> Tensor:
     """Lets a model look at canvases.
 
     Args:
-        field: the part of the images' centre squares that the canvases hold, in (0, 1].
         pixels: uint8 (N, 3, S, S) on the CPU, N >= 1.
-        size: images per micro-batch.
 
     Returns:
         Log-probabilities, float32 (N, classes), on the CPU.
@@ -54,9 +51,9 @@ def predict_batch(classifier: Classifier, view: str, field: float, pixels: Tenso
     def work(items: list[int]) -> tuple[Tensor]:
         with torch.inference_mode():
             canvases = pixels[items].to(classifier.device).float() / WHITE
-            return (look(classifier, VIEWS[view], canvases, field).log_softmax(dim=1).cpu(),)
+            return (look(classifier, VIEWS[view], canvases, conditions.field_of_view).log_softmax(dim=1).cpu(),)
 
-    (log_probabilities,) = in_micro_batches(work, len(pixels), size)
+    (log_probabilities,) = in_micro_batches(work, len(pixels), conditions.micro_batch)
     return log_probabilities
 
 
@@ -104,26 +101,17 @@ class Answers:
 
 
 def ask(
-    looks: Mapping[Look, Classifier],
-    defense: Defense,
-    batch: CanvasBatch,
-    seed: int,
-    field: float,
-    device: torch.device,
-    size: int,
+    looks: Mapping[Look, Classifier], defense: Defense, batch: CanvasBatch, conditions: Conditions
 ) -> dict[Look, Answers]:
     """What each model, in each view, says of canvases behind a defence, as often as that is drawn.
 
     Args:
-        looks: the models, on `device`, by their names and views.
+        looks: the models by their names and views.
         batch: at least one canvas.
-        seed: of a random defence's draws.
-        field: the part of the images' centre squares that the canvases hold, in (0, 1].
-        size: images per micro-batch.
     """
     answers = {each: Answers(batch.labels) for each in looks}
     for repeat in range(defense.repeats):
-        pixels = defend_batch(defense, batch, seed, repeat, device, size)
+        pixels = defend_batch(defense, batch, repeat, conditions)
         for each, classifier in looks.items():
-            answers[each].add(predict_batch(classifier, each[1], field, pixels, size))
+            answers[each].add(predict_batch(classifier, each[1], pixels, conditions))
     return answers

@@ -60,19 +60,19 @@ class Preprocessing:
         return cls(**values)
 
     @property
-    def field(self) -> float:
+    def field_of_view(self) -> float:
         """The part of the image's centre square that the network was evaluated on, in (0, 1]."""
         return min(1.0, self.input_size / self.resize)
 
-    def window(self, side: int, field: float) -> int:
+    def window(self, side: int, field_of_view: float) -> int:
         """Side (pixels) of the window that the network should see of a canvas of `side` pixels.
 
-        `field` is the part of the image's centre square that the canvas itself holds. The network is shown the
+        `field_of_view` is the part of the image's centre square that the canvas itself holds. The network is shown the
         field it was evaluated on, as far as the canvas holds it; a window smaller than the network's input is
         never enlarged while the canvas has more to show.
         """
-        own_field = round(side * self.field / field)
-        return min(side, max(own_field, self.input_size))
+        own = round(side * self.field_of_view / field_of_view)
+        return min(side, max(own, self.input_size))
 
 
 def _is_number(value: object) -> bool:

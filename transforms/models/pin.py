@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources.registry import model_source
+
+Engine = Literal["auto", "torch", "onnxruntime"]
+"""What runs a network when it predicts; auto is the quickest that agrees with torch on the device."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class ModelPin:
         weights_sha256: of the weights file.
         preprocessing: as resolved from source and experiment.
         published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
-        black_box: whether predictions are made without any regard to gradients, see `as_black_box`.
+        engine: the one that predicts, a name in `engines.registry`, or auto where that has not been resolved.
     """
 
     source: str
@@ -26,11 +29,16 @@ class ModelPin:
     weights_sha256: str
     preprocessing: Preprocessing
     published: float | None = None
-    black_box: bool = False
+    engine: str = "auto"
 
 
-def pin(source: str, weights: str | None = None, preprocessing: Mapping[str, Any] | None = None) -> ModelPin:
+def pin(
+    source: str,
+    weights: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    engine: str = "auto",
+) -> ModelPin:
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
     found = model_source(source, weights, preprocessing)
     path = str(found.weights.absolute()) if found.local else None
-    return ModelPin(source, path, found.digest(), found.preprocessing, found.published)
+    return ModelPin(source, path, found.digest(), found.preprocessing, found.published, engine)

@@ -77,8 +77,8 @@ def problem(view: str, side: int, window: int) -> str | None:
     """Why a view makes no sense of canvases of `side` pixels for a model whose window is `window` wide, in one line.
 
     Several windows that are the same picture, or not the scales that they stand for, would be measured under a wrong
-    name. None if all is well. (A model that was evaluated on whole pictures, with `Preprocessing.field` 1, is shown the
-    whole of any canvas: for it no canvas is wide enough.)
+    name. None if all is well. (A model that was evaluated on whole pictures, with `Preprocessing.field_of_view` 1, is
+    shown the whole of any canvas: for it no canvas is wide enough.)
     """
     # By a single pixel the centre would be a corner again.
     needed = {"five-crop": window + 2, "ten-crop": window + 2, "multi-scale": _widest(window)}.get(view, window)
@@ -99,18 +99,18 @@ def _widest(window: int) -> int:
     return round(window * 8 / 7)
 
 
-def look(classifier: Classifier, view: View, canvases: Tensor, field: float) -> Tensor:
+def look(classifier: Classifier, view: View, canvases: Tensor, field_of_view: float) -> Tensor:
     """Shows canvases to a classifier through a view.
 
     Args:
         canvases: float (B, 3, S, S) in [0, 1].
-        field: the part of the image's centre square that the canvases hold, in (0, 1].
+        field_of_view: the part of the image's centre square that the canvases hold, in (0, 1].
 
     Returns:
         (B, classes) logits, up to a constant per row: their softmax is the model's probabilities, averaged over
         the view's windows. Differentiable.
     """
-    windows = view(canvases, classifier.preprocessing.window(canvases.shape[-1], field))
+    windows = view(canvases, classifier.preprocessing.window(canvases.shape[-1], field_of_view))
     return averaged([classifier(window) for window in windows])
 
 

@@ -10,9 +10,25 @@ from transforms.rows.tables import TABLES
 CLEAN = "none"
 """The attack column of what was not attacked."""
 
+_VARIANT = "@"
+
 GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
 """Of each table, chunks whose parts of one kind are made one file at the end of a large run."""
 _FILE = re.compile(r"(?P<table>[^/]+)/(?P<folders>(.+/)?)(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
+
+
+def variant_name(attack: str, defense: str) -> str:
+    """The attack column of an adaptive attack's variant that knows a defence."""
+    return f"{attack}{_VARIANT}{defense}"
+
+
+def variant_of(name: str) -> tuple[str, str] | None:
+    """The adaptive attack that an attack column names a variant of, and the defence that it knows; None for any other.
+
+    An experiment's own names hold no `@`.
+    """
+    attack, mark, defense = name.partition(_VARIANT)
+    return (attack, defense) if mark else None
 
 
 @dataclass(frozen=True, slots=True)

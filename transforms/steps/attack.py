@@ -14,7 +14,7 @@ from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_table
 from transforms.rows.parts import CLEAN, attack_parts
 from transforms.rows.tables import failure_row, rows_table
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import read_batch
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
@@ -25,12 +25,12 @@ class AttackImages(beam.DoFn):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StepContext,
         attacks: Sequence[AttackSpec],
         pool: Sequence[ImageRef],
     ) -> None:
         """`pool` holds the images that attacks may mix in."""
-        self._setting = setting
+        self._context = context
         self._attacks = tuple(attacks)
         self._pool = tuple(pool)
         self._pool_read: CanvasBatch | None = None
@@ -46,7 +46,7 @@ class AttackImages(beam.DoFn):
         for spec in self._attacks:
             if spec.name in work.attacks:
                 if not self._done(work.chunk, spec):
-                    batch = batch or read_canvases(self._setting.store, clean)
+                    batch = batch or read_canvases(self._context.store, clean)
                     self._attack(batch, spec, work.chunk)
                 yield CanvasRef(work.chunk, spec.name)
 
@@ -54,38 +54,37 @@ class AttackImages(beam.DoFn):
         """Of the pool, read once for all chunks: those that can be, and do not kill."""
 
         def work(some: Sequence[int]) -> CanvasBatch | None:
-            return read_batch([self._pool[each] for each in some], self._setting.canvas)
+            return read_batch([self._pool[each] for each in some], self._context.canvas)
 
         if self._pool_read is None:
             ids = [ref.image_id for ref in self._pool]
-            _, self._pool_read = guarded(self._setting.store, "pool", ids, work)
+            _, self._pool_read = guarded(self._context.store, "pool", ids, work)
         return self._pool_read
 
     def _done(self, chunk: Chunk, spec: AttackSpec) -> bool:
-        return all(self._setting.store.has(part) for part in attack_parts(chunk.index, spec.name))
+        return all(self._context.store.has(part) for part in attack_parts(chunk.index, spec.name))
 
     def _attack(self, batch: CanvasBatch, spec: AttackSpec, chunk: Chunk) -> None:
-        setting = self._setting
+        context = self._context
         failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
         rows: list[dict[str, Any]] = []
         canvases: list[Pixels] = []
         failures: list[dict[str, Any]] = []
         if batch.labels:
-            classifiers = [setting.models[name] for name in spec.surrogates]
+            classifiers = [context.models[name] for name in spec.surrogates]
             pool = self._pictures() if spec.build().pooled else None
-            field, seed = setting.canvas.field, setting.seed
 
             def work(some: Sequence[int]) -> Attacked:
-                return attack_batch(spec, classifiers, field, batch.take(some), seed, setting.micro_batch, pool)
+                return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)
 
-            kept, attacked = guarded(setting.store, attacks_at.path, batch.image_ids, work)
+            kept, attacked = guarded(context.store, attacks_at.path, batch.image_ids, work)
             failures = death_rows(batch.image_ids, kept)
             if attacked is not None:
-                rows = attack_rows(spec, seed, batch.take(kept), attacked)
+                rows = attack_rows(spec, context.conditions.seed, batch.take(kept), attacked)
                 canvases = list(attacked.canvases[attacked.finite].numpy())
                 broken = [batch.image_ids[each] for each, fine in zip(kept, attacked.finite, strict=True) if not fine]
                 reason = "a gradient or an answer of the surrogates is not finite"
                 failures += [failure_row(each, "FloatingPointError", reason) for each in broken]
-        setting.store.publish(failures_at, rows_table("failures", failures))
-        setting.store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
-        setting.store.publish(attacks_at, rows_table("attacks", rows))
+        context.store.publish(failures_at, rows_table("failures", failures))
+        context.store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
+        context.store.publish(attacks_at, rows_table("attacks", rows))

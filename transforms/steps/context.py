@@ -1,32 +1,25 @@
-"""What all steps of an experiment have in common."""
+"""What all steps of a run have in common."""
 
 from dataclasses import dataclass
 
 from transforms.data.decode import CanvasSpec
-from transforms.models.batches import micro_batch
+from transforms.models.conditions import Conditions
 from transforms.steps.held_models import HeldModels
 from transforms.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where an experiment's steps read and write, and what all of them go by. Small and picklable.
+class StepContext:
+    """Where the steps of a run read and write, and what all of them go by. Small and picklable.
 
     Attributes:
         store: the run directory.
         models: at least those that the steps ask.
         canvas: how images become canvases.
-        seed: of all random draws.
-        chunk_size: images per chunk.
+        conditions: under which models are asked.
     """
 
     store: Store
     models: HeldModels
     canvas: CanvasSpec
-    seed: int
-    chunk_size: int
-
-    @property
-    def micro_batch(self) -> int:
-        """Images that a model is shown at once."""
-        return micro_batch(self.models.device, self.chunk_size)
+    conditions: Conditions

@@ -12,7 +12,7 @@ from transforms.models.device import prepare_torch
 from transforms.rows.parts import Part, predictions_part
 from transforms.rows.predictions import prediction_rows
 from transforms.rows.tables import failure_row, rows_table
-from transforms.steps.context import Setting
+from transforms.steps.context import StepContext
 from transforms.steps.fan_out import DefenseTask
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.store import Store
@@ -24,7 +24,7 @@ class Transfer(beam.DoFn):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StepContext,
         targets: Sequence[str],
         views: Sequence[str],
         wanted: Mapping[str, int | None],
@@ -32,7 +32,7 @@ class Transfer(beam.DoFn):
         all_probabilities: bool,
     ) -> None:
         """`wanted` holds the class that each targeted attack wants, by the attack's name; None for the others."""
-        self._setting = setting
+        self._context = context
         self._looks = tuple((model, view) for model in targets for view in views)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities
@@ -46,16 +46,16 @@ class Transfer(beam.DoFn):
             (model, view): predictions_part(canvases.chunk.index, canvases.attack, model, view, defense.name)
             for model, view in self._looks
         }
-        missing = {look: part for look, part in parts.items() if not self._setting.store.has(part)}
+        missing = {look: part for look, part in parts.items() if not self._context.store.has(part)}
         if not missing:
             return
-        batch = read_canvases(self._setting.store, canvases)
+        batch = read_canvases(self._context.store, canvases)
         if not batch.labels:
             yield from ((part, rows_table("predictions", [])) for part in missing.values())
             return
         unit = f"{canvases.chunk.index} {canvases.attack} {defense.name} {self._looks}"
         kept, asked = guarded(
-            self._setting.store,
+            self._context.store,
             unit,
             batch.image_ids,
             lambda some: self._ask(missing, defense, batch.take(some)),
@@ -74,9 +74,9 @@ class Transfer(beam.DoFn):
             yield part, rows_table("predictions", rows)
 
     def _ask(self, looks: Iterable[Look], defense: Defense, batch: CanvasBatch) -> dict[Look, Answers]:
-        setting, models = self._setting, self._setting.models
+        models = self._context.models
         asked = {(model, view): models.target(model) for model, view in looks}
-        return ask(asked, defense, batch, setting.seed, setting.canvas.field, models.device, setting.micro_batch)
+        return ask(asked, defense, batch, self._context.conditions)
 
 
 class WriteParts(beam.DoFn):

@@ -1,0 +1,121 @@
+"""The record of a run, `run.json`: what its rows were made from. Frozen; a changed record is a new one."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.config.base import first_problem
+from transforms.errors import InputError
+from transforms.storage.store import Store
+
+RUN_JSON = "run.json"
+Json = dict[str, Any]
+
+
+class _Frozen(BaseModel):
+    """Keys that this version does not know are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def replace(self, **changes: Any) -> Self:
+        """The same but for some keys."""
+        return self.model_copy(update=changes)
+
+
+class CanvasSize(_Frozen):
+    """The resolution of an experiment: the short side after resizing, and the side of the centre crop, pixels."""
+
+    resize: int
+    crop: int
+
+
+class Images(_Frozen):
+    """How many image refs the run is made of, usable or not, and the SHA-256 of their ids and labels."""
+
+    count: int
+    sha256: str
+
+
+class Model(_Frozen):
+    """What gives a model's name its meaning.
+
+    Attributes:
+        source: as the experiment spells it.
+        weights_sha256: of the weights file.
+        preprocessing: as resolved from source and experiment.
+        engine: the one that predicts, as resolved on the device of the first run.
+    """
+
+    source: str
+    weights_sha256: str
+    preprocessing: Json = {}
+    engine: str = "torch"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_0_1(cls, model: Any) -> Any:
+        """Up to version 0.1.0, `black_box` said whether ONNX Runtime predicts."""
+        if not isinstance(model, Mapping) or "black_box" not in model:
+            return model
+        rest = {key: value for key, value in model.items() if key != "black_box"}
+        return {"engine": "onnxruntime" if model["black_box"] else "torch", **rest}
+
+
+class Definitions(_Frozen):
+    """Everything that gives a name in the tables its meaning.
+
+    Attributes:
+        attacks: each with every key that its rows depend on.
+        micro_batch: images that a model is shown at once; 0 in a run of version 0.1.0, which did not record it.
+    """
+
+    seed: int
+    chunk_size: int
+    canvas: CanvasSize
+    all_probabilities: bool
+    images: Images
+    models: dict[str, Model]
+    attacks: dict[str, Json]
+    micro_batch: int = 0
+
+
+class RunRecord(_Frozen):
+    """What `run.json` says.
+
+    Attributes:
+        experiment: the last one that was run, as YAML would have it, every key written out.
+        definitions: of everything in the directory, whichever experiment brought it there.
+        versions: of the libraries on which the last bits of rows depend.
+        proofs: of each model, how many clean images it got right before the first attack, and of how many.
+        costs: of each run that computed anything: tasks by kind, passes, seconds, device, versions.
+    """
+
+    experiment: Json
+    definitions: Definitions
+    versions: dict[str, str]
+    proofs: dict[str, tuple[int, int]]
+    costs: tuple[Json, ...]
+
+
+def read_record(store: Store) -> RunRecord | None:
+    """What `run.json` says; None where there is none.
+
+    Raises:
+        InputError: it is not one of ours.
+    """
+    if not store.exists(RUN_JSON):
+        return None
+    try:
+        return RunRecord.model_validate_json(store.read_bytes(RUN_JSON), strict=True)
+    except ValidationError as error:
+        reason = f" ({first_problem(error)})"
+    except (ValueError, RecursionError):
+        reason = ""
+    raise InputError(f"{store.root}/{RUN_JSON} is damaged{reason}; give another --output, or restore it")
+
+
+def write_record(store: Store, record: RunRecord) -> None:
+    """Publishes `run.json`."""
+    store.publish_bytes(RUN_JSON, (json.dumps(record.model_dump(mode="json"), indent=2) + "\n").encode())
