@@ -2,14 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNDIR ?= runs/quickstart
+PYTEST := $(BIN)/python -m pytest
+# Each process holds torch and models: about 2 GB.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run test lint lock clean
+.PHONY: run check test lint lock clean
 
 run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
 
-test: $(VENV)/.installed lint  ## static checks, then the whole suite
-	$(BIN)/python -m pytest
+check: lint  ## static checks and the quick tests, in two minutes
+	$(PYTEST) $(PARALLEL) -m "not system and not alone"
+
+test: lint  ## static checks and the whole suite; what needs the machine to itself comes last
+	$(PYTEST) $(PARALLEL) -m "not alone"
+	$(PYTEST) -m alone
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

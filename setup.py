@@ -53,6 +53,7 @@ EXTRAS = {
         "mypy",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff",
         "torchattacks>=3.5.1",
     ],

@@ -25,7 +25,8 @@ pytest_plugins = [
 # Keras chooses its backend when it is imported, once per process.
 os.environ["KERAS_BACKEND"] = "torch"
 
-# Convolution kernels sum in another order with another number of threads.
+# Convolution kernels sum in another order with another number of threads, and each process of the suite has one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 

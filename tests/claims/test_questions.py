@@ -10,6 +10,8 @@ from PIL import Image
 from pipeline.results.tables import open_run
 from tests.support.runs import ROOT, Finished, rows
 
+pytestmark = [pytest.mark.system, pytest.mark.alone]
+
 MODELS = ("lite0", "lite1", "lite2")
 
 

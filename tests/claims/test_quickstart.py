@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from tests.support.runs import Finished, rows
+
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 
 IMAGES, ATTACKS, MODELS, VIEWS, DEFENSES = 20, 4, 3, 1, 7
 

@@ -248,7 +248,7 @@ def test_the_same_command_again_does_nothing(
 
     output = tiny_run.copy(tmp_path / "run")
     before = stamps(output)
-    monkeypatch.setattr(pipeline.run, "build", never)
+    monkeypatch.setattr(pipeline.run.execute, "build", never)
     monkeypatch.setattr(ModelSource, "load", never)  # no model is even loaded
     result = run(tiny_run.experiment, output)
     assert stamps(output) == before

@@ -143,7 +143,7 @@ def test_a_machine_without_java_skips_in_one_line_and_fails_in_ci(monkeypatch: p
 @pytest.mark.parametrize("ci", [True, False])
 def test_a_registry_that_does_not_answer_is_one_line(ci: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true" if ci else "")
-    monkeypatch.setattr("runner_fixtures._PATIENCE", 1)
+    monkeypatch.setattr("tests.support.runners._PATIENCE", 1)
     given_up = pytest.fail.Exception if ci else pytest.skip.Exception
     with pytest.raises(given_up, match=r"\Ash: no route to the proxy\Z"):
         get(["sh", "-c", "echo 'go: downloading x'; echo 'no route to the proxy' >&2; echo more >&2; exit 1"])

@@ -60,6 +60,8 @@ from transforms.storage.images import read_image
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
 
+pytestmark = pytest.mark.system
+
 if TYPE_CHECKING:
     from tests.support.object_stores import Bucket, Gate
 

@@ -1,4 +1,4 @@
-"""Programs that tests of runners need and Python does not bring, got once and kept in pytest's cache: a pytest plugin.
+"""Programs that tests of runners need and Python does not bring, got once and kept for all checkouts: a pytest plugin.
 
 Java, Maven and Go must be on the machine, and their registries answer. Else the tests are skipped in one line; in CI
 they fail.
@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from filelock import FileLock
 
 from tests.support.runs import start
 
@@ -23,7 +25,8 @@ GoInstall = Callable[[str], Path]
 Begin = Callable[..., "subprocess.Popen[bytes]"]
 
 BEAM_IN_GO = "github.com/apache/beam/sdks/v2"
-_PATIENCE = 240
+_KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megalith-tests"
+_PATIENCE = 480
 """Seconds that a registry may take for everything it is asked for."""
 
 
@@ -57,6 +60,15 @@ def give_up(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@contextmanager
+def _kept(name: str) -> Iterator[Path]:
+    """A folder that outlives the tests, which no other process of theirs fills meanwhile."""
+    folder = _KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        yield folder
 
 
 def running(program: Path) -> list[int]:
@@ -95,40 +107,29 @@ def interrupt(process: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.fixture(scope="session")
-def go_install(pytestconfig: pytest.Config) -> GoInstall:
+def go_install() -> GoInstall:
     """Builds a program from the Go module proxy, unless it is there."""
 
     def install(package: str) -> Path:
         need("go")
         path, _, wanted = package.partition("@")
         name = path.rpartition("/")[2]
-        folder = pytestconfig.cache.mkdir(f"go-{name}-{wanted}")
-        if not (folder / name).exists():
-            get(["go", "install", package], GOBIN=str(folder))
-        return folder / name
+        with _kept(f"go-{name}-{wanted}") as folder:
+            if not (folder / name).exists():
+                get(["go", "install", package], GOBIN=str(folder))
+            return folder / name
 
     return install
 
 
 @pytest.fixture(scope="session")
-def flink_jars(pytestconfig: pytest.Config) -> Path:
+def flink_jars() -> Path:
     """The folder with the jars of `flink/pom.xml`."""
     need("java", "mvn")
     pom = Path(__file__).parent / "flink" / "pom.xml"
-    folder = pytestconfig.cache.mkdir("flink")
-    if not (folder / pom.name).exists() or (folder / pom.name).read_bytes() != pom.read_bytes():
-        shutil.rmtree(folder / "jars", ignore_errors=True)
-        get(
-            [
-                "mvn",
-                "-B",
-                "-q",
-                "-Dstyle.color=never",
-                "-f",
-                str(pom),
-                "dependency:copy-dependencies",
-                f"-DoutputDirectory={folder}/jars",
-            ]
-        )
-        shutil.copy(pom, folder)
-    return folder / "jars"
+    with _kept(f"flink-{sha256(pom.read_bytes()).hexdigest()[:16]}") as folder:
+        if not (folder / pom.name).exists():
+            goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}/jars"]
+            get(["mvn", "-B", "-q", "-Dstyle.color=never", "-f", str(pom), *goal])
+            shutil.copy(pom, folder)
+        return folder / "jars"

@@ -19,6 +19,8 @@ from tests.support.runs import complaint, invoke, refused, sample_files, tiny, w
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 
+pytestmark = pytest.mark.system
+
 IMAGE = "us-docker.pkg.dev/project/repository/megalith:1"
 GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 

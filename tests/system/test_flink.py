@@ -12,6 +12,8 @@ from tests.support.flink.cluster import Cluster, running
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt
 from tests.support.runs import Finished, contents, invoke, run, wait_until
 
+pytestmark = [pytest.mark.system, pytest.mark.alone]
+
 
 @pytest.fixture(scope="module")
 def cluster(flink_jars: Path, go_install: GoInstall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.runs import Json, Row, contents, invoke, label_of, rows, run, sample_files
 
+pytestmark = pytest.mark.system
+
 GOLDEN = Path(__file__).parent / "golden"
 _LIBRARIES = ("torch", "numpy", "onnxruntime", "pyarrow", "pillow", "scikit-image", "foolbox")
 _CLOSE = 1e-3

@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.support.runs import IMAGENET_SAMPLE, needs_imagenet_sample, rows, start, written
+
+pytestmark = pytest.mark.system
 
 
 def peak(experiment: Path, output: Path) -> int:

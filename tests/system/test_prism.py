@@ -12,6 +12,8 @@ import pytest
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt, running
 from tests.support.runs import Finished, command, contents, run, tiny, wait_until, written
 
+pytestmark = [pytest.mark.system, pytest.mark.alone]
+
 
 @pytest.fixture
 def prism(go_install: GoInstall, tmp_path: Path) -> Iterator[Path]:

@@ -30,6 +30,8 @@ from tests.support.runs import (
 )
 from transforms.storage.store import is_temporary
 
+pytestmark = pytest.mark.system
+
 KILLS = 20
 MOUNT, UMOUNT = shutil.which("mount") or "", shutil.which("umount") or ""
 PART = "attacks/attack=mi/chunk-00000.parquet"
