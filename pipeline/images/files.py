@@ -7,18 +7,10 @@ import os
 import tarfile
 from pathlib import Path
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
 from transforms.errors import InputError, printable, said_by
-from transforms.storage.files import is_remote, slice_uri
-from transforms.storage.object_stores import paths_below
+from transforms.storage import files
+from transforms.storage.files import absolute, is_remote, remote, slice_uri
 from transforms.storage.preflight import reach
-
-
-def absolute(path: str) -> str:
-    """A local path made absolute (`~` is the home directory); a remote one without its trailing slash."""
-    return path.rstrip("/") if is_remote(path) else os.path.normpath(Path(path).expanduser().absolute())
 
 
 def locate(key: str, path: str, folder: str) -> str:
@@ -50,7 +42,7 @@ def exists(key: str, path: str) -> bool:
         InputError: its filesystem cannot be asked.
     """
     try:
-        return bool(FileSystems.exists(path))
+        return files.exists(path)
     except Exception as error:  # A filesystem that is not installed, credentials, the network …
         raise _unreadable(key, path, error) from error
 
@@ -65,7 +57,7 @@ def list_files(key: str, folder: str) -> dict[str, str]:
         what = "is not a folder" if Path(folder).exists() else "does not exist"
         raise InputError(f"images.{key}: {folder!r} {what}; give a folder of images")
     try:
-        uris = [f"{folder}/{name}" for name in paths_below(folder)] if is_remote(folder) else _walk(folder)
+        uris = [f"{folder}/{name}" for name in remote().paths_below(folder)] if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, folder, error) from error
     return {uri[len(folder) + 1 :]: uri for uri in sorted(uris)}
@@ -81,7 +73,7 @@ def list_tar(key: str, tar: str) -> dict[str, str]:
     """
     try:
         with (
-            FileSystems.open(tar, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+            files.open_to_read(tar) as file,
             tarfile.open(fileobj=file, mode="r:") as archive,
         ):
             return {
@@ -99,8 +91,6 @@ def _walk(folder: str) -> list[str]:
     def fail(error: OSError) -> None:
         raise error
 
-    # Not Beam's match: it skips what it may not read, does not follow links to class folders, and has no way to
-    # quote a "[" in the folder's name.
     walked = os.walk(folder, onerror=fail, followlinks=True)
     return [f"{parent}/{name}" for parent, _, names in walked for name in names]
 

@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from hashlib import sha256
 
 from pipeline.config.images import ImagesConfig
-from pipeline.images.files import absolute, locate
+from pipeline.images.files import locate
 from pipeline.images.sources import folder_images, foolbox_samples, imagenet_images
 from transforms.data.chunks import ImageRef
 from transforms.errors import InputError, StoppedError, said_by
-from transforms.storage.files import read_bytes
+from transforms.storage.files import absolute, read_bytes
 
 _MAX_LIST_BYTES = 2**26
 

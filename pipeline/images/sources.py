@@ -5,11 +5,12 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from pipeline.images.files import absolute, exists, list_files, list_tar, locate
+from pipeline.images.files import exists, list_files, list_tar, locate
 from pipeline.images.labels import DEVKIT_META, Truth, read_devkit, read_labels
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.classes import resolve_class
 from transforms.errors import InputError
+from transforms.storage.files import absolute
 from transforms.storage.preflight import reach
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))

@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from pipeline.images.files import absolute
 from pipeline.results.record import RUN_JSON, RunRecord, read_record
 from pipeline.results.statistics import Rate
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
-from transforms.storage.files import is_remote
+from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.experiment import Experiment
-from pipeline.images.files import absolute
 from pipeline.images.manifest import list_images
 from pipeline.results.record import Model, RunRecord, read_record
 from pipeline.run.definitions import definitions, merge_definitions, versions
@@ -19,7 +18,7 @@ from transforms.models.conditions import Conditions, usual_micro_batch
 from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import of_tables, part_of
-from transforms.storage.files import is_remote
+from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
 

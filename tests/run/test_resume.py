@@ -99,18 +99,17 @@ def test_killed_again_and_again_it_goes_on(tiny_run: Finished, tmp_path: Path) -
 # Dies like a machine that loses power: everything is written, but the last file has not got its name yet.
 DIES_BEFORE_RENAMING = """
 import os, signal, sys
-from apache_beam.io.filesystems import FileSystems
 from pipeline.main import main
 
-rename = FileSystems.rename
+rename = os.replace
 doomed = sys.argv.pop()
 
-def dies(sources, destinations):
-    if destinations[0].endswith(doomed):
+def dies(source, destination):
+    if os.fspath(destination).endswith(doomed):
         os.kill(os.getpid(), signal.SIGKILL)
-    rename(sources, destinations)
+    rename(source, destination)
 
-FileSystems.rename = staticmethod(dies)
+os.replace = dies
 main()
 """
 

@@ -5,13 +5,11 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from apache_beam.io.filesystems import FileSystems
 
 from transforms.rows.parts import Part, attacks_part, canvases_part, images_part, load_parts, predictions_part
 from transforms.rows.tables import TABLES, rows_table
@@ -70,32 +68,14 @@ def test_an_empty_part_is_a_part(store: Store) -> None:
     assert read.schema.equals(TABLES["attacks"].columns)
 
 
-class FullDisk:
-    """A file that takes half of what is written, and then no more: by default, there is no space left."""
-
-    def __init__(self, file: BinaryIO, number: int = errno.ENOSPC) -> None:
-        self._file = file
-        self._number = number
-
-    def __enter__(self) -> "FullDisk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, content: bytes) -> int:
-        self._file.write(content[: len(content) // 2])
-        self._file.flush()
-        raise OSError(self._number, os.strerror(self._number))
-
-
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
-    create = FileSystems.create
+    """Half of what is written reaches the disk."""
 
-    def full(path: str, *arguments: Any, **named: Any) -> FullDisk:
-        return FullDisk(create(path, *arguments, **named), number)
+    def full(path: Path, content: bytes, *, lasting: bool) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(FileSystems, "create", staticmethod(full))
+    monkeypatch.setattr("transforms.storage.store._write", full)
 
 
 def seen(folder: Path, table: str) -> int:
@@ -128,16 +108,16 @@ def test_a_full_disk_spares_what_was_published(store: Store, monkeypatch: pytest
 def test_until_it_is_renamed_nobody_sees_a_part(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the moment before, everything is written: under another name, which readers pass over."""
     moments: list[list[str]] = []
-    rename = FileSystems.rename
+    rename = os.replace
 
-    def watched(sources: list[str], destinations: list[str]) -> None:
+    def watched(source: Path, destination: str) -> None:
         moments.append(files(folder))
-        assert not Path(destinations[0]).exists()
+        assert not Path(destination).exists()
         assert seen(folder, "images") == 0
         assert not store.has(images_part(0))
-        rename(sources, destinations)
+        rename(source, destination)
 
-    monkeypatch.setattr(FileSystems, "rename", staticmethod(watched))
+    monkeypatch.setattr(os, "replace", watched)
     store.publish(images_part(0), images(5))
     ((temporary,),) = moments
     assert Path(temporary).name.startswith(".")
@@ -148,18 +128,18 @@ def test_until_it_is_renamed_nobody_sees_a_part(store: Store, folder: Path, monk
 def test_what_gets_its_name_has_reached_the_disk(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it: or a loss of power could leave the name with fewer bytes, or none."""
     moments: list[tuple[str, int, int]] = []
-    fsync, rename = os.fsync, FileSystems.rename
+    fsync, rename = os.fsync, os.replace
 
     def synced(descriptor: int) -> None:
         fsync(descriptor)
         moments.append(("synced", os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
 
-    def renamed(sources: list[str], destinations: list[str]) -> None:
-        rename(sources, destinations)
-        moments.append(("renamed", Path(destinations[0]).stat().st_ino, Path(destinations[0]).stat().st_size))
+    def renamed(source: Path, destination: str) -> None:
+        rename(source, destination)
+        moments.append(("renamed", Path(destination).stat().st_ino, Path(destination).stat().st_size))
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(FileSystems, "rename", staticmethod(renamed))
+    monkeypatch.setattr(os, "replace", renamed)
     store.publish(images_part(0), images(5))
     part = (folder / images_part(0).path).stat()
     assert moments == [(word, part.st_ino, part.st_size) for word in ("synced", "renamed")]
@@ -167,16 +147,16 @@ def test_what_gets_its_name_has_reached_the_disk(store: Store, folder: Path, mon
 
 def test_two_writers_use_two_temporary_names(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A duplicate attempt, by a second worker at the same time, harms nobody."""
-    rename = FileSystems.rename
-    sources_seen: list[str] = []
+    rename = os.replace
+    sources_seen: list[Path] = []
 
-    def interleaved(sources: list[str], destinations: list[str]) -> None:
-        sources_seen.extend(sources)
+    def interleaved(source: Path, destination: str) -> None:
+        sources_seen.append(source)
         if len(sources_seen) == 1:
             store.publish(images_part(0), images(5))  # the other one begins and ends in between
-        rename(sources, destinations)
+        rename(source, destination)
 
-    monkeypatch.setattr(FileSystems, "rename", staticmethod(interleaved))
+    monkeypatch.setattr(os, "replace", interleaved)
     store.publish(images_part(0), images(5))
     assert len(set(sources_seen)) == 2
     assert files(folder) == ["images/chunk-00000.parquet"]

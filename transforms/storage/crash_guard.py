@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from transforms.errors import StoppedError
 from transforms.rows.tables import failure_row
-from transforms.storage.object_stores import within
+from transforms.storage.patience import within
 from transforms.storage.store import Store
 
 T = TypeVar("T")

@@ -1,20 +1,51 @@
-"""Bytes of a file, or of a slice of one, on any filesystem that Beam speaks."""
+"""Bytes of a file, or of a slice of one, on a disk or an object store.
+
+Object stores are reached through Beam's filesystems, which take seconds to import: `object_stores` is imported when a
+remote path is first used, and nowhere else.
+"""
 
 import errno
+import os
 import re
-
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
 
 from transforms.errors import StoppedError
-from transforms.storage.object_stores import os_errors
 
+_REMOTE = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
 _SLICE = re.compile(r"(?P<path>.+)#bytes=(?P<first>[0-9]+)-(?P<last>[0-9]+)", re.DOTALL)
 
 
 def is_remote(path: str) -> bool:
     """Whether a path starts with a scheme: `s3://`, `gs://` …"""
-    return FileSystems.get_scheme(path) is not None
+    return _REMOTE.match(path) is not None
+
+
+def remote() -> ModuleType:
+    """The module that reaches object stores, ready for use."""
+    from transforms.storage import object_stores  # noqa: PLC0415 - said above
+
+    object_stores.prepare()
+    return object_stores
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute (`~` is the home directory); a remote one without its trailing slash."""
+    return path.rstrip("/") if is_remote(path) else os.path.normpath(Path(path).expanduser().absolute())
+
+
+def exists(path: str) -> bool:
+    """Whether there is something at a path. Raises OSError if an object store cannot be asked."""
+    return bool(remote().exists(path)) if is_remote(path) else os.path.exists(path)  # noqa: PTH110 - never raises
+
+
+def open_to_read(path: str) -> BinaryIO:
+    """A file to read from, as it is. Raises OSError if there is none."""
+    if not is_remote(path):
+        return Path(path).open("rb")
+    file: BinaryIO = remote().open_to_read(path)
+    return file
 
 
 def slice_uri(path: str, first: int, size: int) -> str:
@@ -28,7 +59,7 @@ def read_bytes(uri: str, limit: int) -> bytes:
     A `#` or `%` elsewhere in the uri stands for itself.
 
     Args:
-        uri: path on any filesystem that Beam speaks.
+        uri: local path, or remote path on a filesystem that Beam speaks.
         limit: the largest size to accept, in bytes. No more than `limit` + 1 bytes are read.
 
     Raises:
@@ -52,9 +83,12 @@ def read_bytes(uri: str, limit: int) -> bytes:
 
 def _read(path: str, first: int, size: int) -> bytes:
     try:
-        with os_errors(path), FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        if is_remote(path):
+            data: bytes = remote().read(path, first, size)
+            return data
+        with Path(path).open("rb") as file:
             file.seek(first)
-            return bytes(file.read(size))
+            return file.read(size)
     except OSError as error:
         # A failure row stays for good: one that is gone is worth it. A refusal may be of all of them, and may end.
         if is_remote(path) and error.errno != errno.ENOENT:

@@ -3,22 +3,20 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
-from queue import Queue
-from threading import Lock, Thread
+from threading import Lock
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 from apache_beam.io.aws.clients.s3 import boto3_client
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.errors import said_by
-
-# Beam makes a client of GCS for each operation, which would ask for its bucket as well, for traces that nobody reads.
-os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 
 _boto3 = boto3_client.boto3  # None where it is not installed
 _making_a_client = Lock()
@@ -41,22 +39,52 @@ def os_errors(path: str) -> Iterator[None]:
         raise OSError(errno.EIO, said_by(error), path) from error
 
 
-def within(seconds: float, ask: Callable[[], object]) -> None:
-    """Asks in a thread that nobody waits for longer; raises what it raises, or Empty."""
-    outcome = Queue[Exception | None]()
+def options() -> PipelineOptions:
+    """What Beam's filesystems were told; if nothing, the defaults from now on: then the environment says how."""
+    if FileSystems._pipeline_options is None:
+        FileSystems.set_options(PipelineOptions([]))
+    return FileSystems._pipeline_options
 
-    def answer() -> None:
-        try:
-            ask()
-        except Exception as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
 
-    Thread(target=answer, daemon=True).start()
-    error = outcome.get(timeout=seconds)
-    if error is not None:
-        raise error
+def speaks(path: str) -> bool:
+    """Whether there is a filesystem for the path's scheme."""
+    try:
+        FileSystems.get_filesystem(path)
+    except ValueError:
+        return False
+    return True
+
+
+def read(path: str, first: int, size: int) -> bytes:
+    """No more than `size` bytes of an object, from byte `first`, as they are. Raises OSError if it cannot."""
+    with os_errors(path), FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.seek(first)
+        return bytes(file.read(size))
+
+
+def open_to_read(path: str) -> BinaryIO:
+    """An object to read from, as it is. Raises OSError if there is none."""
+    with os_errors(path):
+        file: BinaryIO = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return file
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes an object, whole or not at all. Raises OSError if it cannot."""
+    with os_errors(path), FileSystems.create(path, mime_type="application/octet-stream") as file:
+        file.write(content)
+
+
+def rename(path: str, new: str) -> None:
+    """Renames an object, over any that has the name. Raises OSError if it cannot."""
+    with os_errors(new):
+        FileSystems.rename([path], [new])
+
+
+def exists(path: str) -> bool:
+    """Whether there is such an object. Raises OSError if its store cannot be asked."""
+    with os_errors(path):
+        return bool(FileSystems.exists(path))
 
 
 def paths_below(folder: str) -> set[str]:
@@ -104,9 +132,15 @@ def forget_s3_clients() -> None:
     _s3_client.cache_clear()
 
 
-# Beam makes a boto3 session and a client for each operation on a file, which parses all of botocore's endpoints (0.14 s
-# of CPU) and opens a connection of its own. In this process it gets the same client for the same settings.
-if _boto3 is not None:
-    boto3_client.boto3 = SimpleNamespace(
-        session=SimpleNamespace(Session=lambda: SimpleNamespace(client=_shared_s3_client))
-    )
+@cache
+def prepare() -> None:
+    """Lets Beam's filesystems use one S3 client, and ask GCS no needless questions; for this process, once.
+
+    Beam makes a boto3 session and a client for each operation on a file, which parses all of botocore's endpoints
+    (0.14 s of CPU) and opens a connection of its own. It gets the same client for the same settings. Of GCS it makes a
+    client for each operation, which would ask for its bucket as well, for traces that nobody reads.
+    """
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    if _boto3 is not None:
+        session = SimpleNamespace(Session=lambda: SimpleNamespace(client=_shared_s3_client))
+        boto3_client.boto3 = SimpleNamespace(session=session)

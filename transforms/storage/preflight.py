@@ -6,17 +6,17 @@ that, a typing error is not.
 
 from collections.abc import Callable
 from functools import partial
-
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from typing import Any
 
 from transforms.errors import InputError, said_by
-from transforms.storage.object_stores import forget_s3_clients, within
+from transforms.storage.files import is_remote, remote
+from transforms.storage.patience import within
 
 _PATIENCE = 20.0
 """Seconds that an answer may take."""
 
-_Question = Callable[[str, str, PipelineOptions], object]
+_Question = Callable[[str, str, Any], object]
+"""(bucket, prefix, Beam's options) -> anything, or an error."""
 
 
 def reach(name: str, path: str) -> None:
@@ -31,34 +31,31 @@ def reach(name: str, path: str) -> None:
     Raises:
         InputError: there is no such bucket, no credentials, no permission, no network, or no such filesystem.
     """
-    scheme = FileSystems.get_scheme(path)
-    if scheme is None:
+    if not is_remote(path):
         return
-    if FileSystems._pipeline_options is None:
-        FileSystems.set_options(PipelineOptions([]))
-    try:
-        FileSystems.get_filesystem(path)
-    except ValueError:
+    scheme, stores = path.partition("://")[0], remote()
+    options = stores.options()
+    if not stores.speaks(path):
         hint = f"pip install 'megalith[{scheme}]'" if scheme in _QUESTIONS else "give a local path, s3:// or gs://"
-        raise InputError(f"{name}: {path!r}: {scheme}:// is not installed; {hint}") from None
+        raise InputError(f"{name}: {path!r}: {scheme}:// is not installed; {hint}")
     if scheme in _QUESTIONS:
         bucket, _, prefix = path.removeprefix(f"{scheme}://").partition("/")
         if not bucket:
             raise InputError(f"{name}: {path!r} names no bucket; give {scheme}://BUCKET/FOLDER")
         try:
-            within(_PATIENCE, partial(_QUESTIONS[scheme], bucket, prefix, FileSystems._pipeline_options))
+            within(_PATIENCE, partial(_QUESTIONS[scheme], bucket, prefix, options))
         except Exception as error:  # Whatever the client raises.
-            forget_s3_clients()
+            stores.forget_s3_clients()
             raise InputError(f"{name}: {scheme}://{bucket}: {_meaning(error)}") from error
 
 
-def _ask_s3(bucket: str, prefix: str, options: PipelineOptions) -> object:
+def _ask_s3(bucket: str, prefix: str, options: Any) -> object:
     from apache_beam.io.aws.clients.s3.boto3_client import Client  # noqa: PLC0415
 
     return Client(options).client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
-def _ask_gs(bucket: str, prefix: str, options: PipelineOptions) -> object:
+def _ask_gs(bucket: str, prefix: str, options: Any) -> object:
     import google.auth  # noqa: PLC0415
     from apache_beam.io.gcp.gcsio import create_storage_client  # noqa: PLC0415
 

@@ -11,12 +11,10 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from transforms.rows.parts import GROUPS, Part
 from transforms.rows.tables import TABLES
-from transforms.storage.files import is_remote
-from transforms.storage.object_stores import delete_objects, os_errors, paths_below
+from transforms.storage.files import exists, is_remote, open_to_read, remote
 from transforms.storage.seal import is_whole, sealed
 
 THREADS = 8
@@ -30,7 +28,7 @@ def is_temporary(path: str) -> bool:
 
 
 class Store:
-    """Reads and publishes files under a root, on any filesystem that Beam speaks. Small and picklable."""
+    """Reads and publishes files under a root, on a disk or an object store. Small and picklable."""
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
@@ -58,7 +56,7 @@ class Store:
 
     def _read_gathered(self, part: Part) -> pa.Table:
         """Its own row group only: the whole file is many times as large."""
-        with self.open(part.compacted) as file, os_errors(self._at(part.compacted)):
+        with self.open(part.compacted) as file:
             try:
                 groups = pq.ParquetFile(file, page_checksum_verification=True)
                 rows = groups.read_row_group(part.chunk % GROUPS[part.table])
@@ -96,13 +94,12 @@ class Store:
         # Readers of Parquet folders pass over names that begin with a dot.
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
-            with os_errors(temporary), FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-                file.write(content)
-                if lasting and not is_remote(self.root):
-                    file.flush()
-                    os.fsync(file.fileno())
-            with os_errors(self._at(path)):
-                FileSystems.rename([temporary], [self._at(path)])
+            if is_remote(self.root):
+                remote().write(temporary, content)
+                remote().rename(temporary, self._at(path))
+            else:
+                _write(Path(temporary), content, lasting=lasting)
+                Path(temporary).replace(self._at(path))
         except BaseException:
             with suppress(Exception):
                 self.delete([temporary.removeprefix(f"{self.root}/")])
@@ -110,26 +107,22 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """A file's content; `path` is relative to the root. Raises OSError if there is none."""
-        with os_errors(self._at(path)), self.open(path) as file:
+        with self.open(path) as file:
             return file.read()
 
     def open(self, path: str) -> BinaryIO:
         """A file to read from; `path` is relative to the root. Raises OSError if there is none."""
-        with os_errors(self._at(path)):
-            file: BinaryIO = FileSystems.open(self._at(path), mime_type="application/octet-stream")
-            return file
+        return open_to_read(self._at(path))
 
     def exists(self, path: str) -> bool:
         """Whether there is a file; `path` is relative to the root."""
-        with os_errors(self._at(path)):
-            return bool(FileSystems.exists(self._at(path)))
+        return exists(self._at(path))
 
     def paths(self, folder: str = "") -> set[str]:
         """All files under the root, or a folder in it, relative to the root; unfinished ones too."""
         below = self._at(folder).rstrip("/")
         if is_remote(self.root):
-            return {f"{folder}/{path}".lstrip("/") for path in paths_below(below)}
-        # Beam's local match cannot be told that a folder's name holds a `[`.
+            return {f"{folder}/{path}".lstrip("/") for path in remote().paths_below(below)}
         walked = os.walk(below, onerror=_unless_it_went)
         return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
 
@@ -152,13 +145,22 @@ class Store:
         """Deletes files; paths are relative to the root."""
         doomed = [self._at(path) for path in paths]
         if not is_remote(self.root):
-            for path in doomed:  # Beam's local delete takes names for patterns.
+            for path in doomed:
                 Path(path).unlink(missing_ok=True)
         elif doomed:
-            delete_objects(doomed)
+            remote().delete_objects(doomed)
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"
+
+
+def _write(path: Path, content: bytes, *, lasting: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _unless_it_went(error: OSError) -> None:
