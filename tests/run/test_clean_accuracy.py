@@ -1,4 +1,4 @@
-"""Models check_clean_accuracy themselves: who is told that something is wrong with a model, and in which words."""
+"""The clean-accuracy check: who is told that something is wrong with a model, and in which words."""
 
 from pathlib import Path
 
