@@ -1,4 +1,4 @@
-"""Each line of docs/faults.md names tests that there are."""
+"""Pages name tests that there are."""
 
 import re
 
@@ -14,3 +14,13 @@ def test_each_fault_names_its_tests() -> None:
         assert named, line
         for file, test in named:
             assert f"def {test}(" in files[file].read_text(), f"{file} has no {test}"
+
+
+def test_pages_name_tests_by_their_paths() -> None:
+    named = {
+        (page.name, path)
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for path in re.findall(r"\btests/[\w/]+\.py", page.read_text())
+    }
+    assert len(named) >= 4
+    assert [each for each in sorted(named) if not (ROOT / each[1]).is_file()] == []
