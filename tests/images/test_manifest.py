@@ -344,7 +344,7 @@ def test_select_by_id_file_name_and_list(pets: Path, tmp_path: Path) -> None:
     assert ids(images(folder=pets, select=["2/0.jpg", "0/1", "0/1.jpg"])) == wanted
     (tmp_path / "list.txt").write_text("# two of them\n2/0\n\n 0/1.jpg \n")
     assert ids(images(folder=pets, select=tmp_path / "list.txt")) == wanted
-    (pets / "list.txt").write_text("4.jpg\n")
+    (pets / "list.txt").write_bytes(b"\xef\xbb\xbf4.jpg\r\n")  # as Windows' Notepad saves UTF-8
     assert ids(images(folder=pets, select="list.txt")) == ["0/4"]
 
 

@@ -479,18 +479,22 @@ def test_every_torchvision_model_says_how_accurate_it_is() -> None:
     assert all(each.published is None or 0.5 < each.published < 0.9 for each in sources)
 
 
-def test_inception_is_shown_its_own_scale(tmp_path: Path) -> None:
-    """Its weights want [-1, 1], its preset gives ImageNet's scale: torchvision's network makes one of the other."""
+@pytest.mark.parametrize(
+    ("name", "first", "resized", "size"),
+    [("inception_v3", "Conv2d_1a_3x3.conv", 342, 299), ("googlenet", "conv1.conv", 256, 224)],
+)
+def test_inceptions_are_shown_their_own_scale(name: str, first: str, resized: int, size: int, tmp_path: Path) -> None:
+    """Their weights want [-1, 1], their presets give ImageNet's scale: torchvision's networks make one of the other."""
     torch.manual_seed(0)
-    network = torchvision.models.inception_v3(weights=None, init_weights=False)
-    path = save(network.state_dict(), tmp_path / "inception.pth")
-    classifier = model_source("torchvision/inception_v3@IMAGENET1K_V1", path).load(CPU)
+    network = torchvision.models.get_model(name, weights=None, init_weights=False)
+    path = save(network.state_dict(), tmp_path / "weights.pth")
+    classifier = model_source(f"torchvision/{name}@IMAGENET1K_V1", path).load(CPU)
     shown: list[Tensor] = []
-    first = classifier.network.get_submodule("Conv2d_1a_3x3")
-    first.register_forward_pre_hook(lambda _module, inputs: shown.append(inputs[0]))
-    canvases = torch.randint(0, 256, (1, 3, 342, 342), generator=torch.Generator().manual_seed(0)).float()
+    classifier.network.get_submodule(first).register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    canvases = torch.randint(0, 256, (1, 3, resized, resized), generator=torch.Generator().manual_seed(0)).float()
     look(classifier, center, canvases / 255, 1.0)
-    assert torch.allclose(shown[0], 2 * canvases[..., 21:320, 21:320] / 255 - 1, atol=1e-5)
+    inside = slice((resized - size) // 2, (resized - size) // 2 + size)
+    assert torch.allclose(shown[0], 2 * canvases[..., inside, inside] / 255 - 1, atol=1e-5)
 
 
 # Files that are not what they say ------------------------------------------------------------------------------------
