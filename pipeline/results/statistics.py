@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 
 @dataclass(frozen=True)
 class Rate:
@@ -23,6 +21,8 @@ class Rate:
     def _interval(self) -> tuple[float, float]:
         if not self.of:
             return 0.0, 1.0
+        from scipy.stats import binomtest  # noqa: PLC0415 - takes a second, and queries need none
+
         interval = binomtest(self.successes, self.of).proportion_ci(confidence_level=0.95, method="wilson")
         return float(interval.low), float(interval.high)
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import duckdb
-import fsspec  # type: ignore[import-untyped]
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
@@ -20,6 +18,9 @@ from transforms.rows.tables import TABLES
 from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store
+
+if TYPE_CHECKING:  # pandas takes a second to import, and SQL answers without
+    import pandas as pd
 
 _MENDED = "if a part is damaged, `megalith verify` names it, and running the experiment again makes it anew"
 Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
@@ -37,14 +38,14 @@ class Run:
             raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
         self.record: RunRecord = record
 
-    def __getattr__(self, table: str) -> pd.DataFrame:
+    def __getattr__(self, table: str) -> "pd.DataFrame":
         if table not in TABLES:
             raise AttributeError(f"a run has no {table!r}; its tables are {', '.join(TABLES)}")
         return self.read(table)
 
     def read(
         self, table: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Reads a table, or the part of it that is wanted: neither other columns nor other files are opened.
 
         Args:
@@ -74,10 +75,10 @@ class Run:
         partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
         partitioning = ds.partitioning(partitions, flavor="hive")
         root = self.store.root
-        files = _Files(self.store) if is_remote(root) else SubTreeFileSystem(root, LocalFileSystem())
+        files = _remote().RemoteFiles(self.store) if is_remote(root) else SubTreeFileSystem(root, LocalFileSystem())
         return ds.dataset(parts, schema=schema, filesystem=files, partitioning=partitioning, partition_base_dir=table)
 
-    def sql(self, query: str) -> pd.DataFrame:
+    def sql(self, query: str) -> "pd.DataFrame":
         """Answers a query in DuckDB's SQL over the tables; raises InputError if it is wrong."""
         with self._answer(query) as answer:
             return answer.df()
@@ -87,12 +88,15 @@ class Run:
         with self._answer(query) as answer:
             return answer.columns, answer.fetchall()
 
+    def _for_duckdb(self, dataset: ds.Dataset) -> ds.Dataset:
+        return _remote().for_duckdb(dataset) if is_remote(self.store.root) else dataset
+
     @contextmanager
     def _answer(self, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
         with duckdb.connect() as connection:
             paths = self._paths()
             for table in TABLES:
-                connection.register(table, _for_duckdb(self._dataset(table, paths)))
+                connection.register(table, self._for_duckdb(self._dataset(table, paths)))
             try:
                 kinds = [statement.type for statement in connection.extract_statements(query)]
                 if kinds != [duckdb.StatementType.SELECT]:
@@ -104,7 +108,7 @@ class Run:
                 mended = f"; {_MENDED}" if isinstance(error, duckdb.InvalidInputException) else ""
                 raise InputError(f"sql: {reason.rstrip('.')}{mended}") from None
 
-    def success(self, denominator: Denominator = "clean-correct") -> pd.DataFrame:
+    def success(self, denominator: Denominator = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model, with Wilson's 95 % interval.
 
         An untargeted attack succeeds where the model's answer is not right, an abstention behind `smoothing` included;
@@ -123,7 +127,7 @@ class Run:
             raise unknown("denominator", denominator, get_args(Denominator))
         return _with_rates(self.sql(_SUCCESS.format(condition=_CONDITIONS[denominator])))
 
-    def curve(self, attack: str, eps: Sequence[float]) -> pd.DataFrame:
+    def curve(self, attack: str, eps: Sequence[float]) -> "pd.DataFrame":
         """How often a minimal-norm attack succeeds on its surrogates within each budget, with Wilson's interval.
 
         Of the images that the surrogates get right when they are clean, but for those of the target class. The norms
@@ -143,54 +147,18 @@ class Run:
         if norms["minimal_norm"].isna().all():
             raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
         counts = [(budget, int((norms["minimal_norm"] <= budget).sum()), len(norms)) for budget in eps]
+        import pandas as pd  # noqa: PLC0415 - said above
+
         return _with_rates(pd.DataFrame(counts, columns=["eps", "successes", "of"]))
 
 
-class _Files(fsspec.AbstractFileSystem):
-    """A run directory on an object store as pyarrow reads it: through Beam, whose options say how to connect."""
+def _remote() -> ModuleType:
+    from pipeline.results import remote_files  # noqa: PLC0415 - most runs are on a disk, and need none of it
 
-    cachable = False
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self._store = store
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        return {"name": path, "type": "file"}  # only parts that were listed are asked for
-
-    def _open(self, path: str, *_: Any, **__: Any) -> BinaryIO:
-        return self._store.open(path)
+    return remote_files
 
 
-def _for_duckdb(dataset: ds.Dataset) -> ds.Dataset:
-    """The dataset; of files that Python opens, one that is safe where they cannot be opened."""
-    if not isinstance(dataset, ds.FileSystemDataset) or isinstance(dataset.filesystem, SubTreeFileSystem):
-        return dataset
-    fragments = list(dataset.get_fragments())
-    return _FromPython(fragments, dataset.schema, dataset.format, dataset.filesystem)
-
-
-class _FromPython(ds.FileSystemDataset):
-    """Of a scan that DuckDB asks for, batches are handed over one by one.
-
-    pyarrow's own `to_reader` keeps Python's lock while it waits for the threads that open files. Where one fails, it
-    wants that lock, to say what Python raised: both would wait forever.
-    """
-
-    def scanner(self, **options: Any) -> "_Scan":
-        return _Scan(super().scanner(**options))
-
-
-@dataclass(frozen=True)
-class _Scan:
-    scanner: ds.Scanner
-
-    def to_reader(self) -> pa.RecordBatchReader:
-        batches = (each.record_batch for each in self.scanner.scan_batches())
-        return pa.RecordBatchReader.from_batches(self.scanner.projected_schema, batches)
-
-
-def _with_rates(counts: pd.DataFrame) -> pd.DataFrame:
+def _with_rates(counts: "pd.DataFrame") -> "pd.DataFrame":
     rates = [Rate(int(row.successes), int(row.of)) for row in counts.itertuples()]
     return counts.assign(
         rate=[rate.successes / rate.of if rate.of else float("nan") for rate in rates],
