@@ -22,16 +22,16 @@ ENTRYPOINT ["/opt/apache/beam/boot"]
 
 FROM base AS cpu
 # The lock names CUDA's libraries, which torch's CPU build does not ask for.
-RUN uv pip install --system --no-cache --torch-backend=cpu \
-    --constraint requirements.txt --requirement setup.py \
+RUN uv pip install --system --compile-bytecode --no-cache --torch-backend=cpu \
+    --constraint requirements.txt --requirement pyproject.toml \
     --extra adapters --extra models --extra samples --extra s3 --extra gs
 
 FROM base AS cuda
 # torch's wheel brings CUDA's libraries; only the driver is the machine's, where Dataflow and NVIDIA's toolkit mount it.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 PATH=/usr/local/nvidia/bin:${PATH} \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-RUN uv pip install --system --no-cache \
-    --constraint requirements.txt --requirement setup.py \
+RUN uv pip install --system --compile-bytecode --no-cache \
+    --constraint requirements.txt --requirement pyproject.toml \
     --extra adapters --extra models --extra samples --extra s3 --extra gs
 
 # Last, because it changes most: a new attack does not install torch anew, nor do other models.
@@ -40,6 +40,7 @@ WORKDIR /opt/megalith
 ARG MODELS=""
 COPY transforms transforms
 COPY pipeline pipeline
-RUN uv pip install --system --no-cache --no-deps .
+COPY megalith megalith
+RUN uv pip install --system --compile-bytecode --no-cache --no-deps .
 # hadolint ignore=DL3059
-RUN python -c "import sys; from transforms.held_models import pin; [pin(name) for name in sys.argv[1:]]" ${MODELS}
+RUN python -c "import sys; from transforms.models.pin import pin; [pin(name) for name in sys.argv[1:]]" ${MODELS}

@@ -30,13 +30,13 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@echo "Installing pinned packages (PyTorch is large: about 3 GB to download the first time) ..."
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 lock: $(VENV)/.installed
-	(echo "# Pinned and tested versions of everything in setup.py. Remade with: make lock"; \
-	 $(BIN)/uv pip compile --quiet setup.py --universal --fork-strategy fewest --python-version 3.11 \
+	(echo "# Pinned and tested versions of everything in pyproject.toml. Remade with: make lock"; \
+	 $(BIN)/uv pip compile --quiet pyproject.toml --universal --fork-strategy fewest --python-version 3.11 \
 	   --all-extras --no-annotate --no-header) > requirements.lock
 	mv requirements.lock requirements.txt
 

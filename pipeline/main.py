@@ -1,44 +1,24 @@
-"""The command `megalith`: what the user types, and one line and an exit code for whatever goes wrong.
+"""The command `megalith`: what a user types.
 
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
-import atexit
-import base64
 import csv
 import json
-import logging
-import math
-import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import IntEnum, StrEnum
+from dataclasses import asdict
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from transforms.errors import InputError, StoppedError
-
-if TYPE_CHECKING:
-    from pipeline.run.clean_accuracy import CleanAccuracy
-    from pipeline.run.prepare import Prepared
-
-
-class Exit(IntEnum):
-    """Exit codes of the command."""
-
-    DONE = 0
-    STOPPED = 1
-    WRONG_INPUT = 2
-    DONE_WITH_FAILURES = 3
-    INTERRUPTED = 130
-    TERMINATED = 143
+from pipeline.cli.process import Exit, one_line_errors, prepare_process, say, warn
+from transforms.errors import InputError
 
 
 class Format(StrEnum):
@@ -61,8 +41,25 @@ class Thing(StrEnum):
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Which adversarial pictures fool which ImageNet classifiers, and which defences bring the truth back.",
+    help="Which adversarial pictures fool which ImageNet classifiers, and which defences restore the correct label.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"megalith {version('megalith')}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 done, 1 stopped, 2 wrong input, 3 done with failures, 130 interrupted.")
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Shows the version and exits.")
+    ] = False,
+) -> None:
+    """What may stand before a command."""
+
+
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
@@ -82,8 +79,8 @@ def run(
     ] = None,
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
-    with _one_line_errors():
-        from pipeline.cli.terminal import console
+    with one_line_errors():
+        from pipeline.cli.terminal import console, print_clean_accuracy, print_plan
         from pipeline.config.experiment import load_experiment
         from pipeline.results.render import print_summary
         from pipeline.results.tables import open_run
@@ -96,10 +93,10 @@ def run(
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         check_paths(runner, prepared.paths)
-        _print_plan(prepared)
-        execute(prepared, options, device, _print_clean_accuracy, _warn, models_in_memory)
+        print_plan(prepared)
+        execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
         results = open_run(output)
-        print_summary(results, prepared.experiment, console())
+        print_summary(results, console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]
         print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
@@ -122,7 +119,8 @@ def plan(
 ) -> None:
     """Shows what `run` would compute, and its cost. Writes nothing but weights that it downloads. Other options are
     Beam's own."""
-    with _one_line_errors():
+    with one_line_errors():
+        from pipeline.cli.terminal import print_plan
         from pipeline.config.experiment import load_experiment
         from pipeline.run.prepare import prepare
 
@@ -130,7 +128,7 @@ def plan(
             raise InputError("--price: give --workers too, how many there are going to be")
         _tell_beam(context)
         prepared = prepare(load_experiment(experiment, change or []), output)
-        _print_plan(prepared)
+        print_plan(prepared)
         if workers is not None and prepared.plan.missing:
             from pipeline.run.estimate import estimate
 
@@ -145,7 +143,7 @@ def verify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Checks a run directory: files, rows, canvases, and some of its work done again. Other options are Beam's own."""
-    with _one_line_errors():
+    with one_line_errors():
         from pipeline.cli.terminal import console, text_table
         from pipeline.verify.whole import verify as checks_of
 
@@ -168,7 +166,8 @@ def sql(
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
 ) -> None:
     """Answers a query over a run's tables. Other options are Beam's own."""
-    with _one_line_errors():
+    with one_line_errors():
+        from pipeline.cli.terminal import json_object, print_table
         from pipeline.results.tables import open_run
 
         _tell_beam(context)
@@ -176,9 +175,9 @@ def sql(
         if form is Format.CSV:
             csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
         elif form is Format.JSON:
-            print(json.dumps([_json_object(headings, row) for row in rows], default=str))
+            print(json.dumps([json_object(headings, row) for row in rows], default=str))
         else:
-            _print_table(headings, rows)
+            print_table(headings, rows)
 
 
 @app.command()
@@ -190,7 +189,7 @@ def export(
     weights: Annotated[str | None, typer.Option(help="A local file of weights instead of the source's own.")] = None,
 ) -> None:
     """Writes a model as an ONNX file, with its preprocessing inside."""
-    with _one_line_errors():
+    with one_line_errors():
         from transforms.models import export as exporting
 
         exporting.export(source, path, weights)
@@ -206,21 +205,22 @@ def list_(
     ] = None,
 ) -> None:
     """Shows the names that an experiment may use, or what one attack may be told."""
-    with _one_line_errors():
-        from pipeline.cli import lists
+    with one_line_errors():
+        from pipeline.cli.remembered import remembered
+        from pipeline.cli.terminal import print_table
 
-        headings, rows = lists.LISTS[thing]
-        if name is None:
-            _print_table(headings, rows())
-            if thing is Thing.ATTACKS:
-                print(lists.how_to_combine())
-        elif thing is Thing.ATTACKS:
-            print(lists.in_words(name))
-            _print_table(["parameter", "default", "or"], lists.parameters(name))
-        elif thing is Thing.MODELS:
-            _print_table(headings, lists.models(name))
-        else:
-            raise InputError(f"list {thing.value}: takes no name; `list attacks NAME` and `list models PART` do")
+        page = remembered(f"list {thing.value} {name}", partial(_list_page, thing.value, name))
+        if page["above"]:
+            print(page["above"])
+        print_table(page["headings"], page["rows"])
+        if page["below"]:
+            print(page["below"])
+
+
+def _list_page(thing: str, name: str | None) -> dict[str, Any]:
+    from pipeline.cli import lists  # recipes and models take seconds to import
+
+    return asdict(lists.page(thing, name))
 
 
 _SHOWN = 10
@@ -234,23 +234,6 @@ The tables are Parquet files in {output}. To go on:
 """
 
 
-def _print_plan(prepared: "Prepared") -> None:
-    images = sum(len(chunk.refs) for chunk in prepared.chunks)
-    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {prepared.store.root}")
-    cost, total = prepared.plan.cost, prepared.plan.total
-    _print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
-    attacks = prepared.plan.attack_passes
-    if attacks:
-        rows = ((name, f"{forwards:,}", f"{backwards:,}") for name, (forwards, backwards) in attacks.items())
-        _print_table(["passes of", "forwards", "backwards"], rows)
-    print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
-    if prepared.damaged:
-        print(f"damaged parts: {len(prepared.damaged)}, {prepared.damaged[0]} among them")
-        print("`run` removes them, and makes those of this experiment again")
-    for warning in prepared.warnings:
-        _warn(warning)
-
-
 def _tell_beam(context: typer.Context) -> None:
     """Beam's options for its filesystems, where a command runs no pipeline; typically there are none."""
     if context.args:
@@ -259,106 +242,12 @@ def _tell_beam(context: typer.Context) -> None:
         runner_options("direct", context.args)
 
 
-def _print_clean_accuracy(proof: "CleanAccuracy") -> None:
-    print(f"{proof.model}: {proof.correct} of {proof.of} clean images right", flush=True)
-    if proof.implausible:
-        known = "" if proof.published is None else f", far below the published {proof.published:.1%}"
-        _say(
-            f"warning: {proof.model} is right on {proof.correct} of {proof.of} clean images{known}; check its weights, "
-            "its preprocessing, and the labels"
-        )
-
-
-def _print_table(headings: list[str], rows: Any) -> None:
-    from pipeline.cli.terminal import console, text_table
-
-    console().print(text_table("", headings, rows))
-
-
-def _json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
-    """JSON has neither infinities, nor bytes, nor two keys of one name."""
-    if len(set(headings)) < len(headings):
-        raise InputError(f"sql: JSON needs a name of its own for each column, not {', '.join(headings)}")
-    values = (base64.b64encode(cell).decode() if isinstance(cell, bytes) else cell for cell in row)
-    finite = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in values)
-    return dict(zip(headings, finite, strict=True))
-
-
-def _warn(message: str) -> None:
-    _say(f"warning: {message}")
-
-
-def _say(message: str) -> None:
-    print(" ".join(message.split()), file=sys.stderr)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        _say(f"megalith: {error}")
-        raise typer.Exit(Exit.WRONG_INPUT) from None
-    except (StoppedError, OSError) as error:
-        _leave(f"megalith: {error}", Exit.STOPPED)
-    except _TerminatedError:
-        _leave("megalith: terminated; what is finished is kept, the same command goes on", Exit.TERMINATED)
-    except KeyboardInterrupt:
-        _leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as a machine sends that is about to be taken away, ends a run like Ctrl-C."""
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise _TerminatedError
-
-
-class _Retries(logging.Handler):
-    """Says in one line that Beam or Google's client waits for an object store, which may take minutes."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        match record.args:
-            case (float() as seconds, _, str() as error, _):  # Beam's, with a traceback besides
-                _say(f"warning: {error.strip()}; trying again in {seconds:.0f} seconds")
-            case _:
-                _say(f"warning: {record.getMessage()}")
-
-
-def _unless_a_runner_is_lost(error: threading.ExceptHookArgs) -> None:
-    """Threads of Beam's talk to its runner; that it is gone is said once, by the one that waits for the job's end."""
-    if not error.exc_type.__module__.startswith("grpc."):
-        threading.__excepthook__(error)
-
-
-def _leave(message: str, code: Exit) -> NoReturn:
-    _say(message)
-    sys.stdout.flush()
-    # Beam stops the job servers that it started when Python ends, which it is not going to.
-    atexit._run_exitfuncs()
-    # Other workers may be in the middle of an attack. Parts are published whole, so they need not be waited for.
-    os._exit(code)
-
-
 def main() -> None:
     """Entry point of the console command."""
-    signal.signal(signal.SIGTERM, _terminate)
-    # Beam warns about extras that a local run does not need, and logs what we say in one line.
-    logging.getLogger().setLevel(logging.CRITICAL)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    # Beam sets the level of this one when it starts Prism.
-    logging.getLogger("PrismJobServer").propagate = False
-    logging.getLogger("PrismJobServer").handlers = [logging.NullHandler()]
-    threading.excepthook = _unless_a_runner_is_lost
-    for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
-        retries = logging.getLogger(library)
-        retries.setLevel(level)
-        retries.handlers = [_Retries()]
-        retries.propagate = False
+    prepare_process()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        _say(f"megalith: {error.format_message()} See megalith --help.")
+        say(f"megalith: {error.format_message()} See megalith --help.")
         code = Exit.WRONG_INPUT
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from transforms.attacks.adapters import plugin_names
@@ -17,6 +18,28 @@ from transforms.models.views import VIEWS
 
 _ANY_EPS = 16 / 255
 """Costs do not depend on the budget."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table, and words above and below it."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    above: str = ""
+    below: str = ""
+
+
+def page(thing: str, name: str | None) -> Page:
+    """What `megalith list THING NAME` shows; raises InputError for a name that nobody knows, or none can be given."""
+    headings, rows = _LISTS[thing]
+    if name is None:
+        return Page(headings, list(map(list, rows())), below=how_to_combine() if thing == "attacks" else "")
+    if thing == "attacks":
+        return Page(["parameter", "default", "or"], list(map(list, parameters(name))), above=in_words(name))
+    if thing == "models":
+        return Page(headings, list(map(list, models(name))))
+    raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
 
 
 def attacks() -> Iterator[tuple[str, ...]]:
@@ -82,7 +105,7 @@ def views() -> Iterator[tuple[str, ...]]:
     return ((name, _first_line(view)) for name, view in VIEWS.items())
 
 
-LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
+_LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
     "attacks": (["recipe", "kind", "norms", "forwards", "backwards", "source"], attacks),
     "defenses": (["defense", "what", "parameters"], defenses),
     "models": (["model", "resize", "crop", "range", "mean", "std", "published"], models),

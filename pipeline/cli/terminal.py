@@ -1,11 +1,21 @@
-"""Tables as the terminal shows them."""
+"""What a person reads on the terminal: tables, plans, and lines on stderr."""
 
+import base64
+import math
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.cli.process import warn
+from transforms.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.run.clean_accuracy import CleanAccuracy
+    from pipeline.run.prepare import Prepared
 
 _NARROWEST = 8
 """Characters that a column is left, or as many as it needs; what is longer is folded."""
@@ -26,3 +36,46 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     for cells in written:
         table.add_row(*map(Text, cells))
     return table
+
+
+def print_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Prints a table without a title."""
+    console().print(text_table("", headings, rows))
+
+
+def json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row as JSON, which has neither infinities, nor bytes, nor two keys of one name; raises InputError for those."""
+    if len(set(headings)) < len(headings):
+        raise InputError(f"sql: JSON needs a name of its own for each column, not {', '.join(headings)}")
+    values = (base64.b64encode(cell).decode() if isinstance(cell, bytes) else cell for cell in row)
+    finite = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in values)
+    return dict(zip(headings, finite, strict=True))
+
+
+def print_plan(prepared: "Prepared") -> None:
+    """What is going to be computed, and its cost."""
+    images = sum(len(chunk.refs) for chunk in prepared.chunks)
+    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {prepared.store.root}")
+    cost, total = prepared.plan.cost, prepared.plan.total
+    print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
+    attacks = prepared.plan.attack_passes
+    if attacks:
+        rows = ((name, f"{forwards:,}", f"{backwards:,}") for name, (forwards, backwards) in attacks.items())
+        print_table(["passes of", "forwards", "backwards"], rows)
+    print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
+    if prepared.damaged:
+        print(f"damaged parts: {len(prepared.damaged)}, {prepared.damaged[0]} among them")
+        print("`run` removes them, and makes those of this experiment again")
+    for warning in prepared.warnings:
+        warn(warning)
+
+
+def print_clean_accuracy(found: "CleanAccuracy") -> None:
+    """How a model did on clean images; a warning where that is implausible."""
+    print(f"{found.model}: {found.correct} of {found.of} clean images right", flush=True)
+    if found.implausible:
+        known = "" if found.published is None else f", far below the published {found.published:.1%}"
+        warn(
+            f"{found.model} is right on {found.correct} of {found.of} clean images{known}; check its weights, "
+            "its preprocessing, and the labels"
+        )

@@ -3,15 +3,15 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from pipeline.results import findings
 from pipeline.results.record import RUN_JSON, RunRecord, read_record
-from pipeline.results.statistics import Rate
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # pandas takes a second to import, and SQL answers without
     import pandas as pd
 
 _MENDED = "if a part is damaged, `megalith verify` names it, and running the experiment again makes it anew"
-Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
 
 
 class Run:
@@ -108,85 +107,19 @@ class Run:
                 mended = f"; {_MENDED}" if isinstance(error, duckdb.InvalidInputException) else ""
                 raise InputError(f"sql: {reason.rstrip('.')}{mended}") from None
 
-    def success(self, denominator: Denominator = "clean-correct") -> "pd.DataFrame":
-        """Success of each attack on each model, with Wilson's 95 % interval.
-
-        An untargeted attack succeeds where the model's answer is not right, an abstention behind `smoothing` included;
-        a targeted one where it is the target.
-        Images of the target class itself never count.
-
-        Args:
-            denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean
-                and undefended; "surrogate-fooled", those on which the attack succeeded on its surrogates.
-
-        Returns:
-            One row per attack, model, view and defense: through, successes, of, rate, low, high. Only where `through`,
-            the defence that the attack knows, is the row's own was that defence attacked at all.
-        """
-        if denominator not in get_args(Denominator):
-            raise unknown("denominator", denominator, get_args(Denominator))
-        return _with_rates(self.sql(_SUCCESS.format(condition=_CONDITIONS[denominator])))
+    def success(self, denominator: findings.Denominator = "clean-correct") -> "pd.DataFrame":
+        """Success of each attack on each model: see `findings.success`."""
+        return findings.success(self, denominator).rows
 
     def curve(self, attack: str, eps: Sequence[float]) -> "pd.DataFrame":
-        """How often a minimal-norm attack succeeds on its surrogates within each budget, with Wilson's interval.
-
-        Of the images that the surrogates get right when they are clean, but for those of the target class. The norms
-        are those found before rounding to 8 bits, so budgets beyond the attack's own may be asked for.
-
-        Args:
-            attack: as the experiment calls it.
-            eps: budgets, in the unit of [0, 1] pixels.
-
-        Returns:
-            One row per budget: eps, successes, of, rate, low, high.
-
-        Raises:
-            InputError: there are no rows of such an attack.
-        """
-        norms = self.read("attacks", ["minimal_norm"], (ds.field("attack") == attack) & _COUNTS)
-        if norms["minimal_norm"].isna().all():
-            raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
-        counts = [(budget, int((norms["minimal_norm"] <= budget).sum()), len(norms)) for budget in eps]
-        import pandas as pd  # noqa: PLC0415 - said above
-
-        return _with_rates(pd.DataFrame(counts, columns=["eps", "successes", "of"]))
+        """Success of a minimal-norm attack within each budget: see `findings.curve`."""
+        return findings.curve(self, attack, eps).rows
 
 
 def _remote() -> ModuleType:
     from pipeline.results import remote_files  # noqa: PLC0415 - most runs are on a disk, and need none of it
 
     return remote_files
-
-
-def _with_rates(counts: "pd.DataFrame") -> "pd.DataFrame":
-    rates = [Rate(int(row.successes), int(row.of)) for row in counts.itertuples()]
-    return counts.assign(
-        rate=[rate.successes / rate.of if rate.of else float("nan") for rate in rates],
-        low=[rate.low for rate in rates],
-        high=[rate.high for rate in rates],
-    )
-
-
-_COUNTS = (ds.field("clean_predicted") == ds.field("label")) & (
-    ds.field("target").is_null() | (ds.field("target") != ds.field("label"))
-)
-
-_CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
-
-_SUCCESS = """
-select attack, model, seen.view, defense, attacks.through,
-       count_if({condition} and case when seen.target is null then not seen.correct
-                                     else seen.predicted = seen.target and not coalesce(seen.abstained, false) end)
-         ::bigint as successes,
-       count_if({condition})::bigint as "of"
-from predictions as seen
-join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
-join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
-  using (image_id, model, view)
-where seen.label is distinct from seen.target
-group by all
-order by all
-"""
 
 
 def open_run(path: str) -> Run:

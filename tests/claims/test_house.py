@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+import megalith
 from transforms.rows.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -26,40 +28,140 @@ def test_every_column_is_documented_in_order() -> None:
         assert {column for column, kind in rows if "null" in kind} == nullable
 
 
-def test_every_file_of_the_tour_exists() -> None:
-    """A document that names a file which was moved is worse than none."""
-    tour = (ROOT / "docs" / "house.md").read_text()
-    folders = [
-        ROOT / "pipeline",
-        *(each for each in (ROOT / "transforms").rglob("*") if each.is_dir()),
-        ROOT / "transforms",
-    ]
-    for name in set(re.findall(r"[a-z_]+\.py", tour)):
-        assert any((folder / name).is_file() for folder in folders), name
+PACKAGES = ("megalith", "pipeline", "transforms")
 
 
-def _imports(file: Path) -> set[str]:
-    """The modules that a file imports anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return found
+class _Imports(ast.NodeVisitor):
+    """What a file imports when it is imported itself, and what only its functions import."""
+
+    def __init__(self) -> None:
+        self.at_once: set[str] = set()
+        self.later: set[str] = set()
+        self._inside = 0
+
+    def visit_If(self, node: ast.If) -> None:
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._inside += 1
+        self.generic_visit(node)
+        self._inside -= 1
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._found(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        module = node.module or ""
+        self._found([module, *(f"{module}.{alias.name}" for alias in node.names)])
+
+    def _found(self, names: Iterable[str]) -> None:
+        (self.later if self._inside else self.at_once).update(names)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "transforms").rglob("*.py")), ids=lambda file: file.name)
-def test_transforms_never_import_the_pipeline_and_numerics_never_beam(file: Path) -> None:
-    packages = {name.partition(".")[0] for name in _imports(file)}
-    assert "pipeline" not in packages
-    if file.parent.name in {"models", "attacks", "defenses"} or file.stem in {"decode", "classes", "distances"}:
-        assert not packages & {"apache_beam", "pyarrow"}
+def _module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _read(file: Path) -> _Imports:
+    imports = _Imports()
+    imports.visit(ast.parse(file.read_text()))
+    return imports
+
+
+IMPORTS = {_module(file): _read(file) for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))}
+
+
+def _with_packages(module: str) -> set[str]:
+    """A module and the packages that it lies in, which are imported with it."""
+    parts = module.split(".")
+    return {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+
+
+def _reached(module: str) -> set[str]:
+    """Everything that is imported when a module is: ours, however far away, and the packages of others."""
+    reached: set[str] = set()
+    waiting = {module}
+    while waiting:
+        each = waiting.pop()
+        reached.add(each)
+        found = {name for imported in IMPORTS[each].at_once for name in _with_packages(imported)}
+        reached |= {name.partition(".")[0] for name in found - IMPORTS.keys()}
+        waiting |= (found & IMPORTS.keys()) - reached
+    return reached
+
+
+def _in(module: str, *rooms: str) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+BEAM = ("transforms.steps", "transforms.storage", "pipeline.run")
+NUMERICS = ("transforms.attacks", "transforms.defenses", "transforms.models", "transforms.data")
+READING = ("megalith", "pipeline.results", "transforms.rows.tables", "transforms.rows.parts")
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+def test_walls_by_path(module: str) -> None:
+    """What a file may import, wherever in it."""
+    imported = IMPORTS[module].at_once | IMPORTS[module].later
+    packages = {name.partition(".")[0] for name in imported}
+    if not _in(module, *BEAM):
+        assert "apache_beam" not in packages
+    if _in(module, "transforms"):
+        assert not packages & {"pipeline", "megalith"}
+    if _in(module, *NUMERICS):
+        assert "pyarrow" not in packages
+        assert not any(_in(each, "transforms.storage", "transforms.steps", "transforms.rows") for each in imported)
+
+
+@pytest.mark.parametrize("module", [each for each in IMPORTS if _in(each, *NUMERICS, *READING)])
+def test_walls_through_all_imports(module: str) -> None:
+    """What is loaded when a room is, through whatever it imports."""
+    reached = _reached(module)
+    assert "apache_beam" not in reached
+    if _in(module, *READING) and module != "pipeline.results.remote_files":
+        assert "torch" not in reached
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Of those that are imported at once; a package that only offers names of its modules is no module of its own."""
+    modules = {module for module in IMPORTS if not (ROOT / module.replace(".", "/")).is_dir()}
+    rest = {module: IMPORTS[module].at_once & modules for module in modules}
+    while free := {module for module, others in rest.items() if not others & rest.keys() - {module}}:
+        rest = {module: others for module, others in rest.items() if module not in free}
+    assert rest == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from megalith import open_run; open_run({run!r}).rows('select 1')",
+        "from pipeline.results import open_run; open_run({run!r}).rows('select count(*) from predictions')",
+        "import sys; sys.argv = ['megalith', 'sql', {run!r}, 'select 1']; from pipeline.main import main\n"
+        "try: main()\nexcept SystemExit: pass",
+    ],
+)
+def test_reading_results_loads_neither_torch_nor_beam(code: str, tmp_path: Path) -> None:
+    with tarfile.open(ROOT / "tests" / "system" / "golden" / "run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    watched = ("torch", "apache_beam", "scipy.stats")
+    program = (
+        f"{code.format(run=str(tmp_path / 'run'))}\nimport sys; print([n for n in {watched!r} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_promised_name_is_there() -> None:
+    for name in megalith.__all__:
+        assert getattr(megalith, name).__name__ == name
+    with pytest.raises(AttributeError, match="it promises Ball, Batch"):
+        _ = megalith.open_runs
 
 
 def test_the_package_that_workers_build_is_complete(tmp_path: Path) -> None:
     """As Beam does for --setup_file: build a source distribution with what is installed here."""
-    for name in ("pipeline", "transforms", "setup.py", "pyproject.toml", "README.md"):
+    for name in (*PACKAGES, "setup.py", "pyproject.toml", "README.md"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", "dist", "."]
@@ -67,5 +169,5 @@ def test_the_package_that_workers_build_is_complete(tmp_path: Path) -> None:
     (built,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(built) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    ours = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "transforms").rglob("*.py")]
+    ours = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
     assert {str(each.relative_to(ROOT)) for each in ours} | {"transforms/data/imagenet_classes.csv"} <= packed

@@ -82,8 +82,10 @@ def test_other_files_are_not_opened(small_run: Finished, tmp_path: Path) -> None
         run.read("predictions")
 
 
-def test_metadata_is_run_json(small_run: Finished) -> None:
-    assert open_run(str(small_run.output)).metadata == json.loads((small_run.output / "run.json").read_text())
+def test_the_record_is_run_json(small_run: Finished) -> None:
+    assert open_run(str(small_run.output)).record.model_dump(mode="json") == json.loads(
+        (small_run.output / "run.json").read_text()
+    )
 
 
 def test_unknown_tables(small_run: Finished) -> None:
@@ -364,3 +366,29 @@ def test_a_rate_is_shown_with_its_denominator_and_interval() -> None:
     # (0.74, 0.99): the interval of 17 of 18 by the formula above.
     low, high = wilson(17, 18)
     assert str(Rate(17, 18)) == f"17/18 94% [{low * 100:.0f}–{high * 100:.0f}]"
+
+
+def test_an_abstention_is_no_success_of_a_targeted_attack(tmp_path: Path) -> None:
+    """Behind smoothing the votes may point at the target, and yet be too few for an answer."""
+    (tmp_path / "run.json").write_text(json.dumps(EMPTY_RUN))
+    store, behind = Store(str(tmp_path)), "smoothing:sigma=0.25,samples=100,alpha=0.001"
+    seen = {"label": 1, "predicted": 649, "predicted_name": "megalith", "confidence": 0.9, "label_confidence": 0.1}
+    seen |= {"target": 649, "target_confidence": 0.9, "margin": -1.0, "correct": False, "top5_labels": [649]}
+    seen |= {"top5_confidences": [0.9]}
+    clean = {**seen, "target": None, "target_confidence": None, "predicted": 1, "correct": True}
+    attack = dict.fromkeys(SCHEMAS["attacks"].columns.names, 0) | {
+        "surrogates": ["m"],
+        "through": "none",
+        "success": True,
+    }
+    attack |= {"label": 1, "target": 649, "recipe": "bim", "view": "center", "norm": "linf", "canvas_sha256": ""}
+    attack |= {"fuse": None, "objective": None}
+    store.publish(attacks_part(0, "bim"), rows_table("attacks", [{**attack, "image_id": each} for each in "ab"]))
+    store.publish(
+        predictions_part(0, "none", "m", "center", "none"),
+        rows_table("predictions", [{**clean, "image_id": each} for each in "ab"]),
+    )
+    votes = [{**seen, "image_id": "a", "abstained": True}, {**seen, "image_id": "b", "abstained": False}]
+    store.publish(predictions_part(0, "bim", "m", "center", behind), rows_table("predictions", votes))
+    (row,) = open_run(str(tmp_path)).success().itertuples()
+    assert (row.defense, row.successes, row.of) == (behind, 1, 2)

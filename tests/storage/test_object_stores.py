@@ -26,7 +26,7 @@ from google.api_core.retry import Retry
 from google.cloud.storage.retry import DEFAULT_RETRY
 from typer.testing import Result
 
-import pipeline.main
+import pipeline.cli.process
 import pipeline.run.lock
 import pipeline.run.progress
 from pipeline.main import main
@@ -226,7 +226,7 @@ def test_a_store_that_goes_away_in_mid_run(
     """With local images: when the store is back, the same command makes the tables of a local run to the last byte."""
     output = f"{bucket.url}/runs/a"
     arguments = ["run", written(tmp_path, least()), "--output", output, "--direct_num_workers=1", *bucket.options]
-    monkeypatch.setattr(pipeline.main, "_leave", leave)
+    monkeypatch.setattr(pipeline.cli.process, "leave", leave)
     bucket.gate.shuts_at = "predictions"
     stopped = invoke(*arguments)
     assert bucket.gate.is_shut

@@ -1,0 +1,103 @@
+"""The process of a command: signals, logging, exit codes, and one line for whatever goes wrong."""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import NoReturn
+
+import typer
+
+from transforms.errors import InputError, StoppedError
+
+
+class Exit(IntEnum):
+    """Exit codes of the command."""
+
+    DONE = 0
+    STOPPED = 1
+    WRONG_INPUT = 2
+    DONE_WITH_FAILURES = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        say(f"megalith: {error}")
+        raise typer.Exit(Exit.WRONG_INPUT) from None
+    except (StoppedError, OSError) as error:
+        leave(f"megalith: {error}", Exit.STOPPED)
+    except TerminatedError:
+        leave("megalith: terminated; what is finished is kept, the same command goes on", Exit.TERMINATED)
+    except KeyboardInterrupt:
+        leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as a machine sends that is about to be taken away, ends a run like Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise TerminatedError
+
+
+class _Retries(logging.Handler):
+    """Says in one line that Beam or Google's client waits for an object store, which may take minutes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match record.args:
+            case (float() as seconds, _, str() as error, _):  # Beam's, with a traceback besides
+                warn(f"{error.strip()}; trying again in {seconds:.0f} seconds")
+            case _:
+                warn(f"{record.getMessage()}")
+
+
+def _unless_a_runner_is_lost(error: threading.ExceptHookArgs) -> None:
+    """Threads of Beam's talk to its runner; that it is gone is said once, by the one that waits for the job's end."""
+    if not error.exc_type.__module__.startswith("grpc."):
+        threading.__excepthook__(error)
+
+
+def leave(message: str, code: Exit) -> NoReturn:
+    say(message)
+    sys.stdout.flush()
+    # Beam stops the job servers that it started when Python ends, which it is not going to.
+    atexit._run_exitfuncs()
+    # Other workers may be in the middle of an attack. Parts are published whole, so they need not be waited for.
+    os._exit(code)
+
+
+def prepare_process() -> None:
+    """Lets SIGTERM end the process like Ctrl-C, and quiets what Beam logs and we say in one line."""
+    signal.signal(signal.SIGTERM, _terminate)
+    # Beam warns about extras that a local run does not need.
+    logging.getLogger().setLevel(logging.CRITICAL)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Beam sets the level of this one when it starts Prism.
+    logging.getLogger("PrismJobServer").propagate = False
+    logging.getLogger("PrismJobServer").handlers = [logging.NullHandler()]
+    threading.excepthook = _unless_a_runner_is_lost
+    for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
+        retries = logging.getLogger(library)
+        retries.setLevel(level)
+        retries.handlers = [_Retries()]
+        retries.propagate = False
+
+
+def warn(message: str) -> None:
+    """One line on stderr that begins with `warning:`."""
+    say(f"warning: {message}")
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr)
