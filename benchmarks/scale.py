@@ -57,7 +57,7 @@ class Measured:
 
 def main() -> None:
     """Makes images, runs, and prints what was measured."""
-    folder, images = Path(sys.argv[1]).resolve(), int((sys.argv[2:] or [IMAGES])[0])
+    folder, images = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if sys.argv[2:] else IMAGES
     make_images(folder / "images", images)
     write_experiment(folder)
     install_stub(folder / "packages")

@@ -18,6 +18,7 @@ class _Stub(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.weights: Tensor
         weights = torch.randn(CLASSES, 3 * _CELLS * _CELLS, generator=torch.Generator().manual_seed(0))
         self.register_buffer("weights", weights)
 
