@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,8 @@ def test_the_package_that_workers_build_is_complete(tmp_path: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     ours = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
     assert {str(each.relative_to(ROOT)) for each in ours} | {"transforms/data/imagenet_classes.csv"} <= packed
+
+
+def test_the_version_is_said_in_one_place_and_cited() -> None:
+    assert f"version: {version('megalith')}\n" in (ROOT / "CITATION.cff").read_text()
+    assert "version" not in (ROOT / "setup.py").read_text()
