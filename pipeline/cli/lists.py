@@ -11,6 +11,7 @@ from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.recipes.parts import PARTS
+from transforms.attacks.units import Unit
 from transforms.defenses.registry import defense_function, defense_names, parameter_types
 from transforms.errors import InputError
 from transforms.models.sources.registry import model_source, source_names
@@ -36,7 +37,7 @@ def page(thing: str, name: str | None) -> Page:
     if name is None:
         return Page(headings, list(map(list, rows())), below=how_to_combine() if thing == "attacks" else "")
     if thing == "attacks":
-        return Page(["parameter", "default", "or"], list(map(list, parameters(name))), above=in_words(name))
+        return Page(["parameter", "default", "unit or other words"], list(map(list, parameters(name))), above=in_words(name))
     if thing == "models":
         return Page(headings, list(map(list, models(name))))
     raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
@@ -65,10 +66,12 @@ def in_words(name: str) -> str:
 
 
 def parameters(name: str) -> Iterator[tuple[str, str, str]]:
-    """What one attack may be told, each with its default as one would write it, and the other words to choose from."""
-    for key, (kind, default) in recipe(name).parameters.items():
+    """What one attack may be told, each with its default as one would write it, and its unit or the other words."""
+    found = recipe(name)
+    units = found.marked(Unit)
+    for key, (kind, default) in found.parameters.items():
         others = [each for each in get_args(kind) if each != default] if get_origin(kind) is Literal else []
-        yield key, _written(default), ", ".join(others)
+        yield key, _written(default), units[key].value if key in units else ", ".join(others)
 
 
 def how_to_combine() -> str:

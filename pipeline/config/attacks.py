@@ -21,10 +21,10 @@ from pydantic import (
 
 from pipeline.config.base import Names, Ratio, Strict, one_of
 from transforms.attacks.balls import BALLS
-from transforms.attacks.loop import AttackLoop
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
+from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
@@ -33,12 +33,6 @@ from transforms.errors import InputError, unknown
 from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import variant_name
 
-_LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
-"""Parameters that are lengths in the attack's norm."""
-_PIXELS = {"spectrum_noise"}
-"""Parameters in the unit of [0, 1] pixels, whatever the norm."""
-_CARRIED = {"decay", "normalized", "beta1", "beta2", "attenuation"}
-"""Parameters of what a step carries on to the next."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -178,14 +172,13 @@ class AttackConfig(Strict):
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
         if self.eps >= _MOST[self.norm]:
             raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
-        per_pixel = _PIXELS
-        if self.norm == "linf" and recipe(self.recipe).kind != "minimal-norm":  # their alpha is something else
-            per_pixel = _PIXELS | _LENGTHS
+        units = recipe(self.recipe).marked(Unit)
         for key, value in self.parameters:
-            if key in per_pixel and value is not None and value >= 1:
-                raise InputError(
-                    f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
-                )
+            for each in value if isinstance(value, tuple) else (value,):
+                if key in units and each is not None and units[key].exceeded(each, self.norm):
+                    raise InputError(
+                        f"{key}: {each} is the whole range of a pixel, 1, or more; did you mean {float(each):g}/255?"
+                    )
         for spec in self.specs("", ()):
             spec.build()
         return self
@@ -193,15 +186,15 @@ class AttackConfig(Strict):
     @model_validator(mode="after")
     def _carried(self) -> "AttackConfig":
         """A default may be without effect: nobody asked for it, and `run.json` holds it, too."""
-        (spec, *_), defaults = self.specs("", ()), recipe(self.recipe).parameters
-        loop, own = spec.build(), dict(spec.parameters)
-        if not isinstance(loop, AttackLoop):
-            return self
-        for key in (key for key in own if key in _CARRIED and own[key] != defaults[key][1]):
-            if loop.steps == 1 and not hasattr(loop.estimator, key):  # one with steps of its own carries within one
-                raise InputError(f"{key}: {own[key]} has no effect with steps: 1; take 2 or more")
-            if key == "normalized" and own.get("decay") == 0:
-                raise InputError(f"normalized: {own[key]} has no effect with decay: 0; take a decay above 0")
+        (spec, *_), made = self.specs("", ()), recipe(self.recipe)
+        steps, given, defaults = spec.build().steps, dict(spec.parameters), made.parameters
+        for key, carried in made.marked(Carried).items():
+            if given[key] == defaults[key][1]:
+                continue
+            if steps == 1:
+                raise InputError(f"{key}: {given[key]} has no effect with steps: 1; take 2 or more")
+            if carried.by is not None and given[carried.by] == 0:
+                raise InputError(f"{key}: {given[key]} has no effect with {carried.by}: 0; take a {carried.by} above 0")
         return self
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
@@ -223,13 +216,15 @@ class AttackConfig(Strict):
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
         variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
-        return tuple(_drawn_where_random(each) for each in (plain, *variants))
+        drawn_once = ((each, each.drawn_once()) for each in (plain, *variants))
+        return tuple(each if once.build().redraws else once for each, once in drawn_once)
 
-
-def _drawn_where_random(spec: AttackSpec) -> AttackSpec:
-    """Of an adaptive attack's variants, `eot` is for those that have anything to draw."""
-    once = replace(spec, parameters=tuple((key, 1 if key == "eot" else value) for key, value in spec.parameters))
-    return spec if once.build().redraws else once
+    def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
+        """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""
+        drawn = [dict(spec.parameters) for spec in self.specs("", every_defense)]
+        asked = dict(self.parameters)
+        unused = (key for key in recipe(self.recipe).marked(Drawn) if asked[key] not in [each[key] for each in drawn])
+        return next((f"{key}: {asked[key]}" for key in unused), None)
 
 
 @cache

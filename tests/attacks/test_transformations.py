@@ -27,6 +27,7 @@ from tests.support.attacks import (
     surrogates,
 )
 from transforms.attacks.gradients import Oracle
+from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts import transformations
 from transforms.attacks.parts.transformations import (
@@ -387,6 +388,7 @@ def test_fused_copies_share_one_objective() -> None:
 def test_every_step_repetition_and_copy_draws_anew(name: str) -> None:
     """No two of what a model is shown are alike."""
     loop = make(name, eot=2)
+    assert isinstance(loop, AttackLoop)
     canvases = some_canvases(1, side=60)
     pool = some_canvases(5, seed=1, side=60)
     batch = Batch(canvases, batch_of(canvases, [0]).goal, draws_for(1), pool, POOL_LABELS)

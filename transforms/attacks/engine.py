@@ -55,7 +55,7 @@ def attack_batch(
 
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
-        pool: what an attack that is `pooled` may mix in; None where there is nothing.
+        pool: what an attack may mix in; None where there is nothing.
     """
     stages = spec.build().stages
     chunk = _UnderAttack(spec, classifiers, batch, conditions, pool)

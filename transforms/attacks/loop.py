@@ -1,6 +1,6 @@
 """The attack loop: gradient ascent inside a ball, with exchangeable parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.gradients import Oracle
-from transforms.attacks.objectives import Objective, cross_entropy
+from transforms.attacks.objectives import Goal, Objective, cross_entropy
+from transforms.attacks.parts import bands
 from transforms.attacks.parts.bands import Band
 from transforms.attacks.parts.estimators import AtThePoint, Estimator
 from transforms.attacks.parts.momentum import Momentum, no_momentum
-from transforms.attacks.parts.transformations import Mixing
 from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
-from transforms.attacks.protocol import BaseAttack, Batch, Found, Transformation
+from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
 from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
@@ -96,8 +96,8 @@ class AttackLoop(BaseAttack):
         return self.model_draws > 0 or any(each.random for each in self.transformations)
 
     @property
-    def pooled(self) -> bool:
-        return any(isinstance(each, Mixing) for each in self.transformations)
+    def pool(self) -> PoolUse:
+        return "needed" if any(each.mixes for each in self.transformations) else "unused"
 
     @property
     def _random(self) -> bool:
@@ -116,6 +116,21 @@ class AttackLoop(BaseAttack):
         forwards, backwards = self.estimator.passes(self.steps, models, copies, self.redraws)
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
+
+    def check(self, side: int) -> None:
+        """Tries the parts on a black canvas: some of their parameters are wrong for small canvases only."""
+        blank, label = torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        batch = Batch(blank, Goal(label), _Least(0, "check", [""]), blank, label)
+        for transformation in self.transformations:
+            for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
+                transformation(batch.clean, copy, batch.draws, batch)
+        if self.band is not None:
+            bands.check(self.band, side)
+
+    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+        if self.band is None:
+            return {}
+        return {"out_of_band": float(bands.leaked(self.band, (adversarial.double() - clean)[None]))}
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""
@@ -156,6 +171,13 @@ class AttackLoop(BaseAttack):
         for _ in range(_BAND_ROUNDS):  # towards the intersection of band, ball and box
             perturbation = self.ball.project(self.band.project(perturbation), clean)
         return clean + perturbation
+
+
+class _Least(Draws):
+    """The smallest of all draws: whatever is done only sometimes is done."""
+
+    def uniform(self, shape: Sequence[int], draw: str) -> Tensor:
+        return torch.zeros(1, *shape)
 
 
 class _Kept:

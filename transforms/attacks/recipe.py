@@ -8,14 +8,16 @@ defaults and the error messages follow from them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.protocol import Attack
 from transforms.attacks.surrogates import FUSIONS
+from transforms.attacks.units import marks
 
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
+Mark = TypeVar("Mark")
 
 LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each != "losses")
 """Of an attack that asks fused logits which side of the boundary it is on: averaged losses may say the other one."""
@@ -53,12 +55,21 @@ class Recipe:
     @property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """Type and default of each parameter, by name."""
-        found: dict[str, tuple[Any, Any]] = {}
+        return {name: (kind, default) for name, (kind, _, default) in self._signature().items()}
+
+    def marked(self, mark: type[Mark]) -> dict[str, Mark]:
+        """What the types of parameters say besides (see `units`): the marks of one class, by the parameter's name."""
+        said = {name: marks(annotated) for name, (_, annotated, _) in self._signature().items()}
+        return {name: each for name, found in said.items() for each in found if isinstance(each, mark)}
+
+    def _signature(self) -> dict[str, tuple[Any, Any, Any]]:
+        """Type, annotated type and default of each parameter; where two functions have it, those of the first."""
+        found: dict[str, tuple[Any, Any, Any]] = {}
         for function in self.chain:
-            hints = get_type_hints(function)
+            kinds, annotated = get_type_hints(function), get_type_hints(function, include_extras=True)
             for name, parameter in _keywords(function).items():
                 default = self.defaults.get(name, parameter.default)
-                found.setdefault(name, (hints[name], default))
+                found.setdefault(name, (kinds[name], annotated[name], default))
         return found
 
     def make(self, ball: Ball, **parameters: Any) -> Attack:

@@ -27,7 +27,7 @@ from tests.support.runs import invoke, rows, run, tiny, written
 from transforms.attacks.adapters import adapted, from_adv_lib, plugin_names
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.objectives import Goal, cross_entropy
-from transforms.attacks.parts.bands import DctBand
+from transforms.attacks.parts.bands import DctBand, leaked
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
@@ -755,6 +755,11 @@ def test_an_own_recipe_may_be_a_cascade_or_band_limited(package: Package) -> Non
     stages = theirs.stages
     assert [each.steps for each in stages] == [3, 3, 3, 5]
     assert all(each.stages == (each,) for each in stages)
-    assert theirs.band is None
     limited = adapted("limited").make(LinfBall(0.1), cutoff=0.25)
-    assert limited.band == DctBand(0.25) and limited.stages == (limited,)
+    assert limited.stages == (limited,)
+    clean, adversarial = some_batch(range(2)).canvases
+    share = leaked(DctBand(0.25), (adversarial.double() - clean)[None]).item()
+    assert theirs.columns(clean, adversarial) == {}
+    assert limited.columns(clean, adversarial) == {"out_of_band": share} and 0.1 < share < 1
+    with pytest.raises(InputError, match=r"cutoff: 0\.996 keeps every frequency of a canvas of 224 pixels"):
+        adapted("limited").make(LinfBall(0.1), cutoff=0.996).check(224)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import BaseAttack, Batch, Found
+from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse
 from transforms.attacks.surrogates import Surrogates, Tally, watching
 from transforms.errors import InputError
 from transforms.plugins import keyed_randomness, refusing
@@ -66,7 +66,7 @@ class ImageByImage(BaseAttack):
         minimal: whether it looks for the smallest perturbation.
         steps: iterations, as far as its parameters say.
         repeats: how often it does them.
-        pooled: whether it may look at the batch's pool.
+        pool: whether it may look at the batch's pool.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ImageByImage(BaseAttack):
     minimal: bool = False
     steps: int = 1
     repeats: int = 1
-    pooled: bool = False
+    pool: PoolUse = "unused"
 
     def cost(self, models: int) -> tuple[int, int]:
         """An estimate: one gradient per step. Only the passes that are counted while it runs are true."""

@@ -45,6 +45,10 @@ class Cascade(BaseAttack):
         forwards, backwards = zip(*(stage.cost(models) for stage in self.stages), strict=True)
         return sum(forwards) + models * len(self.stages), sum(backwards)
 
+    def check(self, side: int) -> None:
+        for stage in self.stages:
+            stage.check(side)
+
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Runs the stages on one batch; hands back the first success of each image, or what the last stage made."""
         canvases = batch.canvases

@@ -21,6 +21,7 @@ from transforms.attacks.parts.transformations import (
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
+from transforms.attacks.units import Pixels, Redraws
 from transforms.errors import InputError
 
 # Parts
@@ -59,7 +60,7 @@ def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2)
 
 
 def ssa(
-    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: float = 16 / 255, spectrum_spread: float = 0.5
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels = 16 / 255, spectrum_spread: float = 0.5
 ) -> AttackLoop:
     """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
     return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
@@ -107,7 +108,7 @@ def common(
     keep: Keep = "last",
     random_start: bool = False,
     restarts: int = 1,
-    eot: int = 1,
+    eot: Redraws = 1,
 ) -> AttackLoop:
     """What the loop climbs, what it keeps, and how often."""
     if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
