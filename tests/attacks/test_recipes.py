@@ -24,6 +24,7 @@ from tests.support.attacks import (
 )
 from tests.support.runs import tiny, written
 from transforms.attacks.balls import BALLS, Ball, LinfBall
+from transforms.attacks.drivers.square import Square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
 from transforms.attacks.parts.estimators import AtThePoint, VarianceTuning
@@ -260,9 +261,10 @@ def test_defaults_are_the_papers(name: str) -> None:
 def test_what_none_stands_for() -> None:
     """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
     what PI passes on is as long as its step."""
-    assert [make("square", norm) for norm in ("linf", "l2")] == [
-        make("square", norm, p_init=part) for norm, part in (("linf", 0.05), ("l2", 0.1))
-    ]
+    for norm, part in (("linf", 0.05), ("l2", 0.1)):
+        plain, said = make("square", norm), make("square", norm, p_init=part)
+        assert isinstance(plain, Square) and isinstance(said, Square)
+        assert [plain._side(each, 224) for each in (1, 999)] == [said._side(each, 224) for each in (1, 999)]
     own: dict[str, dict[str, Any]] = {
         "fmn": {"alpha_final": 0.01},
         "svre": {"inner_alpha": EPS["linf"] / 10},

@@ -541,11 +541,11 @@ def test_hills_are_the_papers() -> None:
 
 def test_squares_shrink_as_in_the_paper() -> None:
     """p is halved after queries 10, 50, 200, …, 8000 of 10,000; of a picture of 100 × 100 with p = 0.25."""
-    attack = square.Square(LinfBall(0.1), 10_000, 0.25)
+    attack = square.Square(LinfBall(0.1), queries=10_000, p_init=0.25)
     sides = {query: attack._side(query, 100) for query in (1, 11, 12, 51, 52, 8001, 8002, 9999)}
     areas = {1: 0.25, 11: 0.25, 12: 0.125, 51: 0.125, 52: 0.0625, 8001: 0.25 / 256, 8002: 0.25 / 512, 9999: 0.25 / 512}
     assert sides == {query: round(100 * math.sqrt(area)) for query, area in areas.items()}
-    fewer = square.Square(LinfBall(0.1), 1000, 0.25)
+    fewer = square.Square(LinfBall(0.1), queries=1000, p_init=0.25)
     assert fewer._side(2, 100) == 50 and fewer._side(3, 100) == round(100 * math.sqrt(0.125))
 
 
@@ -556,7 +556,7 @@ def test_square_asks_about_canvases_at_the_edge_of_the_budget(ball: Ball) -> Non
     weight = linear.network.first.detach().numpy()
     far = Sums(weight / 1e3, bias=np.array([1.0, 0.0]))
     network, canvases = Recorded(far), linear.canvases[:1]
-    attack = square.Square(ball, 60, 0.3)
+    attack = square.Square(ball, queries=60, p_init=0.3)
     found = attack(surrogates(network), batch_of(canvases, torch.tensor([0]))).canvases
     asked = torch.cat(network.asked)[1:]  # the first is the clean one
     assert len(asked) == 60
@@ -635,9 +635,9 @@ def test_autoattack_is_apgd_ce_then_targeted_then_fab_then_square() -> None:
     cascade = RECIPES["autoattack"].make(LinfBall(0.1), steps=20, queries=30)
     first, second, fab, third = cascade.stages
     assert (type(fab).__name__, fab.steps) == ("_FabTargeted", 20)
-    assert first == apgd.apgd_ce(LinfBall(0.1), steps=20) and first.objective is cross_entropy
-    assert second == apgd.apgd_t(LinfBall(0.1), steps=20) and second.objective is dlr and second.targets == 9
-    assert third == square.square(LinfBall(0.1), queries=30, p_init=0.8)
+    assert first == apgd.ApgdCe(LinfBall(0.1), steps=20) and first.objective is cross_entropy
+    assert second == apgd.ApgdT(LinfBall(0.1), steps=20) and second.objective is dlr and second.target_classes == 9
+    assert third == square.Square(LinfBall(0.1), queries=30, p_init=0.8)
 
 
 def test_apgd_t_tries_the_nine_best_other_classes_in_order() -> None:

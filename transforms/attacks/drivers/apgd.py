@@ -1,6 +1,7 @@
 """Auto-PGD: projected gradient ascent that halves its own step where it stops gaining."""
 
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,40 +18,44 @@ from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
 
 
-@dataclass(frozen=True)
-class AutoPgd(BaseAttack):
-    """APGD with one objective, or towards each of several wrong classes in turn. An image is done at its first success.
+@dataclass(frozen=True, kw_only=True)
+class AutoPgd(BaseAttack, ABC):
+    """APGD on any objective. An image is done at its first success.
 
     What fools the surrogates is rounded to 8 bits and shown to them again; it is a success if it still fools them.
 
     Attributes:
         ball: L∞ or L2.
         steps: of each run.
-        objective: what is raised.
         restarts: runs from a random point.
         rho: part of the steps that must gain, lest the step be halved.
         step_weight: of the new step, in (0, 1]; the rest is the step before it (the paper's alpha).
-        targets: runs per restart, each towards another of the likeliest wrong classes; 0: one run for the goal itself.
     """
 
-    ball: Ball
-    steps: int
-    objective: Objective
-    restarts: int
-    rho: float
-    step_weight: float
-    targets: int = 0
+    ball: Ball = field(kw_only=False)
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    step_weight: float = 0.75
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, steps=self.steps, restarts=self.restarts)
-        at_least(0, targets=self.targets)
         above(0, rho=self.rho)
         within("(0, 1]", step_weight=self.step_weight)
 
+    @property
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What each run raises."""
+
+    def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
+        """What each run of a restart heads for."""
+        return [batch.goal]
+
     def cost(self, models: int) -> tuple[int, int]:
-        slopes = self.restarts * max(self.targets, 1) * (self.steps + 1)
-        return models * ((2 if self.targets else 1) + 2 * slopes), models * slopes
+        slopes = self.restarts * (self.steps + 1)
+        return models * (1 + 2 * slopes), models * slopes
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         with watching(surrogates) as watch:
@@ -62,16 +67,6 @@ class AutoPgd(BaseAttack):
                         draws = batch.draws.at("restart", restart, "target", number)
                         self._ascend(surrogates, batch, goal, draws, standing, watch)
             return Found(standing.found(self.ball, batch.canvases))
-
-    def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
-        """What each run heads for."""
-        if not self.targets:
-            return [batch.goal]
-        if batch.goal.targets is not None:
-            raise InputError("target: apgd-t takes none; it heads for the likeliest wrong classes")
-        logits = surrogates.logits(batch.clean)
-        others = best_others(logits, batch.goal.labels, min(self.targets, logits.shape[1] - 1))
-        return [replace(batch.goal, targets=each) for each in others.unbind(dim=1)]
 
     def _ascend(
         self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing, watch: Watch
@@ -122,6 +117,48 @@ class AutoPgd(BaseAttack):
         return self.ball.inside(point + weight * (ahead - point) + (1 - weight) * (point - before), clean)
 
 
+class ApgdCe(AutoPgd):
+    """APGD on cross-entropy."""
+
+    @property
+    def objective(self) -> Objective:
+        return cross_entropy
+
+
+class ApgdDlr(AutoPgd):
+    """APGD on the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
+
+    @property
+    def objective(self) -> Objective:
+        return dlr
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApgdT(ApgdDlr):
+    """APGD on the targeted difference of logits ratio, towards each of the likeliest wrong classes in turn.
+
+    Attributes:
+        target_classes: how many; each is a run of every restart.
+    """
+
+    target_classes: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, target_classes=self.target_classes)
+
+    def cost(self, models: int) -> tuple[int, int]:
+        slopes = self.restarts * self.target_classes * (self.steps + 1)
+        return models * (2 + 2 * slopes), models * slopes
+
+    def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
+        if batch.goal.targets is not None:
+            raise InputError("target: apgd-t takes none; it heads for the likeliest wrong classes")
+        logits = surrogates.logits(batch.clean)
+        others = best_others(logits, batch.goal.labels, min(self.target_classes, logits.shape[1] - 1))
+        return [replace(batch.goal, targets=each) for each in others.unbind(dim=1)]
+
+
 def _checkpoints(steps: int) -> frozenset[int]:
     """Steps at which the length may be halved: first after 22 % of them, then after ever fewer (§3.1), in whole
     steps as in the authors' code."""
@@ -134,37 +171,9 @@ def _checkpoints(steps: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def apgd_ce(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
-) -> AutoPgd:
-    """On cross-entropy."""
-    return AutoPgd(ball, steps, cross_entropy, restarts, rho, step_weight)
-
-
-def apgd_dlr(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
-) -> AutoPgd:
-    """On the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
-    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight)
-
-
-def apgd_t(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    restarts: int = 1,
-    rho: float = 0.75,
-    step_weight: float = 0.75,
-    target_classes: int = 9,
-) -> AutoPgd:
-    """On the targeted difference of logits ratio, towards each of the likeliest wrong classes."""
-    at_least(1, target_classes=target_classes)
-    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight, target_classes)
-
-
 _SOURCE = "Croce & Hein 2020, arXiv:2003.01690"
 RECIPES = {
-    "apgd-ce": Recipe(_SOURCE, [apgd_ce], norms=("linf", "l2")),
-    "apgd-dlr": Recipe(_SOURCE, [apgd_dlr], norms=("linf", "l2")),
-    "apgd-t": Recipe(_SOURCE, [apgd_t], norms=("linf", "l2"), goals="untargeted"),
+    "apgd-ce": Recipe(_SOURCE, [ApgdCe], norms=("linf", "l2")),
+    "apgd-dlr": Recipe(_SOURCE, [ApgdDlr], norms=("linf", "l2")),
+    "apgd-t": Recipe(_SOURCE, [ApgdT], norms=("linf", "l2"), goals="untargeted"),
 }

@@ -1,6 +1,6 @@
 """DDN: the direction follows the gradient, the norm follows success and failure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,27 +12,30 @@ from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.units import L2Length
 from transforms.ranges import above, at_least, within
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoupledDirectionNorm(BaseAttack):
     """Steps along the gradient, put on a sphere that shrinks after each success and grows after each failure.
+
+    Defaults are the paper's.
 
     Attributes:
         ball: L2.
         steps: iterations.
         init_norm: radius of the first sphere.
         gamma: part by which the radius changes.
-        alpha, alpha_final: L2 length of the first step and of one after the last, in the unit of [0, 1] pixels.
+        alpha, alpha_final: length of the first step and of one after the last.
     """
 
-    ball: Ball
-    steps: int
-    init_norm: float
-    gamma: float
-    alpha: float
-    alpha_final: float
+    ball: Ball = field(kw_only=False)
+    steps: int = 100
+    init_norm: L2Length = 1.0
+    gamma: float = 0.05
+    alpha: L2Length = 1.0
+    alpha_final: L2Length = 0.01
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["l2"])
@@ -68,21 +71,12 @@ class DecoupledDirectionNorm(BaseAttack):
             return settle(surrogates, batch, self.ball, best, watch, goal.reached)
 
 
-def ddn(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    init_norm: float = 1.0,
-    gamma: float = 0.05,
-    alpha: float = 1.0,
-    alpha_final: float = 0.01,
-) -> DecoupledDirectionNorm:
-    """The paper's values."""
-    return DecoupledDirectionNorm(ball, steps, init_norm, gamma, alpha, alpha_final)
-
-
 RECIPES = {
     "ddn": Recipe(
-        "Rony et al. 2019, arXiv:1811.09600", [ddn], kind="minimal-norm", norms=("l2",), fusions=LOGIT_FUSIONS
+        "Rony et al. 2019, arXiv:1811.09600",
+        [DecoupledDirectionNorm],
+        kind="minimal-norm",
+        norms=("l2",),
+        fusions=LOGIT_FUSIONS,
     )
 }

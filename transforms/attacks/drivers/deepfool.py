@@ -1,6 +1,6 @@
 """DeepFool: steps to the nearest boundary of the model made linear."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from transforms.errors import InputError
 from transforms.ranges import at_least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeepFool(BaseAttack):
     """Adds up the shortest ways to the nearest linearised boundary until the image, overshot a little, crosses one.
+
+    Defaults are the authors'; with 1,000 classes, the ten likeliest stand for all.
 
     Attributes:
         ball: L∞ or L2.
@@ -27,10 +29,10 @@ class DeepFool(BaseAttack):
         candidates: classes whose boundaries are looked at: the true one and the likeliest others.
     """
 
-    ball: Ball
-    steps: int
-    overshoot: float
-    candidates: int
+    ball: Ball = field(kw_only=False)
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 10
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2"])
@@ -85,15 +87,10 @@ class DeepFool(BaseAttack):
         return distance * slope / per_image(self.ball.size(slope)).clamp(min=1e-12)
 
 
-def deepfool(ball: Ball, *, steps: int = 50, overshoot: float = 0.02, candidates: int = 10) -> DeepFool:
-    """The authors' defaults; with 1,000 classes, the ten likeliest stand for all."""
-    return DeepFool(ball, steps, overshoot, candidates)
-
-
 RECIPES = {
     "deepfool": Recipe(
         "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599",
-        [deepfool],
+        [DeepFool],
         kind="minimal-norm",
         norms=("linf", "l2"),
         goals="untargeted",

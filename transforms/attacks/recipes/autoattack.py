@@ -7,10 +7,10 @@ import torch
 
 from transforms.attacks.adapters import adapted
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.apgd import apgd_ce, apgd_t
+from transforms.attacks.drivers.apgd import ApgdCe, ApgdT
 from transforms.attacks.drivers.minimal import SETTLING
 from transforms.attacks.drivers.shared import on_grid
-from transforms.attacks.drivers.square import square
+from transforms.attacks.drivers.square import Square
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import Attack, BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
@@ -101,10 +101,10 @@ def autoattack(ball: Ball, *, steps: int = 100, queries: int = 5000) -> Cascade:
     """
     return Cascade(
         (
-            apgd_ce(ball, steps=steps),
-            apgd_t(ball, steps=steps),
+            ApgdCe(ball, steps=steps),
+            ApgdT(ball, steps=steps),
             _FabTargeted(ball, steps),
-            square(ball, queries=queries, p_init=_FIRST_SQUARES),
+            Square(ball, queries=queries, p_init=_FIRST_SQUARES),
         )
     )
 
