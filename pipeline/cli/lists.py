@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from transforms.attacks.adapters import plugin_names
+from transforms.attacks.adapters.registry import plugin_names
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES

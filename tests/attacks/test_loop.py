@@ -176,7 +176,7 @@ def test_alpha_is_the_length_of_a_step() -> None:
         for norm in ("l2", "l1"):
             ball = BALLS[norm](3.0)
             far = iterate(name, ball, surrogates(Sums(weight)), batch_of(canvases, [0]), steps=3, alpha=0.5)
-            assert ball.size(far - 128 / 255).item() == pytest.approx(1.5, rel=1e-4)
+            assert ball.length(far - 128 / 255).item() == pytest.approx(1.5, rel=1e-4)
 
 
 def test_default_steps_reach_the_edge() -> None:
@@ -293,7 +293,7 @@ def test_models_see_pictures_inside_the_budget(name: str, norm: str) -> None:
     found_by(attack, surrogates(*[watched] * recipe(name).models), batch_of(canvases, labels_for(4)))
     shown = torch.stack(watched.shown)
     assert shown.min() >= 0 and shown.max() <= 1
-    assert BALLS[norm](1).size((shown - canvases / 255).flatten(0, 1)).max() <= EPS[norm] * (1 + 1e-5)
+    assert BALLS[norm](1).length((shown - canvases / 255).flatten(0, 1)).max() <= EPS[norm] * (1 + 1e-5)
 
 
 def test_the_float_iterate_is_inside_ball_and_box() -> None:
@@ -304,7 +304,7 @@ def test_the_float_iterate_is_inside_ball_and_box() -> None:
         recipe(name).make(ball, **parameters)(surrogates(*for_recipe(name)), batch)
         for each in seen:
             assert each.min() >= 0 and each.max() <= 1
-            assert (ball.size(each - batch.clean) <= EPS[norm] * (1 + 1e-5)).all(), (name, norm)
+            assert (ball.length(each - batch.clean) <= EPS[norm] * (1 + 1e-5)).all(), (name, norm)
 
 
 # Keeping -------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """The attack loop: gradient ascent inside a ball, with exchangeable parts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.gradients import Oracle
+from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import Goal, Objective, cross_entropy
 from transforms.attacks.parts import bands
 from transforms.attacks.parts.bands import Band
@@ -17,7 +17,7 @@ from transforms.attacks.parts.momentum import Momentum, no_momentum
 from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
-from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
+from transforms.attacks.surrogates import Surrogates, Transform
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -134,17 +134,16 @@ class AttackLoop(BaseAttack):
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""
-        oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
-        with watching(surrogates) as watch:
-            kept = _Kept(self.keep, oracle, watch, judges=self._judges)
-            for restart in range(self.restarts):
-                if kept.finished:
-                    break
-                self._run(oracle, batch.draws.at("restart", restart), kept)
+        gradients = Gradients(surrogates, self.objective, batch, self.transformations, self.eot)
+        kept = _Kept(self.keep, batch, judges=self._judges)
+        for restart in range(self.restarts):
+            if kept.finished:
+                break
+            self._run(gradients, batch.draws.at("restart", restart), kept)
         return Found(kept.canvases)
 
-    def _run(self, oracle: Oracle, draws: Draws, kept: "_Kept") -> None:
-        batch = oracle.batch
+    def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept") -> None:
+        batch = gradients.batch
         clean = batch.clean
         adversarial = clean
         if self.random_start:
@@ -154,13 +153,14 @@ class AttackLoop(BaseAttack):
         step = steepest(self.ball, self.alpha) if self.step is None else self.step()
         lookahead = self.ball.spread(self.lookahead, clean[0].numel())
         for number in range(self.steps):
+            asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
             ahead = adversarial + lookahead * accumulated
-            gradient = self.gradient_filter(estimate(oracle, adversarial, ahead, draws.at("step", number)))
+            gradient = self.gradient_filter(estimate(asked, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
             adversarial = self._inside(adversarial + step(accumulated, adversarial), clean)
             last = number == self.steps - 1
             if last or self.keep != "last":
-                kept.offer(self.ball.to_grid(batch.canvases, adversarial), last=last)
+                kept.offer(asked, self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
 
@@ -183,12 +183,10 @@ class _Least(Draws):
 class _Kept:
     """What is kept of each image so far: 8-bit canvases, by a rule; without `judges`, whatever was offered last."""
 
-    def __init__(self, keep: Keep, oracle: Oracle, watch: Watch, *, judges: bool) -> None:
+    def __init__(self, keep: Keep, batch: Batch, *, judges: bool) -> None:
         self._keep = keep
         self._judges = judges
-        self._oracle = oracle
-        self._watch = watch
-        self.canvases = oracle.batch.canvases
+        self.canvases = batch.canvases
         images, device = len(self.canvases), self.canvases.device
         self._reached = torch.zeros(images, dtype=torch.bool, device=device)
         self._value = torch.full((images,), -torch.inf, device=device)
@@ -198,17 +196,20 @@ class _Kept:
         """Whether nothing that comes could be kept."""
         return self._keep == "first" and bool(self._reached.all())
 
-    def offer(self, canvases: Tensor, *, last: bool) -> None:
+    def counting(self, surrogates: Surrogates) -> Surrogates:
+        """The surrogates, counting only for images of which something to come could be kept."""
+        return surrogates.counting(~self._reached) if self._keep == "first" else surrogates
+
+    def offer(self, gradients: Gradients, canvases: Tensor, *, last: bool) -> None:
         """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
         if not self._judges:
             self.canvases = canvases
             return
-        oracle = self._oracle
-        reached, value = oracle.surrogates.judge(canvases.float() / WHITE, oracle.objective, oracle.batch.goal)
+        shown, objective, goal = canvases.float() / WHITE, gradients.objective, gradients.batch.goal
+        reached, value = gradients.surrogates.judge(shown, objective, goal)
         higher = (reached == self._reached) & (value > self._value)
         if self._keep == "first":
             higher &= ~self._reached if last else torch.zeros_like(higher)
-            self._watch(~(self._reached | reached))
         better = (reached & ~self._reached) | higher
         self.canvases = where(better, canvases, self.canvases)
         self._value = torch.where(better, value, self._value)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tests.conftest import Samples
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.drivers.cascade import Cascade
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.recipes.autoattack import Cascade
 from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.models.classifier import Classifier
 from transforms.models.views import center, look
@@ -62,7 +62,7 @@ class Setting:
         model = foolbox.PyTorchModel(self.peer, bounds=(0, 1), device=self.clean.device)
         found = attack.run(model, self.clean, foolbox.criteria.Misclassification(self.labels))
         reached = self.peer(found).argmax(dim=1) != self.labels
-        return torch.where(reached, BALLS[norm](1.0).size(found - self.clean), torch.inf)
+        return torch.where(reached, BALLS[norm](1.0).length(found - self.clean), torch.inf)
 
 
 class CutBack(foolbox.attacks.L2FMNAttack):

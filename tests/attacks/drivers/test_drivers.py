@@ -20,11 +20,12 @@ import tests.support.attacks as attack_helpers
 from tests.support.attacks import Counted, Sums, as_is, batch_of
 from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, minimal, square
+from transforms.attacks.drivers.cascade import Cascade
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr, margin
 from transforms.attacks.protocol import Attack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.surrogates import Slope, Surrogates, watching
+from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.errors import InputError
 from transforms.models.views import center
 from transforms.randomness import Draws
@@ -203,9 +204,8 @@ def test_settling_lengthens_no_more_than_needed() -> None:
 
     def settled(needed: float, perturbation: Tensor, ball: Ball) -> list[int]:
         attacked = surrogates(Slab(needed), side=2)
-        best = minimal.Best(perturbation, ball.size(perturbation))
-        with watching(attacked) as watch:
-            found = minimal.settle(attacked, batch, ball, best, watch, batch.goal.reached)
+        best = minimal.Best(perturbation, ball.length(perturbation))
+        found = minimal.settle(attacked, batch, ball, best, batch.goal.reached)
         assert int(attacked.tally.forwards) <= minimal.SETTLING
         return (found.canvases.int() - 100)[0, 0, 0, :2].tolist()
 
@@ -456,7 +456,7 @@ def test_apgd_goes_where_torchattacks_goes(norm: str, loss: str) -> None:
     )
     torch.manual_seed(0)
     noise = 2 * torch.rand(canvases.shape) - 1 if norm == "linf" else torch.randn(canvases.shape)
-    largest = BALLS[norm](1.0).size(noise).view(-1, 1, 1, 1)
+    largest = BALLS[norm](1.0).length(noise).view(-1, 1, 1, 1)
     ours = Recorded(network)
     attack = make(f"apgd-{loss}", Given(BALLS[norm](eps), eps * noise / largest), steps=steps)  # type: ignore[arg-type]
     attack(surrogates(ours), batch_of(canvases, labels))
@@ -610,8 +610,8 @@ class Scripted:
         return models, 2 * models
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> object:
-        assert surrogates.tally.active is not None
-        self.attacked.append(surrogates.tally.active.tolist())
+        assert surrogates.active is not None
+        self.attacked.append(surrogates.active.tolist())
         surrogates.logits(batch.clean)
         canvases = batch.canvases.clone()
         canvases[list(self.painted)] = 255 - len(self.attacked)
@@ -621,7 +621,7 @@ class Scripted:
 def test_a_cascade_attacks_what_still_stands() -> None:
     canvases = torch.full((3, 3, SIDE, SIDE), 100, dtype=torch.uint8)
     seen: list[list[bool]] = []
-    cascade = autoattack.Cascade((Scripted((0,), seen), Scripted((0, 1), seen), Scripted((0, 1), seen)))  # type: ignore[arg-type]
+    cascade = Cascade((Scripted((0,), seen), Scripted((0, 1), seen), Scripted((0, 1), seen)))  # type: ignore[arg-type]
     attacked = surrogates(OffGrid(200))
     found = cascade(attacked, batch_of(canvases, torch.tensor([0, 0, 0]))).canvases
     assert seen == [[True, True, True], [False, True, True], [False, False, True]]
@@ -693,7 +693,6 @@ def test_rows_do_not_depend_on_the_batch(name: str, norm: str) -> None:
             part = slice(start, start + size)
             attacked = surrogates(network)
             found = attack(attacked, batch_of(canvases[part], labels[part], first=start))
-            assert attacked.tally.active is None
             norms = torch.zeros(len(found.canvases)) if found.norms is None else found.norms
             tally = attacked.tally
             assert tally.finite is None or tally.finite.all()

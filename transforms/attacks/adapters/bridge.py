@@ -17,7 +17,7 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse
-from transforms.attacks.surrogates import Surrogates, Tally, watching
+from transforms.attacks.surrogates import Surrogates, Tally
 from transforms.errors import InputError
 from transforms.plugins import keyed_randomness, refusing
 
@@ -47,10 +47,10 @@ class Network(nn.Module):
 
 
 class SoleTally(Tally):
-    """Of an image that is attacked alone: whatever is in a batch is a variant of it."""
+    """Counts for one image, attacked alone: whatever is in a batch is a variant of it."""
 
-    def count(self, images: int, *, forwards: int = 0, backwards: int = 0) -> None:
-        super().count(1, forwards=images * forwards, backwards=images * backwards)
+    def count(self, counted: Tensor, *, forwards: int = 0, backwards: int = 0) -> None:
+        super().count(counted.sum().view(1), forwards=forwards, backwards=backwards)
 
     def check(self, finite: Tensor) -> None:
         super().check(finite.all().view(1))
@@ -84,29 +84,21 @@ class ImageByImage(BaseAttack):
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks the images that are active."""
-        images, whole, device = len(batch.canvases), surrogates.tally, batch.canvases.device
+        images, device = len(batch.canvases), batch.canvases.device
         canvases, norms = batch.canvases.clone(), torch.full((images,), torch.inf, device=device)
-        forwards, backwards = torch.zeros(images, dtype=torch.int64), torch.zeros(images, dtype=torch.int64)
-        finite = torch.ones(images, dtype=torch.bool, device=device)
-        active = range(images) if whole.active is None else whole.active.nonzero().flatten().tolist()
+        tallies: list[Tally] = [SoleTally() for _ in range(images)]
+        active = range(images) if surrogates.active is None else surrogates.active.nonzero().flatten().tolist()
         repeated = _repeats(batch)
-        try:
-            for image in active:
-                if repeated[image] and image - 1 in active:
-                    for results in (canvases, norms, forwards, backwards, finite):
-                        results[image] = results[image - 1]
-                    continue
-                surrogates.tally = own = SoleTally()
-                found = self._attack(surrogates, _alone(batch, image))
-                canvases[image] = found.canvases[0]
-                if found.norms is not None:
-                    norms[image] = found.norms[0]
-                forwards[image], backwards[image] = int(own.forwards), int(own.backwards)
-                finite[image] = own.finite is None or bool(own.finite)
-        finally:
-            surrogates.tally = whole
-        whole.forwards, whole.backwards = whole.forwards + forwards, whole.backwards + backwards
-        whole.check(finite)
+        for image in active:
+            if repeated[image] and image - 1 in active:
+                canvases[image], norms[image] = canvases[image - 1], norms[image - 1]
+                tallies[image] = tallies[image - 1]
+                continue
+            found = self._attack(surrogates.tallied(tallies[image]), _alone(batch, image))
+            canvases[image] = found.canvases[0]
+            if found.norms is not None:
+                norms[image] = found.norms[0]
+        surrogates.tally.add(tallies, device)
         return Found(canvases, norms if self.minimal else None)
 
     def _attack(self, surrogates: Surrogates, one: Batch) -> Found:
@@ -121,9 +113,8 @@ class ImageByImage(BaseAttack):
         best = Best.none(one.clean)
         perturbation = adversarial - one.clean
         reached = one.goal.reached(surrogates.logits(adversarial))
-        best.offer(perturbation, self.ball.size(perturbation), reached)
-        with watching(surrogates) as watch:
-            return settle(surrogates, one, self.ball, best, watch, one.goal.reached)
+        best.offer(perturbation, self.ball.length(perturbation), reached)
+        return settle(surrogates, one, self.ball, best, one.goal.reached)
 
     def _found(self, surrogates: Surrogates, one: Batch) -> Tensor:
         seed = int(_seeds(one))

@@ -12,7 +12,7 @@ from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
-from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
@@ -58,19 +58,17 @@ class AutoPgd(BaseAttack, ABC):
         return models * (1 + 2 * slopes), models * slopes
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
-        with watching(surrogates) as watch:
-            standing = Standing.begin(surrogates, batch)
-            if watch(standing.active):
-                goals = self._goals(surrogates, batch)
-                for restart in range(self.restarts):
-                    for number, goal in enumerate(goals):
-                        draws = batch.draws.at("restart", restart, "target", number)
-                        self._ascend(surrogates, batch, goal, draws, standing, watch)
-            return Found(standing.found(self.ball, batch.canvases))
+        standing = Standing.begin(surrogates, batch)
+        asked = surrogates.counting(standing.active)
+        if not asked.idle:
+            goals = self._goals(asked, batch)
+            for restart in range(self.restarts):
+                for number, goal in enumerate(goals):
+                    draws = batch.draws.at("restart", restart, "target", number)
+                    self._ascend(surrogates, batch, goal, draws, standing)
+        return Found(standing.found(self.ball, batch.canvases))
 
-    def _ascend(
-        self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing, watch: Watch
-    ) -> None:
+    def _ascend(self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing) -> None:
         """One run (Croce & Hein 2020, algorithm 1); the state of each image is its own."""
         ball, clean = self.ball, batch.clean
         point = clean + ball.project(ball.start(batch.canvases, draws), clean)
@@ -82,14 +80,15 @@ class AutoPgd(BaseAttack, ABC):
         checks = _checkpoints(self.steps)
         begun = 0
         for step in range(self.steps + 1):
-            if not watch(standing.active):
+            asked = surrogates.counting(standing.active)
+            if asked.idle:
                 return
-            slope = surrogates.slope(point, self.objective, goal)
+            slope = asked.slope(point, self.objective, goal)
             value, gradient = slope.values, slope.gradient
             standing.improve(point, value)
             fools = batch.goal.reached(slope.logits) & (value > tested)
             if bool((fools & standing.active).any()):
-                standing.test(surrogates, batch.goal, ball.to_grid(batch.canvases, point), fools, watch)
+                standing.test(surrogates, batch.goal, ball.to_grid(batch.canvases, point), fools)
                 tested = torch.where(fools, value, tested)
             better = value > best_value
             best, best_slope = where(better, point, best), where(better, gradient, best_slope)

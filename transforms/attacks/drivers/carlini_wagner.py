@@ -13,7 +13,7 @@ from transforms.attacks.objectives import margin
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
-from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.ranges import above, at_least
 
@@ -70,16 +70,15 @@ class CarliniWagner(BaseAttack):
 
         const = torch.full_like(best.norms, self.initial_const)
         low, high = torch.zeros_like(const), torch.full_like(const, torch.inf)
-        with watching(surrogates) as watch:
-            clean = goal.reached(surrogates.logits(batch.clean))
-            best.offer(torch.zeros_like(batch.clean), torch.zeros_like(best.norms), clean)
-            for _ in range(self.binary_search_steps):
-                enough = self._minimize(surrogates, batch, best, const, watch)
-                low, high = torch.where(enough, low, const), torch.where(enough, const, high)
-                const = torch.where(high.isfinite(), (low + high) / 2, 10 * const)
-            return settle(surrogates, batch, self.ball, best, watch, confident)
+        clean = goal.reached(surrogates.logits(batch.clean))
+        best.offer(torch.zeros_like(batch.clean), torch.zeros_like(best.norms), clean)
+        for _ in range(self.binary_search_steps):
+            enough = self._minimize(surrogates, batch, best, const)
+            low, high = torch.where(enough, low, const), torch.where(enough, const, high)
+            const = torch.where(high.isfinite(), (low + high) / 2, 10 * const)
+        return settle(surrogates, batch, self.ball, best, confident)
 
-    def _minimize(self, surrogates: Surrogates, batch: Batch, best: Best, const: Tensor, watch: Watch) -> Tensor:
+    def _minimize(self, surrogates: Surrogates, batch: Batch, best: Best, const: Tensor) -> Tensor:
         """Adam with one constant per image, (B,). Offers what it finds; says where it found any, bool (B,)."""
         clean, goal = batch.clean, batch.goal
         point = _start(batch.canvases)
@@ -87,12 +86,13 @@ class CarliniWagner(BaseAttack):
         running, enough = best.open, torch.zeros_like(best.open)
         loss_before = torch.full_like(const, torch.inf)
         for step in range(self.steps):
-            if not watch(running):
+            asked = surrogates.counting(running)
+            if asked.idle:
                 break
             squashed = point.tanh()
             perturbation = (squashed + 1) / 2 - clean
-            gradient, reached, margins = judged_slope(surrogates, clean + perturbation, margin, goal)
-            norms, lacking = self.ball.size(perturbation), self.confidence - margins
+            gradient, reached, margins = judged_slope(asked, clean + perturbation, margin, goal)
+            norms, lacking = self.ball.length(perturbation), self.confidence - margins
             success = running & reached & (lacking <= 0)
             best.offer(perturbation, norms, success)
             enough = enough | success

@@ -11,7 +11,7 @@ from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
-from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import L2Length
 from transforms.ranges import above, at_least, within
 
@@ -51,24 +51,23 @@ class DecoupledDirectionNorm(BaseAttack):
         """Rony et al. 2019, algorithm 1, without its rounding at every step, which would hide small perturbations."""
         clean, goal, best = batch.clean, batch.goal, Best.none(batch.clean)
         perturbation, radius = torch.zeros_like(clean), torch.full_like(best.norms, self.init_norm)
-        farthest = self.ball.size(torch.maximum(clean, 1 - clean))
-        with watching(surrogates) as watch:
-            for step in range(self.steps):
-                if not watch(best.open):
-                    break
-                gradient, reached, _ = judged_slope(surrogates, clean + perturbation, cross_entropy, goal)
-                best.offer(perturbation, self.ball.size(perturbation), reached)
-                direction = unit(gradient)
-                flat = self.ball.size(direction) == 0
-                if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
-                    noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
-                    direction = where(flat, unit(noise), direction)
-                moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
-                radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
-                on_sphere = moved * per_image(radius / self.ball.size(moved).clamp(min=1e-12))
-                perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
-            watch(best.open)
-            return settle(surrogates, batch, self.ball, best, watch, goal.reached)
+        farthest = self.ball.length(torch.maximum(clean, 1 - clean))
+        for step in range(self.steps):
+            asked = surrogates.counting(best.open)
+            if asked.idle:
+                break
+            gradient, reached, _ = judged_slope(asked, clean + perturbation, cross_entropy, goal)
+            best.offer(perturbation, self.ball.length(perturbation), reached)
+            direction = unit(gradient)
+            flat = self.ball.length(direction) == 0
+            if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
+                noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
+                direction = where(flat, unit(noise), direction)
+            moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
+            radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
+            on_sphere = moved * per_image(radius / self.ball.length(moved).clamp(min=1e-12))
+            perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
+        return settle(surrogates, batch, self.ball, best, goal.reached)
 
 
 RECIPES = {

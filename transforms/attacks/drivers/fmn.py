@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import torch
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_size, judged_slope, settle, shrink, unit
+from transforms.attacks.drivers.minimal import SETTLING, Best, annealed, dual_norm, judged_slope, settle, shrink, unit
 from transforms.attacks.drivers.shared import bounded_in
 from transforms.attacks.objectives import margin
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
-from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import L2Length
 from transforms.ranges import above, at_least, within
 
@@ -55,26 +55,25 @@ class FastMinimumNorm(BaseAttack):
         clean, goal, best = batch.clean, batch.goal, Best.none(batch.clean)
         perturbation, reach = torch.zeros_like(clean), torch.zeros_like(best.norms)
         radius = torch.full_like(best.norms, torch.inf)
-        farthest = self.ball.size(torch.maximum(clean, 1 - clean))
-        with watching(surrogates) as watch:
-            for step in range(self.steps):
-                if not watch(best.open):
-                    break
-                gradient, reached, margins = judged_slope(surrogates, clean + perturbation, margin, goal)
-                best.offer(perturbation, self.ball.size(perturbation), reached)
-                gamma = annealed(self.gamma, self.gamma_final, step, self.steps)
-                # To the boundary of the model made linear, until there is a success. That is measured from where the
-                # perturbation would be without a box, and goes a little beyond: else it could stop short for good.
-                to_boundary = margins.abs() / dual_size(self.ball.norm, gradient).clamp(min=1e-12)
-                further = (1 + gamma) * torch.where(best.norms.isfinite(), radius, reach + to_boundary)
-                closer = torch.minimum((1 - gamma) * radius, best.norms)
-                radius = torch.minimum(torch.where(reached, closer, further), farthest)
-                alpha = annealed(self.alpha, self._last_alpha, step, self.steps)
-                moved = shrink(self.ball.norm, perturbation + alpha * unit(gradient), radius)
-                reach = self.ball.size(moved)
-                perturbation = where(best.open, (clean + moved).clamp(0, 1) - clean, perturbation)
-            watch(best.open)
-            return settle(surrogates, batch, self.ball, best, watch, goal.reached)
+        farthest = self.ball.length(torch.maximum(clean, 1 - clean))
+        for step in range(self.steps):
+            asked = surrogates.counting(best.open)
+            if asked.idle:
+                break
+            gradient, reached, margins = judged_slope(asked, clean + perturbation, margin, goal)
+            best.offer(perturbation, self.ball.length(perturbation), reached)
+            gamma = annealed(self.gamma, self.gamma_final, step, self.steps)
+            # To the boundary of the model made linear, until there is a success. That is measured from where the
+            # perturbation would be without a box, and goes a little beyond: else it could stop short for good.
+            to_boundary = margins.abs() / dual_norm(self.ball.norm, gradient).clamp(min=1e-12)
+            further = (1 + gamma) * torch.where(best.norms.isfinite(), radius, reach + to_boundary)
+            closer = torch.minimum((1 - gamma) * radius, best.norms)
+            radius = torch.minimum(torch.where(reached, closer, further), farthest)
+            alpha = annealed(self.alpha, self._last_alpha, step, self.steps)
+            moved = shrink(self.ball.norm, perturbation + alpha * unit(gradient), radius)
+            reach = self.ball.length(moved)
+            perturbation = where(best.open, (clean + moved).clamp(0, 1) - clean, perturbation)
+        return settle(surrogates, batch, self.ball, best, goal.reached)
 
 
 RECIPES = {

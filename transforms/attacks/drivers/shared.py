@@ -10,7 +10,7 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import Batch
-from transforms.attacks.surrogates import Surrogates, Watch
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 
@@ -54,14 +54,15 @@ class Standing:
         self.values = torch.where(better, values, self.values)
         return better
 
-    def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor, watch: Watch) -> None:
+    def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor) -> None:
         """Shows stored canvases of some images that stand, bool (B,), to the surrogates. Those that fool them fall.
 
         At most one forward pass, and none if there is nobody to test.
         """
         tested = who & self.active
-        if watch(tested):
-            fallen = tested & goal.reached(on_grid(surrogates, rounded))
+        asked = surrogates.counting(tested)
+        if not asked.idle:
+            fallen = tested & goal.reached(on_grid(asked, rounded))
             self.canvases = where(fallen, rounded, self.canvases)
             self.active = self.active & ~fallen
 

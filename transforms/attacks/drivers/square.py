@@ -13,7 +13,7 @@ from transforms.attacks.objectives import cross_entropy, margin
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
-from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
 from transforms.ranges import at_least, within
@@ -62,19 +62,19 @@ class Square(BaseAttack):
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Andriushchenko et al. 2020, algorithm 1. The margin with any class, the cross-entropy with a wanted one."""
         objective = margin if batch.goal.targets is None else cross_entropy
-        with watching(surrogates) as watch:
-            standing = Standing.begin(surrogates, batch)
-            for query in range(self.queries):
-                if not watch(standing.active):
-                    break
-                adversarial = self._candidate(batch, standing.closest, query)
-                fools, values = surrogates.judge(adversarial, objective, batch.goal)
-                better = standing.improve(adversarial, values)
-                self._accept(surrogates, batch, adversarial, fools & better, standing, watch)
-            return Found(standing.found(self.ball, batch.canvases))
+        standing = Standing.begin(surrogates, batch)
+        for query in range(self.queries):
+            asked = surrogates.counting(standing.active)
+            if asked.idle:
+                break
+            adversarial = self._candidate(batch, standing.closest, query)
+            fools, values = asked.judge(adversarial, objective, batch.goal)
+            better = standing.improve(adversarial, values)
+            self._accept(surrogates, batch, adversarial, fools & better, standing)
+        return Found(standing.found(self.ball, batch.canvases))
 
     def _accept(
-        self, surrogates: Surrogates, batch: Batch, adversarial: Tensor, fools: Tensor, standing: Standing, watch: Watch
+        self, surrogates: Surrogates, batch: Batch, adversarial: Tensor, fools: Tensor, standing: Standing
     ) -> None:
         if not bool(fools.any()):
             return
@@ -83,7 +83,7 @@ class Square(BaseAttack):
             standing.canvases = where(fools, rounded, standing.canvases)
             standing.active = standing.active & ~fools
         else:
-            standing.test(surrogates, batch.goal, rounded, fools, watch)
+            standing.test(surrogates, batch.goal, rounded, fools)
 
     def _candidate(self, batch: Batch, closest: Tensor, query: int) -> Tensor:
         """The next picture to ask about, float (B, 3, S, S)."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from transforms.attacks.adapters import adapted, plugin_names
+from transforms.attacks.adapters.registry import adapted, plugin_names
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
