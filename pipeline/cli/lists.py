@@ -55,7 +55,7 @@ def attacks() -> Iterator[tuple[str, ...]]:
 
 
 def in_words(name: str) -> str:
-    """What one attack is and costs; raises InputError for a name that nobody knows."""
+    """Kind, norms, source and cost of an attack; raises InputError for an unknown name."""
     found = recipe(name)
     forwards, backwards = _cost(found)
     several = " (of two surrogates together)" if found.models > 1 else ""
@@ -66,7 +66,7 @@ def in_words(name: str) -> str:
 
 
 def parameters(name: str) -> Iterator[tuple[str, str, str]]:
-    """What one attack may be told, each with its default as one would write it, and its unit or the other words."""
+    """An attack's parameters: name, default as an experiment writes it, and unit or other words."""
     found = recipe(name)
     units = found.marked(Unit)
     for key, (kind, default) in found.parameters.items():

@@ -1,4 +1,4 @@
-"""An experiment's attacks: which recipe, with which of its own parameters, on which surrogates, within which budget."""
+"""An experiment's attacks: recipe, parameters, surrogates, budget and goal, validated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ Norm = Annotated[str, one_of("norm", BALLS)]
 
 
 def _one_defense(written: Any) -> Defense:
-    """Whatever an entry of `defenses:` may be, if it stands for one."""
+    """A defence, from anything that an entry of `defenses:` may be as long as it stands for one."""
     if written is None or isinstance(written, Defense):
         return written or NO_DEFENSE
     if isinstance(written, str):
@@ -93,7 +93,7 @@ class AttackConfig(Strict):
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
-    parameters: SerializeAsAny[Strict]  # of the recipe's own model, so that run.json holds what it has
+    parameters: SerializeAsAny[Strict]  # validated as the recipe's model, whose keys run.json holds
 
     @model_validator(mode="before")
     @classmethod
@@ -106,23 +106,23 @@ class AttackConfig(Strict):
         if not isinstance(section["recipe"], str):
             raise unknown("recipe", section["recipe"], RECIPES)
         model = _parameter_model(section["recipe"])
-        own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
+        given = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}
-        for key in own:
+        for key in given:
             if key not in known:
                 close = get_close_matches(str(key), known, n=1, cutoff=0.8)
                 close = close or get_close_matches(str(key), known - set(section), n=1, cutoff=0.6)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
-        shared = {key: value for key, value in section.items() if key not in own}
-        return {**shared, "parameters": model.model_validate(own)}
+        shared = {key: value for key, value in section.items() if key not in given}
+        return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With every key, and the recipe's own among them, as in an experiment."""
+        """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
-        own: dict[str, Any] = shared.pop("parameters")
-        return {**shared, **own}
+        parameters: dict[str, Any] = shared.pop("parameters")
+        return {**shared, **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -185,7 +185,7 @@ class AttackConfig(Strict):
 
     @model_validator(mode="after")
     def _carried(self) -> "AttackConfig":
-        """A default may be without effect: nobody asked for it, and `run.json` holds it, too."""
+        """Refuses a memory without effect. A default may be without: it was not asked for, and `run.json` holds it."""
         (spec, *_), made = self.specs("", ()), recipe(self.recipe)
         steps, given, defaults = spec.build().steps, dict(spec.parameters), made.parameters
         for key, carried in made.marked(Carried).items():
@@ -229,7 +229,7 @@ class AttackConfig(Strict):
 
 @cache
 def _parameter_model(name: str) -> type[Strict]:
-    """What a recipe's own keys may be."""
+    """The keys of a recipe, with their types and defaults."""
     parameters = recipe(name).parameters
     for key in parameters:
         if key in AttackConfig.model_fields:

@@ -40,7 +40,7 @@ from tests.support.attacks import (
 )
 from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.gradients import Gradients
-from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.objectives import OBJECTIVES, Goal, cross_entropy
 from transforms.attacks.parts.estimators import EnhancedMomentum, Sampling
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.momentum import adam, mean_normalized, momentum
@@ -655,7 +655,7 @@ def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pyte
 
     batch, networks = batch_of(some_canvases(4), [0, 1, 2, 3]), [bent(seed) for seed in range(recipe(name).models)]
     plain = found_by(quick(name), surrogates(*networks), batch)
-    monkeypatch.setitem(recipe.__globals__["OBJECTIVES"], "cross-entropy", scaled_down)
+    monkeypatch.setitem(OBJECTIVES, "cross-entropy", scaled_down)
     found = found_by(quick(name), surrogates(*networks), batch)
     assert (found != plain).float().mean() < 0.01
 

@@ -32,8 +32,9 @@ from transforms.attacks.parts.transformations import DiverseInput, Mixing, Resiz
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
+from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
-from transforms.attacks.recipes.parts import COMMON, PARTS, common
+from transforms.attacks.recipes.parts import PARTS, Part
 from transforms.attacks.spec import AttackSpec
 from transforms.errors import InputError
 
@@ -45,6 +46,9 @@ def loop(name: str, **parameters: Any) -> AttackLoop:
     assert isinstance(made, AttackLoop)
     return made
 
+
+COMMON = tuple(Recipe("", (common,)).parameters)
+"""What every recipe of the loop has."""
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
@@ -436,7 +440,7 @@ def test_adding_a_part_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     def quiet(changed: AttackLoop, *, loudness: float = 0.5) -> AttackLoop:
         return replace(changed, gradient_filter=lambda gradient: gradient.clamp(-loudness, loudness))
 
-    monkeypatch.setitem(PARTS, "quiet", ("Us 2026", (quiet,)))
+    monkeypatch.setitem(PARTS, "quiet", Part("Us 2026", (quiet,)))
     assert recipe("mi-quiet-di").parameters["loudness"] == (float, 0.5)
     batch = batch_of(some_canvases(2), [0, 1])
     plain = found_by(make("mi-fgsm"), surrogates(bent()), batch)

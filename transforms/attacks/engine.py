@@ -1,4 +1,4 @@
-"""The engine: a chunk of canvases goes through an attack in micro-batches, and through the stages of a cascade."""
+"""The engine: attacks a chunk of canvases in micro-batches, and regroups them between the stages of a cascade."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

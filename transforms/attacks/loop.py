@@ -46,15 +46,14 @@ class AttackLoop(BaseAttack):
         eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
             Athalye et al. 2018, arXiv:1707.07397), >= 1.
         estimator: makes a step's gradient out of gradients at one or more points.
-        lookahead: how far ahead along what is accumulated the gradient is taken, where that is of magnitude 1: a length
-            in the ball's norm.
+        lookahead: step length (in the ball's norm) along the momentum at which the gradient is taken (Nesterov).
         gradient_filter: applied to each gradient before momentum.
         momentum: makes a fresh memory of gradients for each restart.
         step: makes a fresh rule from accumulated gradients to a change of pixels for each restart; None for steepest
             ascent by alpha.
         band: where given, the perturbation stays in it, as far as ball and box allow.
-        keep: what is kept of a restart: the last canvas, the best, or the first that reaches the goal (and else the
-            last). The last two look at the 8-bit canvas of each step, which costs a forward pass.
+        keep: which canvas of a restart is kept: the last, the best, or the first that reaches the goal (and else the
+            last). The best and the first are found by judging the 8-bit canvas of each step, at a forward pass each.
         random_start: whether to begin at a random point of the ball instead of the image.
         model_draws: how often the surrogates are drawn to judge a canvas where they are random themselves, as behind a
             random defence; 0 where they are not.
@@ -174,14 +173,14 @@ class AttackLoop(BaseAttack):
 
 
 class _Least(Draws):
-    """The smallest of all draws: whatever is done only sometimes is done."""
+    """The smallest of all draws, so that a transformation that is applied with a probability is applied."""
 
     def uniform(self, shape: Sequence[int], draw: str) -> Tensor:
         return torch.zeros(1, *shape)
 
 
 class _Kept:
-    """What is kept of each image so far: 8-bit canvases, by a rule; without `judges`, whatever was offered last."""
+    """The 8-bit canvas of each image that is kept so far: by the rule `keep`, or the last where nothing is judged."""
 
     def __init__(self, keep: Keep, batch: Batch, *, judges: bool) -> None:
         self._keep = keep
@@ -201,7 +200,7 @@ class _Kept:
         return surrogates.counting(~self._reached) if self._keep == "first" else surrogates
 
     def offer(self, gradients: Gradients, canvases: Tensor, *, last: bool) -> None:
-        """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
+        """Judges a step's canvases, uint8 (B, 3, S, S), and keeps the better ones; `last` of a restart."""
         if not self._judges:
             self.canvases = canvases
             return

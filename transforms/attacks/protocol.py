@@ -1,4 +1,4 @@
-"""What every attack is: a function from a batch of canvases to adversarial ones, with a stated cost."""
+"""The contract of attacks: a function from a batch of canvases to adversarial canvases, with a stated cost."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -17,10 +17,10 @@ class Batch:
 
     Attributes:
         canvases: uint8 (B, 3, S, S).
-        goal: what they should be taken for.
+        goal: the classes that count as success.
         draws: random numbers, keyed by these images.
-        pool: uint8 (P, 3, S, S), canvases that an attack may mix in: the same ones whatever the batch. Empty for an
-            attack that does not use it, and where none could be read.
+        pool: uint8 (P, 3, S, S), canvases that an attack may mix in, the same for every batch of an experiment. Empty
+            for an attack that does not use it, and where none could be read.
         pool_labels: int64 (P,), their true classes.
     """
 
@@ -40,7 +40,7 @@ class Found(NamedTuple):
     """The outcome of an attack on a batch.
 
     Attributes:
-        canvases: uint8 (B, 3, S, S), inside the budget. What is stored, shown to models, and judged.
+        canvases: uint8 (B, 3, S, S), inside the budget: stored, shown to models, and judged.
         norms: float (B,), of a minimal-norm attack: the norm of the smallest adversarial perturbation that it found,
             before rounding to 8 bits and regardless of the budget, in the unit of [0, 1] pixels; infinite where it
             found none. None from an attack that uses a fixed budget.

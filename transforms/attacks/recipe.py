@@ -1,8 +1,8 @@
-"""Recipes: what an experiment may name as an attack, with the parameters that it may set.
+"""Recipes: the attacks that an experiment may name, with the parameters that it may set.
 
-A recipe is a chain of functions: the first takes a ball, each of the others what the one before it returned, the last
-returns an attack. Their keyword parameters together are what an experiment may set, and say it all: YAML keys, types,
-defaults and the error messages follow from them.
+A recipe is a chain of functions or classes: the first takes a ball, each of the others what the one before it returned,
+the last returns an attack. Their keyword parameters are the recipe's: YAML keys, types, units, defaults, listing and
+error messages follow from their signatures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Goals = Literal["any", "untargeted", "targeted"]
 Mark = TypeVar("Mark")
 
 LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each != "losses")
-"""Of an attack that asks fused logits which side of the boundary it is on: averaged losses may say the other one."""
+"""Fusions of an attack that asks fused logits on which side of the boundary it is; averaged losses may disagree."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Recipe:
 
     Attributes:
         source: the paper.
-        chain: the functions that make it.
+        chain: the functions or classes that make it.
         kind: "gradient": follows gradients inside a fixed budget; "minimal-norm": looks for the smallest
             perturbation, and fails where it is larger than eps; "score": sees logits only; "cascade": several
-            attacks, each on the images that still stand; "other": of another library or of the user's own.
+            attacks, each on the images that still stand; "other": from another library or a plug-in.
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense.
-        gradients: whether it follows any, which `precision` is of.
-        fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if it weighs
-            them by a rule of its own.
-        defaults: of parameters, where they differ from those of the functions.
+        gradients: whether it follows gradients, so that `precision` has an effect.
+        fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
+            estimator weighs them.
+        defaults: parameters' defaults, where they differ from those of the functions.
     """
 
     source: str

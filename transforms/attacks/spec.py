@@ -17,8 +17,8 @@ class AttackSpec:
 
     Attributes:
         name: as the experiment calls it.
-        recipe, norm: a name that `attacks.recipes.recipe` resolves, and one of `BALLS`.
-        parameters: the recipe's own, by name.
+        recipe, norm: a name that `recipes.names.recipe` resolves, and one of `BALLS`.
+        parameters: the recipe's, by name.
         surrogates: names of models.
         fuse, view: how surrogates are combined and look at a canvas.
         defense: what the attack sees the canvas through.

@@ -163,7 +163,7 @@ class Surrogates:
 
     @property
     def _passes(self) -> int:
-        """Of one network over one window, when canvases are looked at once."""
+        """Passes of one network over one window that one look at canvases takes."""
         return len(self._classifiers) * len(self._defense) * self._windows
 
     @property
@@ -201,7 +201,7 @@ class Surrogates:
         return Slope(self._gradient(values, canvases, copies=len(copies)), values.detach(), logits.detach())
 
     def jacobian(self, canvases: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those that `classes`, int64 (B, K), names."""
+        """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those of `classes`, int64 (B, K)."""
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
             logits = self._fused(self._looks(canvases))
@@ -210,7 +210,7 @@ class Surrogates:
         return logits.detach(), torch.stack(gradients, dim=1)
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
-        """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss that is not ours.
+        """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
 
         Whoever takes a gradient with respect to `canvases`, by autograd, gets what `slope` would have given: counted
         each time that it is taken, and zero for an image where it is not finite. Where none can be taken they are

@@ -1,8 +1,8 @@
-"""What stands between an attack that others keep and the house: images one by one, keyed randomness, true counts.
+"""Attacks of other libraries and plug-ins, run image by image with keyed random numbers and counted passes.
 
-Libraries draw random numbers for a whole batch, stop when all of it is done, and choose images out of it. A row may
-depend on its own image only, and cost is told per image; so each image is attacked in a batch of its own. That is
-slower than a recipe of the house.
+Libraries draw random numbers for a whole batch, stop when all of it is done, and choose images out of it. But a row may
+depend on its image alone, and costs are per image. So each image is attacked as a batch of one, which is slower than a
+built-in recipe.
 """
 
 import math
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 class SoleTally(Tally):
-    """Counts for one image, attacked alone: whatever is in a batch is a variant of it."""
+    """The tally of an image that is attacked alone: every member of a batch is a variant of it."""
 
     def count(self, counted: Tensor, *, forwards: int = 0, backwards: int = 0) -> None:
         super().count(counted.sum().view(1), forwards=forwards, backwards=backwards)
@@ -58,7 +58,7 @@ class SoleTally(Tally):
 
 @dataclass(frozen=True)
 class ImageByImage(BaseAttack):
-    """An attack that others keep, on one image after the other, ending on the 8-bit grid inside the budget.
+    """An attack of a library or a plug-in, on one image after the other, ending on the 8-bit grid inside the budget.
 
     Attributes:
         name: as an experiment writes it.
@@ -103,10 +103,10 @@ class ImageByImage(BaseAttack):
 
     def _attack(self, surrogates: Surrogates, one: Batch) -> Found:
         if self.minimal and bool(one.goal.reached(surrogates.logits(one.clean))):
-            return Found(one.canvases, torch.zeros(1))  # nothing is smaller, whatever the attack would make of it
+            return Found(one.canvases, torch.zeros(1))  # the smallest there is
         adversarial = self._found(surrogates, one)
         surrogates.tally.check(adversarial.isfinite().all().view(1))
-        # What is not finite could not be rounded; the image is told to have failed.
+        # What is not finite could not be rounded; the image becomes a row of `failures`.
         adversarial = torch.where(adversarial.isfinite(), adversarial, one.clean).clamp(0, 1)
         if not self.minimal:
             return Found(self.ball.to_grid(one.canvases, adversarial))

@@ -1,4 +1,4 @@
-"""Attacks of a user's own package, which names them in the entry-point group `megalith.attacks`."""
+"""Plug-ins: attacks of installed packages, which name them in the entry-point group `megalith.attacks`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _SHAPE = "(surrogates, batch, ball, *, parameter: type = default, ...)"
 
 
 def names() -> list[str]:
-    """What the installed packages offer, which are not loaded for it."""
+    """The names that installed packages offer, without loading them."""
     return sorted(installed(_GROUP, "attack"))
 
 
@@ -32,8 +32,8 @@ def recipe(name: str) -> Recipe:
     """By the name of its entry point, which is a function or a `Recipe`.
 
     A function, (surrogates, batch, ball, *, parameters) -> float canvases (B, 3, S, S) in [0, 1], is called with one
-    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` is on its
-    own in these things. Both end on the 8-bit grid inside the budget, whatever they return.
+    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` makes attacks
+    on whole batches, which see to that themselves. What both return is brought onto the 8-bit grid inside the budget.
     """
     offered = installed(_GROUP, "attack")
     if name not in offered:

@@ -1,4 +1,4 @@
-"""Attacks that others keep: `torchattacks/NAME`, `foolbox/NAME`, `adv-lib/NAME`, and NAME of a user's own package.
+"""Attacks that are not built in: `torchattacks/NAME`, `foolbox/NAME`, `adv-lib/NAME`, and NAME of a plug-in.
 
 A library is imported when an attack of it is named, and not before.
 """
@@ -14,10 +14,10 @@ _LIBRARIES = {"torchattacks": "from_torchattacks", "foolbox": "from_foolbox", "a
 
 
 def adapted(name: str) -> Recipe:
-    """The recipe of an attack that others keep, as an experiment names it.
+    """The recipe of an attack that is not built in, as an experiment names it.
 
     Raises:
-        InputError: no such attack; its library or package is missing or does not load; it bounds no norm of ours.
+        InputError: no such attack; its library or package is missing or does not load; it bounds none of `BALLS`.
     """
     library, slash, attack = name.partition("/")
     if not slash:
@@ -30,5 +30,5 @@ def adapted(name: str) -> Recipe:
 
 
 def plugin_names() -> list[str]:
-    """The attacks of the user's own packages, which are not loaded for it."""
+    """The attacks of plug-ins, whose packages are not loaded for it."""
     return plugins.names()

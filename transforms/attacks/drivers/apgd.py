@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent that halves its own step where it stops gaining."""
+"""Auto-PGD: projected gradient ascent whose step is halved where the objective stops growing."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -69,11 +69,11 @@ class AutoPgd(BaseAttack, ABC):
         return Found(standing.found(self.ball, batch.canvases))
 
     def _ascend(self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing) -> None:
-        """One run (Croce & Hein 2020, algorithm 1); the state of each image is its own."""
+        """One run (Croce & Hein 2020, algorithm 1), with a state for each image."""
         ball, clean = self.ball, batch.clean
         point = clean + ball.project(ball.start(batch.canvases, draws), clean)
         before, length = point, torch.full((len(point),), 2 * ball.eps, device=point.device)
-        # Of this run: where the objective was highest, and the highest that was shown to the surrogates rounded.
+        # In this run: where the objective was highest, and the highest that was shown to the surrogates rounded.
         best, best_slope, best_value = point, torch.zeros_like(point), torch.full_like(length, -torch.inf)
         tested, last_value, best_at_check = best_value, best_value, best_value
         gains, halved = torch.zeros_like(length), torch.zeros_like(standing.active)

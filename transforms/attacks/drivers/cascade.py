@@ -15,8 +15,8 @@ from transforms.attacks.surrogates import Surrogates
 class Cascade(BaseAttack):
     """Attacks one after another.
 
-    A caller that can regroup images runs the stages itself, each on full batches of those that still stand; stage
-    number n draws from `draws.at("stage", n)`.
+    A caller that can regroup images, such as the engine, runs the stages itself on full batches of the images that
+    still stand. Stage number n draws from `draws.at("stage", n)`.
 
     Attributes:
         attacks: in order.
@@ -30,7 +30,7 @@ class Cascade(BaseAttack):
         return self.attacks
 
     def cost(self, models: int) -> tuple[int, int]:
-        """Of an image that withstands everything, with a look at what each stage made of it."""
+        """The cost of an image that withstands every stage, with a forward pass after each."""
         forwards, backwards = zip(*(stage.cost(models) for stage in self.stages), strict=True)
         return sum(forwards) + models * len(self.stages), sum(backwards)
 

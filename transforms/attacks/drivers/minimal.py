@@ -1,4 +1,4 @@
-"""What minimal-norm drivers share: the smallest perturbation so far, and how it survives being stored in 8 bits."""
+"""Shared by minimal-norm drivers: the smallest perturbation so far, and how it survives rounding to 8 bits."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Best:
 
     @property
     def open(self) -> Tensor:
-        """Images that have something to look for, bool (B,): not those that reach the goal when clean."""
+        """Images that are searched, bool (B,): all that do not reach the goal when clean."""
         return self.norms > 0
 
 

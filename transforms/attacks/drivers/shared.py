@@ -1,4 +1,4 @@
-"""What drivers share: who is still attacked, which canvas is kept, and in which norms."""
+"""Shared by drivers: which images still stand, which canvas is kept, and the norms that a driver bounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Standing:
     def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor) -> None:
         """Shows stored canvases of some images that stand, bool (B,), to the surrogates. Those that fool them fall.
 
-        At most one forward pass, and none if there is nobody to test.
+        At most one forward pass, and none where no image is tested.
         """
         tested = who & self.active
         asked = surrogates.counting(tested)
@@ -67,7 +67,7 @@ class Standing:
             self.active = self.active & ~fallen
 
     def found(self, ball: Ball, canvases: Tensor) -> Tensor:
-        """What is handed back: uint8 (B, 3, S, S)."""
+        """The result: uint8 (B, 3, S, S)."""
         return where(self.active, ball.to_grid(canvases, self.closest), self.canvases)
 
 

@@ -1,4 +1,4 @@
-"""Estimators for several surrogates at once that weigh them better than an average does."""
+"""Estimators for ensembles: gradients of several surrogates, combined otherwise than by an average."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from transforms.ranges import above, at_least, within
 
 @dataclass(frozen=True)
 class VarianceReduction:
-    """SVRE: an inner loop follows one random surrogate at a time, corrected by how that one's gradient differs from
-    the ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
+    """SVRE: an inner loop follows one random surrogate at a time, corrected by how its gradient differs from the
+    ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
 
     The surrogate of an inner step is the same for all images of an experiment, so that a batch asks only one; where
     gradients are random, an outer point's are drawn once per step.
@@ -39,7 +39,7 @@ class VarianceReduction:
 
     def __post_init__(self) -> None:
         if self.inner_steps is not None:
-            at_least(2, inner_steps=self.inner_steps)  # the first is the ensemble's own gradient
+            at_least(2, inner_steps=self.inner_steps)  # the first is the ensemble's gradient
         at_least(0, inner_decay=self.inner_decay)
         above(0, inner_alpha=self.alpha)
 
@@ -68,11 +68,11 @@ class VarianceReduction:
 
 @dataclass(frozen=True)
 class AdaptiveEnsemble:
-    """AdaEA: surrogates whose own small step raises the others' losses most get more weight, and pixels on which the
+    """AdaEA: surrogates whose small step raises the others' losses most get more weight, and pixels on which the
     surrogates' gradients disagree get none (Chen et al. 2023, arXiv:2308.02897). Weights are per image.
 
     Attributes:
-        alpha: length of each surrogate's own small step.
+        alpha: length of each surrogate's small step.
         beta: how strongly weights differ.
         threshold: the mean cosine similarity of gradients at a pixel below which it gets none.
     """

@@ -1,4 +1,4 @@
-"""Estimators: how a step's gradient is made out of gradients at one or more points."""
+"""Estimators: a step's gradient, estimated from gradients at one or more points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

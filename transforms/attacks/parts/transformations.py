@@ -1,4 +1,4 @@
-"""Input transformations: what the surrogates are shown in place of a canvas, so that gradients generalise.
+"""Input transformations: changed copies that the surrogates are shown instead of a canvas, for gradients that transfer.
 
 Each makes a number of differentiable copies. Whatever is random is drawn per image and per copy, never for a batch.
 """
@@ -90,8 +90,8 @@ class Scales(BaseTransformation):
 class Mixing(BaseTransformation):
     """A share of a random picture of another class, added (Wang et al. 2021, arXiv:2102.00436).
 
-    The pictures are those of the batch's pool: the same ones whatever the batch. An image that finds no other class
-    there gets a share of itself.
+    The pictures are those of the pool, the same for every batch. An image that finds no other class there gets a share
+    of itself.
     """
 
     copies: int
@@ -259,7 +259,7 @@ def _rotated(block: Tensor, angle: float) -> Tensor:
 
 
 # The ten changes of a block (1, 3, h, w): (block, number from [0, 1), field (3, h, w) of such numbers) -> block.
-# Magnitudes are those of the paper's own code.
+# Magnitudes are those of the authors' code.
 _Change = Callable[[Tensor, float, Tensor], Tensor]
 _NOISE = 16 / 255
 _SHRUNK = 0.8

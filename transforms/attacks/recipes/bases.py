@@ -1,4 +1,7 @@
-"""Bases: a recipe's first link makes a loop from a ball, and may exchange its estimator."""
+"""Bases: the first links of a recipe, which make a loop from a ball and may exchange its estimator.
+
+`alpha` is the length of a step; None stands for the rule that the docstring gives.
+"""
 
 from dataclasses import replace
 from typing import Annotated
@@ -19,8 +22,6 @@ from transforms.attacks.recipe import Recipe
 from transforms.attacks.units import Carried, L2Length, Length, Memory, Pixels
 from transforms.errors import InputError
 from transforms.ranges import above, at_least, odd, within
-
-# Bases
 
 
 def fgsm(ball: Ball) -> AttackLoop:
@@ -119,9 +120,6 @@ def region_fitting(
     return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
 
 
-# What gradients a loop follows
-
-
 def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
     """Gradients corrected by those around the point before, within beta * eps."""
     _looks_back(loop)
@@ -172,7 +170,11 @@ def _looks_back(loop: AttackLoop) -> None:
         raise InputError("steps: 1 has no step before it, which this recipe looks back at; take mi-fgsm")
 
 
-_LINF = ("linf",)
+def _alpha(alpha: float | None, reach: float, steps: int) -> float:
+    if alpha is None:
+        return reach / max(steps, 1)  # the loop refuses steps < 1
+    return alpha
+
 
 BASES = {
     "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", (fgsm,)),
@@ -181,7 +183,7 @@ BASES = {
     "adam": Recipe("Kingma & Ba 2015, arXiv:1412.6980", (adam_pgd,), norms=("linf", "l2")),
     "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
     "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
-    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=_LINF),
+    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=("linf",)),
     "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (mi_fgsm, variance_tuned)),
     "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (ni_fgsm, variance_tuned)),
     "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (mi_fgsm, along_the_last)),
@@ -197,9 +199,3 @@ BASES = {
     ),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
 }
-
-
-def _alpha(alpha: float | None, reach: float, steps: int) -> float:
-    if alpha is None:
-        return reach / max(steps, 1)  # the loop refuses steps < 1
-    return alpha
