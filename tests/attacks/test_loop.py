@@ -572,6 +572,18 @@ def test_an_image_that_is_done_pays_no_more(name: str) -> None:
         assert alone.tally.backwards.tolist() == [attacked.tally.backwards[item]]
 
 
+def test_an_image_that_steps_back_over_the_boundary_does_not_pay_again() -> None:
+    """The first reaches the goal in its first step and leaves it in the second; the other never reaches it."""
+    path = {100: 30, 105: 40, 110: 30, 115: 30, 120: 30, **dict.fromkeys(range(150, 175, 5), 30)}
+    logits = {level: np.log(PROBABILITIES[each]).tolist() for level, each in path.items()}
+    attack = make("bim", eps=50 / 255, steps=4, alpha=5 / 255, keep="first")
+    canvases = torch.full((2, 3, 1, 1), 100, dtype=torch.uint8)
+    canvases[1] = 150
+    attacked = surrogates(Path(logits), side=1)
+    assert found_by(attack, attacked, batch_of(canvases, [0, 0]))[:, 0, 0, 0].tolist() == [105, 170]
+    assert attacked.tally.forwards.tolist() == [2, 8] and attacked.tally.backwards.tolist() == [1, 4]
+
+
 # One image, whatever its batch ---------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,8 @@ from tests.support.attacks import (
     some_canvases,
     surrogates,
 )
-from tests.support.runs import tiny, written
+from tests.support.packages import installing
+from tests.support.runs import invoke, tiny, written
 from transforms.attacks.balls import BALLS, Ball, LinfBall
 from transforms.attacks.drivers.square import Square
 from transforms.attacks.loop import AttackLoop
@@ -36,6 +37,7 @@ from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
 from transforms.attacks.recipes.parts import PARTS, Part
 from transforms.attacks.spec import AttackSpec
+from transforms.attacks.units import Length
 from transforms.errors import InputError
 
 NAMED = [name for name, each in RECIPES.items() if each.chain[-1] is common]
@@ -466,3 +468,42 @@ def test_a_recipe_need_not_be_a_loop() -> None:
 
     made = Recipe("Us 2026", (still,), kind="other", norms=("linf",))
     assert made.parameters == {"steps": (int, 1)} and made.make(LinfBall(0.1), steps=3).steps == 3
+
+
+def nudged(changed: AttackLoop, *, nudge: Length = 1 / 255) -> AttackLoop:
+    """A part whose parameter is a length."""
+    return replace(changed, lookahead=nudge)
+
+
+NUDGED = """
+from dataclasses import replace
+from tests.attacks.test_recipes import nudged
+from transforms.attacks.recipes.names import combined
+
+made = combined("mi")
+recipe = replace(made, source="Us 2026", chain=(*made.chain, nudged))
+"""
+
+
+@pytest.mark.parametrize("name", ["mi-nudged", "nudging"])
+def test_a_length_of_a_new_recipe_is_checked_and_listed_without_another_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A built-in part is a function with an entry in `PARTS`, a plug-in's recipe a module of its own. The unit stands
+    in the parameter's type, and the rest follows."""
+    monkeypatch.setitem(PARTS, "nudged", Part("Us 2026", (nudged,)))
+    with installing("megalith.attacks", tmp_path, monkeypatch) as install:
+        install("nudging_attacks", NUDGED, nudging="nudging_attacks:recipe")
+        assert dict(load(tmp_path, recipe=name, nudge="2/255").parameters)["nudge"] == 2 / 255
+        assert dict(load(tmp_path, recipe=name).parameters)["nudge"] == 1 / 255
+        assert dict(load(tmp_path, recipe=name, norm="l2", eps=3, nudge=2).parameters)["nudge"] == 2
+        for written, said in (
+            ({"nudge": 2}, "nudge: 2 is the whole range of a pixel, 1, or more; did you mean 2/255?"),
+            ({"nudge": "far"}, "nudge: 'far'"),
+            ({"nugde": "2/255"}, f"{name} has no parameter 'nugde'; did you mean 'nudge'?"),
+        ):
+            with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
+                load(tmp_path, recipe=name, **written)
+            assert f"attacks.a: {said}" in str(raised.value).replace("a.nudge", "a: nudge")
+        listed = next(line for line in invoke("list", "attacks", name).stdout.splitlines() if "nudge " in line)
+        assert "1/255" in listed and "length in the attack's norm" in listed

@@ -258,6 +258,68 @@ def test_carlini_wagner_stops_early_image_by_image() -> None:
     assert (passes[True] < passes[False]).all() and len(set(passes[True].tolist())) > 1
 
 
+class Fading(nn.Module):
+    """Class 0 leads by 1 at first, and by less each time that it is asked; without slope."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.asked = -1  # once about the clean image
+
+    def forward(self, windows: Tensor) -> Tensor:
+        lead = self.share ** max(self.asked, 0) + 0 * windows.sum(dim=(1, 2, 3))
+        self.asked += 1
+        return torch.stack([lead, 0 * lead], dim=1)
+
+
+@pytest.mark.parametrize(("progress", "passes"), [(0.9998, 200), (0.99995, 21)])
+def test_carlini_wagner_goes_on_while_a_tenth_of_the_steps_gains_a_ten_thousandth(progress: float, passes: int) -> None:
+    """As in the authors' code. With so large a constant the loss is the margin, which is checked every 20 steps."""
+    attacked = surrogates(Fading(progress ** (1 / 20)), side=2)
+    attack = make("cw", L2Ball(1.0), steps=200, binary_search_steps=1, initial_const=1e6)
+    attack(attacked, batch_of(torch.full((1, 3, 2, 2), 100, dtype=torch.uint8), torch.tensor([0])))
+    assert attacked.tally.backwards.tolist() == [passes]
+
+
+class Cliff(nn.Module):
+    """Class 1 leads beyond a length of 0.45 along one direction; the slope before it tells of a length of 10."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        along = (windows - 100 / 255).flatten(1).sum(dim=1) / math.sqrt(SIZE)
+        lead = 0.1 * along - 1 + 2 * torch.sigmoid(400 * (along - 0.45))
+        return torch.stack([0 * lead, lead], dim=1)
+
+
+def test_fmn_does_not_go_beyond_its_best() -> None:
+    """In steps of 0.3 it finds 0.6 inside a radius of 6: from there on it closes in from 0.6."""
+    canvases = torch.full((1, 3, SIDE, SIDE), 100, dtype=torch.uint8)
+    attack = make("fmn", L2Ball(1.0), steps=7, alpha=0.3, alpha_final=0.3, gamma=0.05, gamma_final=0.05)
+    found = attack(surrogates(Cliff()), batch_of(canvases, torch.tensor([0])))
+    assert found.norms is not None
+    assert found.norms.item() == pytest.approx(0.6 * 0.95**3, rel=1e-4)  # the first at step 2, again at 3, 4, 5 and 6
+
+
+class Late(nn.Module):
+    """Class 1 gains with brightness, and wins from the 61st question on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.asked += 1
+        bright = 0.1 * windows.sum(dim=(1, 2, 3)) / math.sqrt(SIZE)
+        return torch.stack([0 * bright + (10 if self.asked <= 60 else -10), bright], dim=1)
+
+
+def test_the_sphere_of_ddn_grows_no_larger_than_the_pixels_allow() -> None:
+    """After 60 failures it begins to shrink from the farthest corner of the box, not from 1.05**60."""
+    canvases = torch.full((1, 3, SIDE, SIDE), 100, dtype=torch.uint8)
+    found = make("ddn", L2Ball(1.0), steps=100)(surrogates(Late()), batch_of(canvases, torch.tensor([0])))
+    assert found.norms is not None
+    assert found.norms.item() == pytest.approx(155 / 255 * math.sqrt(SIZE) * 0.95**39, rel=1e-3)
+
+
 class Matrices(nn.Module):
     """The same as a network of sums, in matrix kernels, which autocast makes round."""
 
@@ -401,6 +463,38 @@ def test_apgd_halves_its_step_where_it_gains_too_little() -> None:
     longest = [float(moves[start:end].max()) for start, end in pairwise(checks)]
     assert longest[0] > 0.2 and longest[-1] < 0.02
     assert abs(values[-1] - 0.5) < 0.01
+
+
+class Gaining(nn.Module):
+    """Class 1 is nearest at the first question, far at the next 22, and then a little nearer each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        near = 5.0 if self.asked == 0 else max(1.0, 1 + 0.04 * (self.asked - 22))
+        self.asked += windows.requires_grad
+        slope = windows.sum(dim=(1, 2, 3))
+        return torch.stack([6 - near - 1e-6 * slope, 0 * slope], dim=1)
+
+
+def test_apgd_does_not_halve_twice_in_a_row_for_want_of_a_new_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Croce & Hein 2020, §3.1, condition 2: the step was not halved at the checkpoint before. There are gains enough
+    for condition 1 from the first checkpoint on, and never a new best."""
+    lengths: list[float] = []
+    step = apgd.AutoPgd._step
+
+    def watched(self: apgd.AutoPgd, *arguments: Any) -> Tensor:
+        lengths.append(arguments[3].item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(apgd.AutoPgd, "_step", watched)
+    canvases = torch.full((1, 3, 1, 1), 120, dtype=torch.uint8)
+    make("apgd-ce", LinfBall(0.2), steps=100)(surrogates(Gaining(), side=1), batch_of(canvases, torch.tensor([0])))
+    halvings = [0, 22, 57, 80, 93, 101]
+    expected = [0.4 / 2**number for number, span in enumerate(pairwise(halvings)) for _ in range(*span)]
+    assert lengths == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("weight", [0.3, 0.75, 1.0])
