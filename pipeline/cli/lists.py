@@ -37,7 +37,7 @@ def page(thing: str, name: str | None) -> Page:
     if name is None:
         return Page(headings, list(map(list, rows())), below=how_to_combine() if thing == "attacks" else "")
     if thing == "attacks":
-        return Page(["parameter", "default", "unit or other words"], list(map(list, parameters(name))), above=in_words(name))
+        return Page(["parameter", "default", "unit or words"], list(map(list, parameters(name))), above=in_words(name))
     if thing == "models":
         return Page(headings, list(map(list, models(name))))
     raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
