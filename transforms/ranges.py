@@ -1,6 +1,6 @@
-"""What parameters may be: each function refuses those that are not, in one line that names the parameter and its value.
+"""Ranges of parameters: each function raises InputError, in one line that names the first parameter outside its range.
 
-Also refused everywhere is what is not a number.
+NaN is outside every range.
 """
 
 from transforms.errors import InputError
@@ -21,7 +21,7 @@ def above(bound: float, **parameters: float) -> None:
 
 
 def within(interval: str, **parameters: float) -> None:
-    """Raises InputError for the first parameter outside an interval, such as "(0, 1]", to which 0 does not belong."""
+    """Raises InputError for the first parameter outside an interval, such as "(0, 1]", which excludes 0."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     for name, value in parameters.items():
         ends = {"(": low, ")": high}
@@ -30,7 +30,7 @@ def within(interval: str, **parameters: float) -> None:
 
 
 def odd(**parameters: int) -> None:
-    """Raises InputError for the first parameter that is not the side of a square around a pixel and its neighbours."""
+    """Raises InputError for the first parameter that is not the side of a square with a pixel in its middle."""
     for name, value in parameters.items():
         if value < 3 or value % 2 == 0:  # noqa: PLR2004 - 1 has no neighbours
             raise InputError(f"{name}: {value} is not odd and at least 3")

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from transforms.attacks.adapters import plugin_names
+from transforms.attacks.adapters.registry import plugin_names
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.recipes.parts import PARTS
+from transforms.attacks.units import Unit
 from transforms.defenses.registry import defense_function, defense_names, parameter_types
 from transforms.errors import InputError
 from transforms.models.sources.registry import model_source, source_names
@@ -36,7 +37,7 @@ def page(thing: str, name: str | None) -> Page:
     if name is None:
         return Page(headings, list(map(list, rows())), below=how_to_combine() if thing == "attacks" else "")
     if thing == "attacks":
-        return Page(["parameter", "default", "or"], list(map(list, parameters(name))), above=in_words(name))
+        return Page(["parameter", "default", "unit or words"], list(map(list, parameters(name))), above=in_words(name))
     if thing == "models":
         return Page(headings, list(map(list, models(name))))
     raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
@@ -54,7 +55,7 @@ def attacks() -> Iterator[tuple[str, ...]]:
 
 
 def in_words(name: str) -> str:
-    """What one attack is and costs; raises InputError for a name that nobody knows."""
+    """Kind, norms, source and cost of an attack; raises InputError for an unknown name."""
     found = recipe(name)
     forwards, backwards = _cost(found)
     several = " (of two surrogates together)" if found.models > 1 else ""
@@ -65,10 +66,12 @@ def in_words(name: str) -> str:
 
 
 def parameters(name: str) -> Iterator[tuple[str, str, str]]:
-    """What one attack may be told, each with its default as one would write it, and the other words to choose from."""
-    for key, (kind, default) in recipe(name).parameters.items():
+    """An attack's parameters: name, default as an experiment writes it, and unit or other words."""
+    found = recipe(name)
+    units = found.marked(Unit)
+    for key, (kind, default) in found.parameters.items():
         others = [each for each in get_args(kind) if each != default] if get_origin(kind) is Literal else []
-        yield key, _written(default), ", ".join(others)
+        yield key, _written(default), units[key].value if key in units else ", ".join(others)
 
 
 def how_to_combine() -> str:

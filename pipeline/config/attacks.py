@@ -1,4 +1,4 @@
-"""An experiment's attacks: which recipe, with which of its own parameters, on which surrogates, within which budget."""
+"""An experiment's attacks: recipe, parameters, surrogates, budget and goal, validated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ from pydantic import (
 
 from pipeline.config.base import Names, Ratio, Strict, one_of
 from transforms.attacks.balls import BALLS
-from transforms.attacks.loop import AttackLoop
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
+from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
@@ -33,12 +33,6 @@ from transforms.errors import InputError, unknown
 from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import variant_name
 
-_LENGTHS = {"alpha", "inner_alpha", "reverse_step", "project_factor"}
-"""Parameters that are lengths in the attack's norm."""
-_PIXELS = {"spectrum_noise"}
-"""Parameters in the unit of [0, 1] pixels, whatever the norm."""
-_CARRIED = {"decay", "normalized", "beta1", "beta2", "attenuation"}
-"""Parameters of what a step carries on to the next."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -47,7 +41,7 @@ Norm = Annotated[str, one_of("norm", BALLS)]
 
 
 def _one_defense(written: Any) -> Defense:
-    """Whatever an entry of `defenses:` may be, if it stands for one."""
+    """A defence, from anything that an entry of `defenses:` may be as long as it stands for one."""
     if written is None or isinstance(written, Defense):
         return written or NO_DEFENSE
     if isinstance(written, str):
@@ -99,7 +93,7 @@ class AttackConfig(Strict):
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
-    parameters: SerializeAsAny[Strict]  # of the recipe's own model, so that run.json holds what it has
+    parameters: SerializeAsAny[Strict]  # validated as the recipe's model, whose keys run.json holds
 
     @model_validator(mode="before")
     @classmethod
@@ -112,23 +106,23 @@ class AttackConfig(Strict):
         if not isinstance(section["recipe"], str):
             raise unknown("recipe", section["recipe"], RECIPES)
         model = _parameter_model(section["recipe"])
-        own = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
+        given = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}
-        for key in own:
+        for key in given:
             if key not in known:
                 close = get_close_matches(str(key), known, n=1, cutoff=0.8)
                 close = close or get_close_matches(str(key), known - set(section), n=1, cutoff=0.6)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
-        shared = {key: value for key, value in section.items() if key not in own}
-        return {**shared, "parameters": model.model_validate(own)}
+        shared = {key: value for key, value in section.items() if key not in given}
+        return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With every key, and the recipe's own among them, as in an experiment."""
+        """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
-        own: dict[str, Any] = shared.pop("parameters")
-        return {**shared, **own}
+        parameters: dict[str, Any] = shared.pop("parameters")
+        return {**shared, **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -178,30 +172,29 @@ class AttackConfig(Strict):
             raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
         if self.eps >= _MOST[self.norm]:
             raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
-        per_pixel = _PIXELS
-        if self.norm == "linf" and recipe(self.recipe).kind != "minimal-norm":  # their alpha is something else
-            per_pixel = _PIXELS | _LENGTHS
+        units = recipe(self.recipe).marked(Unit)
         for key, value in self.parameters:
-            if key in per_pixel and value is not None and value >= 1:
-                raise InputError(
-                    f"{key}: {value} is the whole range of a pixel, 1, or more; did you mean {float(value):g}/255?"
-                )
+            for each in value if isinstance(value, tuple) else (value,):
+                if key in units and each is not None and units[key].exceeded(each, self.norm):
+                    raise InputError(
+                        f"{key}: {each} is the whole range of a pixel, 1, or more; did you mean {float(each):g}/255?"
+                    )
         for spec in self.specs("", ()):
             spec.build()
         return self
 
     @model_validator(mode="after")
     def _carried(self) -> "AttackConfig":
-        """A default may be without effect: nobody asked for it, and `run.json` holds it, too."""
-        (spec, *_), defaults = self.specs("", ()), recipe(self.recipe).parameters
-        loop, own = spec.build(), dict(spec.parameters)
-        if not isinstance(loop, AttackLoop):
-            return self
-        for key in (key for key in own if key in _CARRIED and own[key] != defaults[key][1]):
-            if loop.steps == 1 and not hasattr(loop.estimator, key):  # one with steps of its own carries within one
-                raise InputError(f"{key}: {own[key]} has no effect with steps: 1; take 2 or more")
-            if key == "normalized" and own.get("decay") == 0:
-                raise InputError(f"normalized: {own[key]} has no effect with decay: 0; take a decay above 0")
+        """Refuses a memory without effect. A default may be without: it was not asked for, and `run.json` holds it."""
+        (spec, *_), made = self.specs("", ()), recipe(self.recipe)
+        steps, given, defaults = spec.build().steps, dict(spec.parameters), made.parameters
+        for key, carried in made.marked(Carried).items():
+            if given[key] == defaults[key][1]:
+                continue
+            if steps == 1:
+                raise InputError(f"{key}: {given[key]} has no effect with steps: 1; take 2 or more")
+            if carried.by is not None and given[carried.by] == 0:
+                raise InputError(f"{key}: {given[key]} has no effect with {carried.by}: 0; take a {carried.by} above 0")
         return self
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
@@ -223,18 +216,20 @@ class AttackConfig(Strict):
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
         variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
-        return tuple(_drawn_where_random(each) for each in (plain, *variants))
+        drawn_once = ((each, each.drawn_once()) for each in (plain, *variants))
+        return tuple(each if once.build().redraws else once for each, once in drawn_once)
 
-
-def _drawn_where_random(spec: AttackSpec) -> AttackSpec:
-    """Of an adaptive attack's variants, `eot` is for those that have anything to draw."""
-    once = replace(spec, parameters=tuple((key, 1 if key == "eot" else value) for key, value in spec.parameters))
-    return spec if once.build().redraws else once
+    def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
+        """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""
+        drawn = [dict(spec.parameters) for spec in self.specs("", every_defense)]
+        asked = dict(self.parameters)
+        unused = (key for key in recipe(self.recipe).marked(Drawn) if asked[key] not in [each[key] for each in drawn])
+        return next((f"{key}: {asked[key]}" for key in unused), None)
 
 
 @cache
 def _parameter_model(name: str) -> type[Strict]:
-    """What a recipe's own keys may be."""
+    """The keys of a recipe, with their types and defaults."""
     parameters = recipe(name).parameters
     for key in parameters:
         if key in AttackConfig.model_fields:

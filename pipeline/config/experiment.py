@@ -13,9 +13,6 @@ from pipeline.config.attacks import AttackConfig, OneDefense, View
 from pipeline.config.base import Name, Names, Strict, different, first_problem, one_of
 from pipeline.config.images import ImagesConfig
 from pipeline.config.yaml import MAX_BYTES, read_yaml
-from transforms.attacks.objectives import Goal
-from transforms.attacks.parts.bands import leaked
-from transforms.attacks.protocol import Batch
 from transforms.attacks.recipes.names import recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.data.decode import CanvasSpec
@@ -29,8 +26,6 @@ from transforms.models.views import problem
 from transforms.randomness import Draws
 from transforms.rows.parts import CLEAN
 
-_NOTHING = 1e-6
-"""Of a picture's energy, where one frequency has 1/224 of it."""
 _LONGEST_NAME = 240
 """Of a folder, with `defense=` before it: filesystems take 255 bytes."""
 
@@ -133,13 +128,13 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _in_range(self) -> "Experiment":
-        """A blank canvas shows a parameter out of range before any work is done."""
-        blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
+        """Parameters that are wrong for canvases of this size are refused before any work is done."""
         for spec in self.specs:
             try:
-                _try_parts(spec, blank)
+                spec.build().check(self.canvas.crop)
             except InputError as error:
                 raise InputError(f"attacks.{spec.name}: {error}") from None
+        blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for where, defense in (
             *(("defenses.", each) for each in self.defenses),
             *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items()),
@@ -161,13 +156,12 @@ class Experiment(Strict):
                     raise unknown(
                         f"defense in attacks.{attack}.adaptive:", each.name, [one.name for one in self.defenses]
                     )
-        eot = getattr(config.parameters, "eot", 1)
         try:
-            drawn = [dict(spec.parameters).get("eot", 1) for spec in config.specs(attack, self.defenses)]
+            unused = config.without_draws(self.defenses)
         except InputError as error:
             raise InputError(f"attacks.{attack}.{error}; or list those that it is to know under adaptive:") from None
-        if eot not in drawn:
-            raise InputError(f"attacks.{attack}.eot: {eot} has no effect, because none of the defences is random")
+        if unused is not None:
+            raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
         black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
@@ -255,27 +249,3 @@ def _apply(section: dict[str, Any], change: str) -> None:
             raise InputError(f"{where}: {printable(parent)} is {printable(repr(inner), 100)}, not a section")
         section = inner
     section[last] = read_yaml(text, where)
-
-
-class _Least(Draws):
-    """The smallest of all draws: whatever is done only sometimes is done."""
-
-    def uniform(self, shape: Sequence[int], draw: str) -> torch.Tensor:
-        return torch.zeros(1, *shape)
-
-
-def _try_parts(spec: AttackSpec, blank: torch.Tensor) -> None:
-    """Some parameters are out of range, or without effect, for small canvases only."""
-    label = torch.zeros(1, dtype=torch.int64)
-    batch = Batch(blank, Goal(label), _Least(0, spec.name, [""]), blank, label)
-    attack = spec.build()
-    for transformation in attack.transformations:
-        for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
-            transformation(batch.clean, copy, batch.draws, batch)
-    if attack.band is not None:
-        side = blank.shape[-1]
-        dot = torch.zeros(blank.shape)
-        dot[..., side // 2, side // 2] = 1  # of all frequencies
-        if leaked(attack.band, dot) < _NOTHING:
-            cutoff = dict(spec.parameters)["cutoff"]
-            raise InputError(f"cutoff: {cutoff} keeps every frequency of a canvas of {side} pixels; take less")

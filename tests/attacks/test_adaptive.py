@@ -11,7 +11,7 @@ import torch
 from tests.support.attacks import batch_of, bent, for_recipe, some_canvases, surrogates
 from tests.support.runs import Finished, Json, invoke, refused, rows, run, tiny, written
 from transforms.attacks.balls import LinfBall
-from transforms.attacks.gradients import Oracle
+from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.recipes.names import behind_random
 from transforms.defenses.differentiable import differentiable
@@ -209,7 +209,7 @@ def test_more_draws_come_nearer_to_the_expected_gradient() -> None:
     models = surrogates(bent(), redraw=partial(differentiable, noise))
 
     def gradient(eot: int, key: str) -> torch.Tensor:
-        return Oracle(models, cross_entropy, batch, eot=eot).gradient(batch.clean, batch.draws.at(key)).flatten()
+        return Gradients(models, cross_entropy, batch, eot=eot).at(batch.clean, batch.draws.at(key)).flatten()
 
     expected = gradient(2000, "expected")
     errors = {eot: [float((gradient(eot, f"{key}") - expected).norm()) for key in range(10)] for eot in (1, 16)}

@@ -259,7 +259,7 @@ def test_projection_in_single_precision(norm: str, seed: int, way: str) -> None:
     ball = BALLS[norm](eps)
     found = ball.project(torch.from_numpy(wanted).float(), clean.float())
     assert np.allclose(found, ball.project(torch.from_numpy(wanted), clean), atol=1e-6)
-    assert (ball.size(found) <= eps * (1 + 1e-6)).all()
+    assert (ball.length(found) <= eps * (1 + 1e-6)).all()
     adversarial = clean.float() + found
     assert adversarial.min() >= 0 and adversarial.max() <= 1
 
@@ -344,7 +344,7 @@ def test_a_zero_gradient_has_no_direction(ball: Ball) -> None:
 def test_a_direction_has_norm_one(norm: str) -> None:
     gradient = torch.from_numpy(np.random.default_rng(3).normal(size=(4, 3, 20, 20)) * 1e-9).float()
     ball = BALLS[norm](1.0)
-    assert torch.allclose(ball.size(ball.direction(gradient, torch.full_like(gradient, 0.5))), torch.ones(4))
+    assert torch.allclose(ball.length(ball.direction(gradient, torch.full_like(gradient, 0.5))), torch.ones(4))
 
 
 @ball_kinds
@@ -352,7 +352,7 @@ def test_a_direction_has_norm_one(norm: str) -> None:
 def test_a_length_spread_over_all_values_has_that_norm(norm: str, count: int) -> None:
     ball = BALLS[norm](1.0)
     even = torch.full((1, 1, 1, count), ball.spread(0.7, count), dtype=torch.float64)
-    assert ball.size(even).item() == pytest.approx(0.7)
+    assert ball.length(even).item() == pytest.approx(0.7)
 
 
 # Starts --------------------------------------------------------------------------------------------------------------
@@ -399,4 +399,4 @@ def test_restarts_begin_elsewhere(ball: Ball) -> None:
     assert torch.equal(first, again)
     assert (first == second).sum() <= 1
     if not isinstance(ball, LinfBall):  # at another radius, too
-        assert (ball.size(first) - ball.size(second)).abs().min() > 1e-5
+        assert (ball.length(first) - ball.length(second)).abs().min() > 1e-5

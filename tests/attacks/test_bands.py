@@ -199,6 +199,8 @@ def test_a_step_in_coefficients_has_the_energy_of_a_step_of_alpha(norm: str, bas
 class ByHand:
     """The DCT band with SciPy, as a band that the loop can use."""
 
+    cutoff = 0.4
+
     def project(self, perturbation: Tensor) -> Tensor:
         return torch.from_numpy(dct_by_hand(perturbation.double().numpy(), 0.4)).float()
 
@@ -206,7 +208,7 @@ class ByHand:
         raise AssertionError("not in pixels")
 
 
-def test_anything_with_the_two_methods_is_a_band() -> None:
+def test_anything_with_a_cutoff_and_the_two_methods_is_a_band() -> None:
     band: Band = ByHand()
     assert leaked(DctBand(0.4), band.project(torch.randn(1, 3, 8, 8))).item() < 1e-9
 

@@ -39,8 +39,8 @@ from tests.support.attacks import (
     surrogates,
 )
 from transforms.attacks.balls import BALLS, LinfBall
-from transforms.attacks.gradients import Oracle
-from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.gradients import Gradients
+from transforms.attacks.objectives import OBJECTIVES, Goal, cross_entropy
 from transforms.attacks.parts.estimators import EnhancedMomentum, Sampling
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.momentum import adam, mean_normalized, momentum
@@ -655,7 +655,7 @@ def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pyte
 
     batch, networks = batch_of(some_canvases(4), [0, 1, 2, 3]), [bent(seed) for seed in range(recipe(name).models)]
     plain = found_by(quick(name), surrogates(*networks), batch)
-    monkeypatch.setitem(recipe.__globals__["OBJECTIVES"], "cross-entropy", scaled_down)
+    monkeypatch.setitem(OBJECTIVES, "cross-entropy", scaled_down)
     found = found_by(quick(name), surrogates(*networks), batch)
     assert (found != plain).float().mean() < 0.01
 
@@ -663,11 +663,11 @@ def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pyte
 def test_where_gradients_are_random_emi_averages_all_samples_from_the_first_step_on() -> None:
     """As many draws as points, though the points of the first step are one."""
     batch, models, samples = batch_of(some_canvases(2), [0, 1]), surrogates(bent()), 5
-    oracle = Oracle(models, cross_entropy, batch, (DiverseInput(1.4, 1.0),))
+    gradients = Gradients(models, cross_entropy, batch, (DiverseInput(1.4, 1.0),))
     estimate = EnhancedMomentum(LinfBall(0.1), samples, 0.07, "linear").begin()
-    found = estimate(oracle, batch.clean, batch.clean, batch.draws)
+    found = estimate(gradients, batch.clean, batch.clean, batch.draws)
     draws = [batch.draws.at("sample", number) for number in range(samples)]
-    expected = torch.stack([oracle.gradient(batch.clean, each) for each in draws]).mean(dim=0)
+    expected = torch.stack([gradients.at(batch.clean, each) for each in draws]).mean(dim=0)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
     attack = quick("emi-di", steps=2, samples=samples)
     attack(models := surrogates(bent()), batch)
@@ -683,11 +683,11 @@ def test_emi_looks_no_farther_than_its_reach(sampling: Sampling, spread: float) 
         shown.append(points)
         return torch.ones_like(points)
 
-    oracle: Any = SimpleNamespace(redraws=False, gradient=gradient)
+    gradients: Any = SimpleNamespace(redraws=False, at=gradient)
     batch, reach = batch_of(some_canvases(2), [0, 1]), 0.07
     estimate = EnhancedMomentum(LinfBall(0.1), 2000, reach, sampling).begin()
     for _ in range(2):
-        estimate(oracle, batch.clean, batch.clean, batch.draws)
+        estimate(gradients, batch.clean, batch.clean, batch.draws)
     places = torch.stack([(each - batch.clean)[:, 0, 0, 0] for each in shown[1:]])
     assert places.abs().max() <= reach + 1e-6
     assert places.mean(dim=0).tolist() == pytest.approx([0, 0], abs=0.005)

@@ -22,8 +22,10 @@ from tests.support.attacks import (
     some_canvases,
     surrogates,
 )
-from tests.support.runs import tiny, written
+from tests.support.packages import installing
+from tests.support.runs import invoke, tiny, written
 from transforms.attacks.balls import BALLS, Ball, LinfBall
+from transforms.attacks.drivers.square import Square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
 from transforms.attacks.parts.estimators import AtThePoint, VarianceTuning
@@ -31,9 +33,11 @@ from transforms.attacks.parts.transformations import DiverseInput, Mixing, Resiz
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
+from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
-from transforms.attacks.recipes.parts import COMMON, PARTS, common
+from transforms.attacks.recipes.parts import PARTS, Part
 from transforms.attacks.spec import AttackSpec
+from transforms.attacks.units import Length
 from transforms.errors import InputError
 
 NAMED = [name for name, each in RECIPES.items() if each.chain[-1] is common]
@@ -44,6 +48,9 @@ def loop(name: str, **parameters: Any) -> AttackLoop:
     assert isinstance(made, AttackLoop)
     return made
 
+
+COMMON = tuple(Recipe("", (common,)).parameters)
+"""What every recipe of the loop has."""
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
@@ -260,9 +267,10 @@ def test_defaults_are_the_papers(name: str) -> None:
 def test_what_none_stands_for() -> None:
     """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
     what PI passes on is as long as its step."""
-    assert [make("square", norm) for norm in ("linf", "l2")] == [
-        make("square", norm, p_init=part) for norm, part in (("linf", 0.05), ("l2", 0.1))
-    ]
+    for norm, part in (("linf", 0.05), ("l2", 0.1)):
+        plain, said = make("square", norm), make("square", norm, p_init=part)
+        assert isinstance(plain, Square) and isinstance(said, Square)
+        assert [plain._side(each, 224) for each in (1, 999)] == [said._side(each, 224) for each in (1, 999)]
     own: dict[str, dict[str, Any]] = {
         "fmn": {"alpha_final": 0.01},
         "svre": {"inner_alpha": EPS["linf"] / 10},
@@ -434,7 +442,7 @@ def test_adding_a_part_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     def quiet(changed: AttackLoop, *, loudness: float = 0.5) -> AttackLoop:
         return replace(changed, gradient_filter=lambda gradient: gradient.clamp(-loudness, loudness))
 
-    monkeypatch.setitem(PARTS, "quiet", ("Us 2026", (quiet,)))
+    monkeypatch.setitem(PARTS, "quiet", Part("Us 2026", (quiet,)))
     assert recipe("mi-quiet-di").parameters["loudness"] == (float, 0.5)
     batch = batch_of(some_canvases(2), [0, 1])
     plain = found_by(make("mi-fgsm"), surrogates(bent()), batch)
@@ -460,3 +468,42 @@ def test_a_recipe_need_not_be_a_loop() -> None:
 
     made = Recipe("Us 2026", (still,), kind="other", norms=("linf",))
     assert made.parameters == {"steps": (int, 1)} and made.make(LinfBall(0.1), steps=3).steps == 3
+
+
+def nudged(changed: AttackLoop, *, nudge: Length = 1 / 255) -> AttackLoop:
+    """A part whose parameter is a length."""
+    return replace(changed, lookahead=nudge)
+
+
+NUDGED = """
+from dataclasses import replace
+from tests.attacks.test_recipes import nudged
+from transforms.attacks.recipes.names import combined
+
+made = combined("mi")
+recipe = replace(made, source="Us 2026", chain=(*made.chain, nudged))
+"""
+
+
+@pytest.mark.parametrize("name", ["mi-nudged", "nudging"])
+def test_a_length_of_a_new_recipe_is_checked_and_listed_without_another_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A built-in part is a function with an entry in `PARTS`, a plug-in's recipe a module of its own. The unit stands
+    in the parameter's type, and the rest follows."""
+    monkeypatch.setitem(PARTS, "nudged", Part("Us 2026", (nudged,)))
+    with installing("megalith.attacks", tmp_path, monkeypatch) as install:
+        install("nudging_attacks", NUDGED, nudging="nudging_attacks:recipe")
+        assert dict(load(tmp_path, recipe=name, nudge="2/255").parameters)["nudge"] == 2 / 255
+        assert dict(load(tmp_path, recipe=name).parameters)["nudge"] == 1 / 255
+        assert dict(load(tmp_path, recipe=name, norm="l2", eps=3, nudge=2).parameters)["nudge"] == 2
+        for written, said in (
+            ({"nudge": 2}, "nudge: 2 is the whole range of a pixel, 1, or more; did you mean 2/255?"),
+            ({"nudge": "far"}, "nudge: 'far'"),
+            ({"nugde": "2/255"}, f"{name} has no parameter 'nugde'; did you mean 'nudge'?"),
+        ):
+            with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
+                load(tmp_path, recipe=name, **written)
+            assert f"attacks.a: {said}" in str(raised.value).replace("a.nudge", "a: nudge")
+        listed = next(line for line in invoke("list", "attacks", name).stdout.splitlines() if "nudge " in line)
+        assert "1/255" in listed and "length in the attack's norm" in listed

@@ -168,12 +168,17 @@ def test_members_are_the_models_alone_with_one_tally() -> None:
 def test_only_active_images_pay() -> None:
     attacked, canvases, goal = surrogates(bent()), some_canvases(3) / 255, Goal(torch.tensor([0, 1, 2]))
     attacked.slope(canvases, cross_entropy, goal)
-    attacked.tally.active = torch.tensor([True, False, True])
-    attacked.slope(canvases, cross_entropy, goal)
-    attacked.logits(canvases)
-    attacked.tally.active = None
+    some = attacked.counting(torch.tensor([True, False, True]))
+    some.slope(canvases, cross_entropy, goal)
+    some.logits(canvases)
     attacked.logits(canvases)
     assert attacked.tally.forwards.tolist() == [4, 2, 4] and attacked.tally.backwards.tolist() == [2, 1, 2]
+    fewer = some.counting(torch.tensor([False, True, True]))  # the second is done already
+    assert fewer.active is not None and fewer.active.tolist() == [False, False, True]
+    fewer.members[0].slope(canvases, cross_entropy, goal)
+    assert attacked.tally.forwards.tolist() == [4, 2, 5] and attacked.tally.backwards.tolist() == [2, 1, 3]
+    assert not (attacked.idle or some.idle or fewer.idle)
+    assert fewer.counting(torch.tensor([True, True, False])).idle
 
 
 def test_a_view_cuts_a_canvas_up_only_to_show_it() -> None:
@@ -280,8 +285,7 @@ def test_a_gradient_that_breaks_once_stays_flagged() -> None:
 
 
 def test_an_image_that_is_done_cannot_break_any_more() -> None:
-    attacked, goal = surrogates(Breaking(math.nan)), Goal(torch.tensor([0, 1]))
-    attacked.tally.active = torch.tensor([True, False])
+    attacked, goal = surrogates(Breaking(math.nan)).counting(torch.tensor([True, False])), Goal(torch.tensor([0, 1]))
     canvases = torch.full((2, *SHAPE), 0.5)
     canvases[1] = 1
     attacked.slope(canvases, cross_entropy, goal)

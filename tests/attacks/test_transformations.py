@@ -1,4 +1,4 @@
-"""Input transformations: geometry by hand, each against its definition, and how copies combine in the oracle."""
+"""Input transformations: geometry by hand, each against its definition, and how gradients of copies combine."""
 
 import itertools
 import math
@@ -26,7 +26,8 @@ from tests.support.attacks import (
     some_canvases,
     surrogates,
 )
-from transforms.attacks.gradients import Oracle
+from transforms.attacks.gradients import Gradients
+from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts import transformations
 from transforms.attacks.parts.transformations import (
@@ -201,11 +202,11 @@ def test_the_spectrums_gradient_is_that_at_the_copy() -> None:
     (gradient,) = torch.autograd.grad((shown(SpectrumSimulation(1, 0.1, 0.5), points) * pulled).sum(), points)
     assert torch.equal(gradient, pulled)
     batch = batch_of(some_canvases(2), [0, 1])
-    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (SpectrumSimulation(1, 0.1, 0.5),))
+    gradients = Gradients(surrogates(bent()), cross_entropy, batch, (SpectrumSimulation(1, 0.1, 0.5),))
     path = batch.draws.at("eot", 0).at("transformation", 0, 0)
     seen = SpectrumSimulation(1, 0.1, 0.5)(batch.clean, 0, path, batch)
     expected = surrogates(bent()).slope(seen, cross_entropy, batch.goal).gradient
-    assert torch.equal(oracle.gradient(batch.clean, batch.draws), expected)
+    assert torch.equal(gradients.at(batch.clean, batch.draws), expected)
 
 
 # Structure invariance ------------------------------------------------------------------------------------------------
@@ -351,13 +352,13 @@ def test_rotations_stay_within_their_angle(monkeypatch: pytest.MonkeyPatch) -> N
     assert stats.kstest(angles, stats.uniform(-24, 48).cdf).pvalue > 1e-4
 
 
-# In the oracle -------------------------------------------------------------------------------------------------------
+# Gradients of copies --------------------------------------------------------------------------------------------------
 
 
 def test_the_gradient_is_the_mean_over_all_copies() -> None:
     """Scales see each mixed picture, with one picture for all of its scales."""
     batch = batch_of(some_canvases(3), [0, 1, 2])
-    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (Mixing(3, 0.2), Scales(2)))
+    gradients = Gradients(surrogates(bent()), cross_entropy, batch, (Mixing(3, 0.2), Scales(2)))
     draws = batch.draws.at("step", 4)
     total = torch.zeros_like(batch.clean)
     for mix, scale in itertools.product(range(3), range(2)):
@@ -366,36 +367,37 @@ def test_the_gradient_is_the_mean_over_all_copies() -> None:
         seen = Mixing(3, 0.2)(points, mix, path, batch) / 2**scale
         value = cross_entropy(bent()(seen), batch.goal).sum()
         total += torch.autograd.grad(value, points)[0]
-    assert torch.allclose(oracle.gradient(batch.clean, draws), total / 6, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(gradients.at(batch.clean, draws), total / 6, rtol=1e-4, atol=1e-7)
 
 
 def test_fused_copies_share_one_objective() -> None:
     """The logits of all resize rates are averaged before the cross-entropy, for each scale apart."""
     batch = batch_of(some_canvases(3), [0, 1, 2])
     dem = ResizedDiversity((1.2, 1.5, 2.0))
-    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (Scales(2), dem))
+    gradients = Gradients(surrogates(bent()), cross_entropy, batch, (Scales(2), dem))
     total = torch.zeros_like(batch.clean)
     for scale in range(2):
         points = batch.clean.clone().requires_grad_()
         paths = [batch.draws.at("eot", 0, "transformation", 1, scale, copy) for copy in range(3)]
         logits = [bent()(dem(points / 2**scale, copy, path, batch)) for copy, path in enumerate(paths)]
         total += torch.autograd.grad(cross_entropy(sum(logits) / 3, batch.goal).sum(), points)[0]
-    assert torch.allclose(oracle.gradient(batch.clean, batch.draws), total / 2, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(gradients.at(batch.clean, batch.draws), total / 2, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["di-fgsm", "dem", "admix", "ssa", "sia", "bsr"])
 def test_every_step_repetition_and_copy_draws_anew(name: str) -> None:
     """No two of what a model is shown are alike."""
     loop = make(name, eot=2)
+    assert isinstance(loop, AttackLoop)
     canvases = some_canvases(1, side=60)
     pool = some_canvases(5, seed=1, side=60)
     batch = Batch(canvases, batch_of(canvases, [0]).goal, draws_for(1), pool, POOL_LABELS)
     (transformation, *_) = loop.transformations
-    oracle = Oracle(surrogates(bent()), cross_entropy, batch, (transformation,), eot=2)
+    gradients = Gradients(surrogates(bent()), cross_entropy, batch, (transformation,), eot=2)
     seen = []
     for step, repetition, copy in itertools.product(range(2), range(2), range(transformation.copies)):
         draws = batch.draws.at("step", step).at("eot", repetition)
-        seen.append(oracle._copy(noise(1, 60), (copy,), draws))
+        seen.append(gradients._copy(noise(1, 60), (copy,), draws))
     pairs = [torch.equal(one, other) for one, other in itertools.combinations(seen, 2)]
     if name == "di-fgsm":  # which may be left alone
         assert not all(pairs)
@@ -408,7 +410,7 @@ def test_every_step_repetition_and_copy_draws_anew(name: str) -> None:
 def test_expectation_over_transformation_is_the_mean_over_repetitions() -> None:
     batch = batch_of(some_canvases(3), [0, 1, 2])
     di = DiverseInput(1.5, 0.8)
-    whole = Oracle(surrogates(bent()), cross_entropy, batch, (di,), eot=3).gradient(batch.clean, batch.draws)
+    whole = Gradients(surrogates(bent()), cross_entropy, batch, (di,), eot=3).at(batch.clean, batch.draws)
     total = torch.zeros_like(batch.clean)
     for repetition in range(3):
         points = batch.clean.clone().requires_grad_()

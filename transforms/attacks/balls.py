@@ -31,7 +31,7 @@ class Ball(Protocol):
     @property
     def eps(self) -> float: ...
 
-    def size(self, perturbation: Tensor) -> Tensor:
+    def length(self, perturbation: Tensor) -> Tensor:
         """The norm, (B,)."""
 
     def spread(self, length: float, values: int) -> float:
@@ -77,7 +77,7 @@ class LinfBall(_Around):
     eps: float
     norm: ClassVar[str] = "linf"
 
-    def size(self, perturbation: Tensor) -> Tensor:
+    def length(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().amax(dim=(1, 2, 3))
 
     def spread(self, length: float, values: int) -> float:
@@ -107,7 +107,7 @@ class L2Ball(_Around):
     eps: float
     norm: ClassVar[str] = "l2"
 
-    def size(self, perturbation: Tensor) -> Tensor:
+    def length(self, perturbation: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(perturbation, dim=(1, 2, 3))
         return norms
 
@@ -126,8 +126,8 @@ class L2Ball(_Around):
 
     def project(self, perturbation: Tensor, clean: Tensor) -> Tensor:
         """Inside the box, the nearest is `perturbation` shrunk; else it is the shrunk one cut off at the box (KKT)."""
-        fits = self.eps / self.size(perturbation).clamp(min=self.eps)
-        scale = _largest(fits, lambda scale: self.size(_in_box(perturbation * per_image(scale), clean)) <= self.eps)
+        fits = self.eps / self.length(perturbation).clamp(min=self.eps)
+        scale = _largest(fits, lambda scale: self.length(_in_box(perturbation * per_image(scale), clean)) <= self.eps)
         return _in_box(perturbation * per_image(scale), clean)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class L1Ball(_Around):
     norm: ClassVar[str] = "l1"
     moved: ClassVar[float] = 0.01
 
-    def size(self, perturbation: Tensor) -> Tensor:
+    def length(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().sum(dim=(1, 2, 3))
 
     def spread(self, length: float, values: int) -> float:
@@ -168,7 +168,7 @@ class L1Ball(_Around):
         magnitude = -torch.log1p(-draws.uniform(shape, "start"))
         signs = 2 * draws.integers(2, shape, "signs") - 1
         radius = draws.uniform((1, 1, 1), "radius") ** (1 / math.prod(shape))
-        return (signs * magnitude / per_image(self.size(magnitude)) * radius * self.eps).to(canvases.device)
+        return (signs * magnitude / per_image(self.length(magnitude)) * radius * self.eps).to(canvases.device)
 
     def direction(self, gradient: Tensor, adversarial: Tensor) -> Tensor:
         stuck = ((adversarial <= 0) & (gradient < 0)) | ((adversarial >= 1) & (gradient > 0))
@@ -187,7 +187,7 @@ class L1Ball(_Around):
             threshold = per_image(highest * (1 - share))
             return _in_box(perturbation.sign() * (perturbation.abs() - threshold).clamp(min=0), clean)
 
-        share = _largest(torch.zeros_like(highest), lambda share: self.size(shrunk(share)) <= self.eps)
+        share = _largest(torch.zeros_like(highest), lambda share: self.length(shrunk(share)) <= self.eps)
         return shrunk(share)
 
     def to_grid(self, canvases: Tensor, adversarial: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The engine: a chunk of canvases goes through an attack in micro-batches, and through the stages of a cascade."""
+"""The engine: attacks a chunk of canvases in micro-batches, and regroups them between the stages of a cascade."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -55,7 +55,7 @@ def attack_batch(
 
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
-        pool: what an attack that is `pooled` may mix in; None where there is nothing.
+        pool: what an attack may mix in; None where there is nothing.
     """
     stages = spec.build().stages
     chunk = _UnderAttack(spec, classifiers, batch, conditions, pool)

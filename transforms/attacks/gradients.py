@@ -1,4 +1,4 @@
-"""The oracle of an attack: which way does the objective rise?"""
+"""Gradients of an objective, through surrogates and input transformations."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from transforms.randomness import Draws
 
 
 @dataclass(frozen=True)
-class Oracle:
-    """Gradients of a batch, of the surrogates seen through input transformations.
+class Gradients:
+    """Gradients of a batch's objective, the surrogates being shown transformed canvases.
 
     Attributes:
         transformations: applied first to last; all copies of one are given to the next.
@@ -30,7 +30,7 @@ class Oracle:
     eot: int = 1
 
     @property
-    def members(self) -> tuple["Oracle", ...]:
+    def members(self) -> tuple["Gradients", ...]:
         """The same for each surrogate alone."""
         return tuple(replace(self, surrogates=each) for each in self.surrogates.members)
 
@@ -39,7 +39,7 @@ class Oracle:
         """Whether the gradient at a point is another one with other draws."""
         return self.surrogates.random or any(each.random for each in self.transformations)
 
-    def gradient(self, points: Tensor, draws: Draws) -> Tensor:
+    def at(self, points: Tensor, draws: Draws) -> Tensor:
         """The gradient (B, 3, S, S) at float points (B, 3, S, S), averaged over all copies and draws."""
         total = torch.zeros_like(points)
         choices = list(itertools.product(range(self.eot), *(range(each.copies) for each in self._separate)))

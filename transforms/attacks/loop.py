@@ -1,23 +1,23 @@
 """The attack loop: gradient ascent inside a ball, with exchangeable parts."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.gradients import Oracle
-from transforms.attacks.objectives import Objective, cross_entropy
+from transforms.attacks.gradients import Gradients
+from transforms.attacks.objectives import Goal, Objective, cross_entropy
+from transforms.attacks.parts import bands
 from transforms.attacks.parts.bands import Band
 from transforms.attacks.parts.estimators import AtThePoint, Estimator
 from transforms.attacks.parts.momentum import Momentum, no_momentum
-from transforms.attacks.parts.transformations import Mixing
 from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
-from transforms.attacks.protocol import BaseAttack, Batch, Found, Transformation
-from transforms.attacks.surrogates import Surrogates, Transform, Watch, watching
+from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
+from transforms.attacks.surrogates import Surrogates, Transform
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -46,15 +46,14 @@ class AttackLoop(BaseAttack):
         eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
             Athalye et al. 2018, arXiv:1707.07397), >= 1.
         estimator: makes a step's gradient out of gradients at one or more points.
-        lookahead: how far ahead along what is accumulated the gradient is taken, where that is of magnitude 1: a length
-            in the ball's norm.
+        lookahead: step length (in the ball's norm) along the momentum at which the gradient is taken (Nesterov).
         gradient_filter: applied to each gradient before momentum.
         momentum: makes a fresh memory of gradients for each restart.
         step: makes a fresh rule from accumulated gradients to a change of pixels for each restart; None for steepest
             ascent by alpha.
         band: where given, the perturbation stays in it, as far as ball and box allow.
-        keep: what is kept of a restart: the last canvas, the best, or the first that reaches the goal (and else the
-            last). The last two look at the 8-bit canvas of each step, which costs a forward pass.
+        keep: which canvas of a restart is kept: the last, the best, or the first that reaches the goal (and else the
+            last). The best and the first are found by judging the 8-bit canvas of each step, at a forward pass each.
         random_start: whether to begin at a random point of the ball instead of the image.
         model_draws: how often the surrogates are drawn to judge a canvas where they are random themselves, as behind a
             random defence; 0 where they are not.
@@ -96,8 +95,8 @@ class AttackLoop(BaseAttack):
         return self.model_draws > 0 or any(each.random for each in self.transformations)
 
     @property
-    def pooled(self) -> bool:
-        return any(isinstance(each, Mixing) for each in self.transformations)
+    def pool(self) -> PoolUse:
+        return "needed" if any(each.mixes for each in self.transformations) else "unused"
 
     @property
     def _random(self) -> bool:
@@ -117,19 +116,33 @@ class AttackLoop(BaseAttack):
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
+    def check(self, side: int) -> None:
+        """Tries the parts on a black canvas: some of their parameters are wrong for small canvases only."""
+        blank, label = torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        batch = Batch(blank, Goal(label), _Least(0, "check", [""]), blank, label)
+        for transformation in self.transformations:
+            for copy in range(transformation.copies if transformation.fused else 1):  # fused ones differ in parameters
+                transformation(batch.clean, copy, batch.draws, batch)
+        if self.band is not None:
+            bands.check(self.band, side)
+
+    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+        if self.band is None:
+            return {}
+        return {"out_of_band": float(bands.leaked(self.band, (adversarial.double() - clean)[None]))}
+
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""
-        oracle = Oracle(surrogates, self.objective, batch, self.transformations, self.eot)
-        with watching(surrogates) as watch:
-            kept = _Kept(self.keep, oracle, watch, judges=self._judges)
-            for restart in range(self.restarts):
-                if kept.finished:
-                    break
-                self._run(oracle, batch.draws.at("restart", restart), kept)
+        gradients = Gradients(surrogates, self.objective, batch, self.transformations, self.eot)
+        kept = _Kept(self.keep, batch, judges=self._judges)
+        for restart in range(self.restarts):
+            if kept.finished:
+                break
+            self._run(gradients, batch.draws.at("restart", restart), kept)
         return Found(kept.canvases)
 
-    def _run(self, oracle: Oracle, draws: Draws, kept: "_Kept") -> None:
-        batch = oracle.batch
+    def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept") -> None:
+        batch = gradients.batch
         clean = batch.clean
         adversarial = clean
         if self.random_start:
@@ -139,13 +152,14 @@ class AttackLoop(BaseAttack):
         step = steepest(self.ball, self.alpha) if self.step is None else self.step()
         lookahead = self.ball.spread(self.lookahead, clean[0].numel())
         for number in range(self.steps):
+            asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
             ahead = adversarial + lookahead * accumulated
-            gradient = self.gradient_filter(estimate(oracle, adversarial, ahead, draws.at("step", number)))
+            gradient = self.gradient_filter(estimate(asked, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
             adversarial = self._inside(adversarial + step(accumulated, adversarial), clean)
             last = number == self.steps - 1
             if last or self.keep != "last":
-                kept.offer(self.ball.to_grid(batch.canvases, adversarial), last=last)
+                kept.offer(asked, self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
 
@@ -158,15 +172,20 @@ class AttackLoop(BaseAttack):
         return clean + perturbation
 
 
-class _Kept:
-    """What is kept of each image so far: 8-bit canvases, by a rule; without `judges`, whatever was offered last."""
+class _Least(Draws):
+    """The smallest of all draws, so that a transformation that is applied with a probability is applied."""
 
-    def __init__(self, keep: Keep, oracle: Oracle, watch: Watch, *, judges: bool) -> None:
+    def uniform(self, shape: Sequence[int], draw: str) -> Tensor:
+        return torch.zeros(1, *shape)
+
+
+class _Kept:
+    """The 8-bit canvas of each image that is kept so far: by the rule `keep`, or the last where nothing is judged."""
+
+    def __init__(self, keep: Keep, batch: Batch, *, judges: bool) -> None:
         self._keep = keep
         self._judges = judges
-        self._oracle = oracle
-        self._watch = watch
-        self.canvases = oracle.batch.canvases
+        self.canvases = batch.canvases
         images, device = len(self.canvases), self.canvases.device
         self._reached = torch.zeros(images, dtype=torch.bool, device=device)
         self._value = torch.full((images,), -torch.inf, device=device)
@@ -176,17 +195,20 @@ class _Kept:
         """Whether nothing that comes could be kept."""
         return self._keep == "first" and bool(self._reached.all())
 
-    def offer(self, canvases: Tensor, *, last: bool) -> None:
-        """Looks at canvases, uint8 (B, 3, S, S), of a step; `last` of a restart."""
+    def counting(self, surrogates: Surrogates) -> Surrogates:
+        """The surrogates, counting only for images of which something to come could be kept."""
+        return surrogates.counting(~self._reached) if self._keep == "first" else surrogates
+
+    def offer(self, gradients: Gradients, canvases: Tensor, *, last: bool) -> None:
+        """Judges a step's canvases, uint8 (B, 3, S, S), and keeps the better ones; `last` of a restart."""
         if not self._judges:
             self.canvases = canvases
             return
-        oracle = self._oracle
-        reached, value = oracle.surrogates.judge(canvases.float() / WHITE, oracle.objective, oracle.batch.goal)
+        shown, objective, goal = canvases.float() / WHITE, gradients.objective, gradients.batch.goal
+        reached, value = gradients.surrogates.judge(shown, objective, goal)
         higher = (reached == self._reached) & (value > self._value)
         if self._keep == "first":
             higher &= ~self._reached if last else torch.zeros_like(higher)
-            self._watch(~(self._reached | reached))
         better = (reached & ~self._reached) | higher
         self.canvases = where(better, canvases, self.canvases)
         self._value = torch.where(better, value, self._value)

@@ -1,4 +1,4 @@
-"""Objectives: what an attack makes as large as it can, per image."""
+"""Objectives: the value per image that an attack maximises."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Goal:
-    """What a batch of images should be taken for.
+    """The classes that count as success, for a batch of images.
 
     Attributes:
         labels: int64 (B,), the true classes.

@@ -1,4 +1,4 @@
-"""One number or flag for each image of a batch, beside whole canvases."""
+"""Broadcasting of one number or flag per image over whole canvases."""
 
 import torch
 from torch import Tensor

@@ -1,12 +1,11 @@
-"""What every attack is: a function from a batch of canvases to adversarial ones, with a stated cost."""
+"""The contract of attacks: a function from a batch of canvases to adversarial canvases, with a stated cost."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from transforms.attacks.objectives import Goal
-from transforms.attacks.parts.bands import Band
 from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
@@ -18,10 +17,10 @@ class Batch:
 
     Attributes:
         canvases: uint8 (B, 3, S, S).
-        goal: what they should be taken for.
+        goal: the classes that count as success.
         draws: random numbers, keyed by these images.
-        pool: uint8 (P, 3, S, S), canvases that an attack may mix in: the same ones whatever the batch. None of them
-            for an attack that is not `pooled`, nor where none could be read.
+        pool: uint8 (P, 3, S, S), canvases that an attack may mix in, the same for every batch of an experiment. Empty
+            for an attack that does not use it, and where none could be read.
         pool_labels: int64 (P,), their true classes.
     """
 
@@ -38,10 +37,10 @@ class Batch:
 
 
 class Found(NamedTuple):
-    """What an attack made of a batch.
+    """The outcome of an attack on a batch.
 
     Attributes:
-        canvases: uint8 (B, 3, S, S), inside the budget. What is stored, shown to models, and judged.
+        canvases: uint8 (B, 3, S, S), inside the budget: stored, shown to models, and judged.
         norms: float (B,), of a minimal-norm attack: the norm of the smallest adversarial perturbation that it found,
             before rounding to 8 bits and regardless of the budget, in the unit of [0, 1] pixels; infinite where it
             found none. None from an attack that uses a fixed budget.
@@ -52,36 +51,51 @@ class Found(NamedTuple):
 
 
 class Transformation(Protocol):
-    """Makes copies of canvases.
+    """Makes copies of canvases, which the models are shown instead.
 
     Attributes:
         copies: how many.
         random: whether anything is drawn.
         fused: whether the logits of the copies are averaged, instead of their gradients.
+        mixes: whether the batch's pool is mixed in.
     """
 
     random: ClassVar[bool]
     fused: ClassVar[bool]
+    mixes: ClassVar[bool]
 
     @property
     def copies(self) -> int: ...
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        """One of the copies, from 0, of float points (B, 3, S, S): the same shape, differentiable."""
+        """One of the copies, from 0, of float points (B, 3, S, S): the same shape, differentiable.
+
+        Raises:
+            InputError: canvases of this side are too small for it, or it would have no effect on them.
+        """
+
+
+class BaseTransformation:
+    """Defaults for transformations: random, with a gradient for each copy, and without other pictures."""
+
+    random: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
+
+
+PoolUse = Literal["unused", "offered", "needed"]
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """Attacks a batch inside a budget that it was made for. What most attacks have not, `BaseAttack` says of them.
+    """Attacks a batch inside a budget that it was made for. Most of it has defaults in `BaseAttack`.
 
     Attributes:
         steps: iterations, of one restart; None of a cascade, whose stages count different things.
         stages: the attacks of a cascade, of which each gets the images that withstood those before it; of any other
             attack, itself.
-        band: what its perturbations should stay in.
-        transformations: what models are shown in place of the canvas.
-        redraws: whether the gradient at a point is another one each time, so that it makes sense to average several.
-        pooled: whether it may look at the batch's pool.
+        redraws: whether the gradient at a point changes from one time to the next, so that averaging makes sense.
+        pool: what it does with the batch's pool; where it needs one, an experiment must have two classes.
     """
 
     @property
@@ -91,43 +105,44 @@ class Attack(Protocol):
     def stages(self) -> "tuple[Attack, ...]": ...
 
     @property
-    def band(self) -> Band | None: ...
-
-    @property
-    def transformations(self) -> tuple[Transformation, ...]: ...
-
-    @property
     def redraws(self) -> bool: ...
 
     @property
-    def pooled(self) -> bool: ...
+    def pool(self) -> PoolUse: ...
 
     def cost(self, models: int) -> tuple[int, int]:
         """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
+
+    def check(self, side: int) -> None:
+        """Raises InputError for a parameter that is out of range, or without effect, on canvases of so many pixels."""
+
+    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+        """Columns of an image's row in `attacks` that other attacks leave empty.
+
+        Args:
+            clean, adversarial: uint8 (3, S, S), CPU.
+        """
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found: ...
 
 
 class BaseAttack:
-    """What an attack is that does not say otherwise: of one stage, not limited to a band, and nothing is shown, drawn
-    or mixed in."""
+    """Defaults for attacks: one stage, deterministic gradients, no use of the pool, any canvas, no further columns."""
 
     @property
     def stages(self: Attack) -> tuple[Attack, ...]:
         return (self,)
 
     @property
-    def band(self) -> Band | None:
-        return None
-
-    @property
-    def transformations(self) -> tuple[Transformation, ...]:
-        return ()
-
-    @property
     def redraws(self) -> bool:
         return False
 
     @property
-    def pooled(self) -> bool:
-        return False
+    def pool(self) -> PoolUse:
+        return "unused"
+
+    def check(self, side: int) -> None:
+        pass
+
+    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+        return {}

@@ -1,24 +1,26 @@
-"""Recipes: what an experiment may name as an attack, with the parameters that it may set.
+"""Recipes: the attacks that an experiment may name, with the parameters that it may set.
 
-A recipe is a chain of functions: the first takes a ball, each of the others what the one before it returned, the last
-returns an attack. Their keyword parameters together are what an experiment may set, and say it all: YAML keys, types,
-defaults and the error messages follow from them.
+A recipe is a chain of functions or classes: the first takes a ball, each of the others what the one before it returned,
+the last returns an attack. Their keyword parameters are the recipe's: YAML keys, types, units, defaults, listing and
+error messages follow from their signatures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.protocol import Attack
 from transforms.attacks.surrogates import FUSIONS
+from transforms.attacks.units import marks
 
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
+Mark = TypeVar("Mark")
 
 LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each != "losses")
-"""Of an attack that asks fused logits which side of the boundary it is on: averaged losses may say the other one."""
+"""Fusions of an attack that asks fused logits on which side of the boundary it is; averaged losses may disagree."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class Recipe:
 
     Attributes:
         source: the paper.
-        chain: the functions that make it.
+        chain: the functions or classes that make it.
         kind: "gradient": follows gradients inside a fixed budget; "minimal-norm": looks for the smallest
             perturbation, and fails where it is larger than eps; "score": sees logits only; "cascade": several
-            attacks, each on the images that still stand; "other": of another library or of the user's own.
+            attacks, each on the images that still stand; "other": from another library or a plug-in.
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense.
-        gradients: whether it follows any, which `precision` is of.
-        fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if it weighs
-            them by a rule of its own.
-        defaults: of parameters, where they differ from those of the functions.
+        gradients: whether it follows gradients, so that `precision` has an effect.
+        fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
+            estimator weighs them.
+        defaults: parameters' defaults, where they differ from those of the functions.
     """
 
     source: str
@@ -53,12 +55,21 @@ class Recipe:
     @property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """Type and default of each parameter, by name."""
-        found: dict[str, tuple[Any, Any]] = {}
+        return {name: (kind, default) for name, (kind, _, default) in self._signature().items()}
+
+    def marked(self, mark: type[Mark]) -> dict[str, Mark]:
+        """What the types of parameters say besides (see `units`): the marks of one class, by the parameter's name."""
+        said = {name: marks(annotated) for name, (_, annotated, _) in self._signature().items()}
+        return {name: each for name, found in said.items() for each in found if isinstance(each, mark)}
+
+    def _signature(self) -> dict[str, tuple[Any, Any, Any]]:
+        """Type, annotated type and default of each parameter; where two functions have it, those of the first."""
+        found: dict[str, tuple[Any, Any, Any]] = {}
         for function in self.chain:
-            hints = get_type_hints(function)
+            kinds, annotated = get_type_hints(function), get_type_hints(function, include_extras=True)
             for name, parameter in _keywords(function).items():
                 default = self.defaults.get(name, parameter.default)
-                found.setdefault(name, (hints[name], default))
+                found.setdefault(name, (kinds[name], annotated[name], default))
         return found
 
     def make(self, ball: Ball, **parameters: Any) -> Attack:

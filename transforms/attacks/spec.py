@@ -1,13 +1,13 @@
 """An attack of an experiment, fully named: what a worker is sent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transforms.attacks.balls import BALLS
-from transforms.attacks.parts.transformations import Mixing
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes.names import behind_random, recipe
 from transforms.attacks.surrogates import Fusion, Precision
+from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
 
 
@@ -17,8 +17,8 @@ class AttackSpec:
 
     Attributes:
         name: as the experiment calls it.
-        recipe, norm: a name that `attacks.recipes.recipe` resolves, and one of `BALLS`.
-        parameters: the recipe's own, by name.
+        recipe, norm: a name that `recipes.names.recipe` resolves, and one of `BALLS`.
+        parameters: the recipe's, by name.
         surrogates: names of models.
         fuse, view: how surrogates are combined and look at a canvas.
         defense: what the attack sees the canvas through.
@@ -44,7 +44,12 @@ class AttackSpec:
     @property
     def mixes(self) -> bool:
         """Whether it needs pictures of other classes."""
-        return any(isinstance(each, Mixing) for each in self.build().transformations)
+        return self.build().pool == "needed"
+
+    def drawn_once(self) -> "AttackSpec":
+        """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""
+        counts = recipe(self.recipe).marked(Drawn)
+        return replace(self, parameters=tuple((key, 1 if key in counts else value) for key, value in self.parameters))
 
     def build(self) -> Attack:
         """Makes the attack; raises InputError for a parameter out of its range, or a defence that it cannot know."""

@@ -1,7 +1,7 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -32,10 +32,6 @@ def _unchanged(canvases: Tensor) -> Tensor:
     return canvases
 
 
-Watch = Callable[[Tensor], bool]
-"""Told who is attacked from here on, bool (B,); says whether anybody is."""
-
-
 class Slope(NamedTuple):
     """An objective at a point, with its gradient.
 
@@ -61,25 +57,25 @@ class Tally:
         forwards, backwards: passes of one network over one window: int64 (B,), or a single 0 before the first.
         finite: bool (B,), whether every gradient of the image was finite; None before the first gradient. A gradient
             that is not counts as zero, so that one broken image does not stop the others.
-        active: bool (B,), the images that are still being attacked; only their passes count. None for all. So what
-            an image costs does not depend on how long others of its batch take.
     """
 
     forwards: Tensor = _NO_PASSES
     backwards: Tensor = _NO_PASSES
     finite: Tensor | None = None
-    active: Tensor | None = None
 
-    def count(self, images: int, *, forwards: int = 0, backwards: int = 0) -> None:
-        """Adds passes to each image that is active."""
-        counted = torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
+    def count(self, counted: Tensor, *, forwards: int = 0, backwards: int = 0) -> None:
+        """Adds passes to each image, times `counted`, int64 (B,)."""
         self.forwards = self.forwards + forwards * counted
         self.backwards = self.backwards + backwards * counted
 
+    def add(self, alone: Sequence["Tally"], device: torch.device) -> None:
+        """Adds what was counted for each of the images alone."""
+        self.forwards = self.forwards + torch.tensor([int(each.forwards) for each in alone])
+        self.backwards = self.backwards + torch.tensor([int(each.backwards) for each in alone])
+        self.check(torch.tensor([each.finite is None or bool(each.finite) for each in alone], device=device))
+
     def check(self, finite: Tensor) -> None:
-        """Remembers which gradients were finite, bool (B,), of images that are active."""
-        if self.active is not None:
-            finite = finite | ~self.active
+        """Remembers which gradients were finite, bool (B,)."""
         self.finite = finite if self.finite is None else self.finite & finite
 
 
@@ -87,8 +83,9 @@ class Surrogates:
     """One or more classifiers, attacked as one, counting what is asked of them.
 
     Attributes:
-        tally: passes, and images whose gradients broke.
-        members: the same with a single classifier each, and the same tally; an ensemble attack weighs them itself.
+        tally: passes, and images whose gradients broke; shared with all that are made of these surrogates.
+        active: bool (B,), the images whose passes are counted; None for all.
+        members: the same with a single classifier each; an ensemble attack weighs them itself.
     """
 
     def __init__(
@@ -122,10 +119,28 @@ class Surrogates:
         self._windows = windows(view)
         self._weights: Tensor | None = None
         self.tally = Tally() if tally is None else tally
+        self.active: Tensor | None = None
 
     @property
     def members(self) -> tuple["Surrogates", ...]:
         return tuple(self._changed(_classifiers=(each,), _fuse="logits", _weights=None) for each in self._classifiers)
+
+    def counting(self, active: Tensor) -> "Surrogates":
+        """The same, counting only for images that are still attacked, bool (B,).
+
+        So the cost of an image does not depend on how long others of its batch take. Images that are not active in
+        these surrogates, such as those that fell to an earlier stage of a cascade, stay so.
+        """
+        return self._changed(active=active if self.active is None else active & self.active)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no image is attacked any more."""
+        return self.active is not None and not bool(self.active.any())
+
+    def tallied(self, tally: Tally) -> "Surrogates":
+        """The same, counting for all images, in another tally."""
+        return self._changed(tally=tally, active=None)
 
     def weighed(self, weights: Tensor) -> "Surrogates":
         """The same with logits added up by weights, (models, B), instead of fused."""
@@ -136,7 +151,7 @@ class Surrogates:
         return self if self._redraw is None else self._changed(_defense=(self._redraw(draws),))
 
     def _changed(self, **attributes: object) -> "Surrogates":
-        """The same, with the same tally, but for some attributes."""
+        """The same but for some attributes."""
         changed = copy(self)
         changed.__dict__.update(attributes)
         return changed
@@ -148,7 +163,7 @@ class Surrogates:
 
     @property
     def _passes(self) -> int:
-        """Of one network over one window, when canvases are looked at once."""
+        """Passes of one network over one window that one look at canvases takes."""
         return len(self._classifiers) * len(self._defense) * self._windows
 
     @property
@@ -186,7 +201,7 @@ class Surrogates:
         return Slope(self._gradient(values, canvases, copies=len(copies)), values.detach(), logits.detach())
 
     def jacobian(self, canvases: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those that `classes`, int64 (B, K), names."""
+        """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those of `classes`, int64 (B, K)."""
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
             logits = self._fused(self._looks(canvases))
@@ -195,7 +210,7 @@ class Surrogates:
         return logits.detach(), torch.stack(gradients, dim=1)
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
-        """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss that is not ours.
+        """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
 
         Whoever takes a gradient with respect to `canvases`, by autograd, gets what `slope` would have given: counted
         each time that it is taken, and zero for an image where it is not finite. Where none can be taken they are
@@ -226,13 +241,16 @@ class Surrogates:
 
     def _arrived(self, gradient: Tensor, copies: int = 1) -> Tensor:
         """Counts a gradient with respect to canvases, (B, 3, S, S); undoes the scale; zero where it is not finite."""
-        self.tally.count(len(gradient), backwards=copies * self._passes)
+        self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
-        self.tally.check(finite)
+        self.tally.check(finite if self.active is None else finite | ~self.active)
         return torch.where(per_image(finite), gradient / _LOSS_SCALE[self._precision], 0)
 
+    def _counted(self, images: int) -> Tensor:
+        return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
+
     def _looks(self, canvases: Tensor) -> list[Tensor]:
-        self.tally.count(len(canvases), forwards=self._passes)
+        self.tally.count(self._counted(len(canvases)), forwards=self._passes)
         looks = [self._looks_at(defended(canvases)) for defended in self._defense]
         return [averaged(each) for each in zip(*looks, strict=True)]
 
@@ -252,21 +270,3 @@ class Surrogates:
         if self._fuse == "probabilities":
             return averaged(looks)
         return torch.stack(looks).mean(dim=0)
-
-
-@contextmanager
-def watching(surrogates: Surrogates) -> Iterator[Watch]:
-    """Counts the passes of those images only that are attacked; afterwards counts as before.
-
-    Within a cascade, images that fell to an earlier stage are not attacked whatever the driver says.
-    """
-    tally, before = surrogates.tally, surrogates.tally.active
-
-    def watch(active: Tensor) -> bool:
-        tally.active = active if before is None else active & before
-        return bool(tally.active.any())
-
-    try:
-        yield watch
-    finally:
-        tally.active = before

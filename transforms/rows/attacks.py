@@ -7,9 +7,8 @@ import torch
 
 from transforms.attacks.engine import Attacked
 from transforms.attacks.objectives import Goal
-from transforms.attacks.parts.bands import Band, leaked
 from transforms.attacks.spec import AttackSpec
-from transforms.data.pixels import CanvasBatch, Pixels
+from transforms.data.pixels import CanvasBatch
 from transforms.rows.canvases import canvas_sha256
 from transforms.rows.distances import distances
 
@@ -47,14 +46,10 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
                 "success": reached[item],
                 "minimal_norm": None if math.isnan(norm) else norm,
                 **distances(batch.pixels[item], canvas),
-                "out_of_band": None if attack.band is None else _leaked(attack.band, batch.pixels[item], canvas),
+                **attack.columns(torch.from_numpy(batch.pixels[item]), attacked.canvases[item]),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "canvas_sha256": canvas_sha256(canvas),
             }
         )
     return rows
-
-
-def _leaked(band: Band, clean: Pixels, adversarial: Pixels) -> float:
-    return float(leaked(band, torch.from_numpy(adversarial.astype(float) - clean)[None]))

@@ -72,7 +72,7 @@ class AttackImages(beam.DoFn):
         failures: list[dict[str, Any]] = []
         if batch.labels:
             classifiers = [context.models[name] for name in spec.surrogates]
-            pool = self._pictures() if spec.build().pooled else None
+            pool = None if spec.build().pool == "unused" else self._pictures()
 
             def work(some: Sequence[int]) -> Attacked:
                 return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)

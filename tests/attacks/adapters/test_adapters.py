@@ -24,10 +24,11 @@ from pipeline.config.experiment import load_experiment
 from tests.conftest import Samples
 from tests.support.packages import Package, installing
 from tests.support.runs import invoke, rows, run, tiny, written
-from transforms.attacks.adapters import adapted, from_adv_lib, plugin_names
+from transforms.attacks.adapters import from_adv_lib
+from transforms.attacks.adapters.registry import adapted, plugin_names
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.objectives import Goal, cross_entropy
-from transforms.attacks.parts.bands import DctBand
+from transforms.attacks.parts.bands import DctBand, leaked
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
@@ -134,7 +135,7 @@ def direct(classifier: Classifier, batch: Batch, attack: Callable[[nn.Module, Te
 
 def test_nothing_is_imported_before_it_is_named() -> None:
     code = (
-        "import sys, transforms.attacks.adapters as adapters; adapters.plugin_names();"
+        "import sys, transforms.attacks.adapters.registry as registry; registry.plugin_names();"
         "assert not {'torchattacks', 'foolbox', 'adv_lib', 'visdom'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -375,11 +376,9 @@ def test_an_image_that_fills_up_a_batch_is_attacked_once() -> None:
 
 def test_only_active_images_are_attacked() -> None:
     plain, batch = surrogates(Bent()), some_batch(range(3))
-    plain.tally.active = torch.tensor([True, False, True])
-    found = adapted("torchattacks/PGD").make(LinfBall(0.1))(plain, batch)
+    found = adapted("torchattacks/PGD").make(LinfBall(0.1))(plain.counting(torch.tensor([True, False, True])), batch)
     assert plain.tally.forwards.tolist() == [10, 0, 10]
     assert torch.equal(found.canvases[1], batch.canvases[1])
-    assert plain.tally.active.tolist() == [True, False, True]
 
 
 def test_gradients_that_are_not_finite_are_told() -> None:
@@ -539,10 +538,9 @@ def test_a_full_accelerator_passes_through(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(plain, "differentiable_logits", full)
-    whole = plain.tally
     with pytest.raises(torch.OutOfMemoryError):
         adapted("torchattacks/PGD").make(LinfBall(0.1))(plain, some_batch(range(1)))
-    assert plain.tally is whole
+    assert int(plain.tally.forwards) == int(plain.tally.backwards) == 0
 
 
 @pytest.fixture
@@ -755,6 +753,11 @@ def test_an_own_recipe_may_be_a_cascade_or_band_limited(package: Package) -> Non
     stages = theirs.stages
     assert [each.steps for each in stages] == [3, 3, 3, 5]
     assert all(each.stages == (each,) for each in stages)
-    assert theirs.band is None
     limited = adapted("limited").make(LinfBall(0.1), cutoff=0.25)
-    assert limited.band == DctBand(0.25) and limited.stages == (limited,)
+    assert limited.stages == (limited,)
+    clean, adversarial = some_batch(range(2)).canvases
+    share = leaked(DctBand(0.25), (adversarial.double() - clean)[None]).item()
+    assert theirs.columns(clean, adversarial) == {}
+    assert limited.columns(clean, adversarial) == {"out_of_band": share} and 0.1 < share < 1
+    with pytest.raises(InputError, match=r"cutoff: 0\.996 keeps every frequency of a canvas of 224 pixels"):
+        adapted("limited").make(LinfBall(0.1), cutoff=0.996).check(224)

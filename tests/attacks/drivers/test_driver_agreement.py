@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tests.conftest import Samples
 from transforms.attacks.balls import BALLS, Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.drivers.cascade import Cascade
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.recipes.autoattack import Cascade
 from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.models.classifier import Classifier
 from transforms.models.views import center, look
@@ -62,7 +62,7 @@ class Setting:
         model = foolbox.PyTorchModel(self.peer, bounds=(0, 1), device=self.clean.device)
         found = attack.run(model, self.clean, foolbox.criteria.Misclassification(self.labels))
         reached = self.peer(found).argmax(dim=1) != self.labels
-        return torch.where(reached, BALLS[norm](1.0).size(found - self.clean), torch.inf)
+        return torch.where(reached, BALLS[norm](1.0).length(found - self.clean), torch.inf)
 
 
 class CutBack(foolbox.attacks.L2FMNAttack):
@@ -80,7 +80,7 @@ class CutBack(foolbox.attacks.L2FMNAttack):
     [
         pytest.param(
             "l2",
-            lambda ball: carlini_wagner.cw(
+            lambda ball: carlini_wagner.CarliniWagner(
                 ball, steps=8, binary_search_steps=2, learning_rate=2e-3, initial_const=0.1, abort_early=False
             ),
             foolbox.attacks.L2CarliniWagnerAttack(
@@ -91,35 +91,35 @@ class CutBack(foolbox.attacks.L2FMNAttack):
         ),
         pytest.param(
             "l2",
-            lambda ball: deepfool.deepfool(ball, candidates=3),
+            lambda ball: deepfool.DeepFool(ball, candidates=3),
             foolbox.attacks.L2DeepFoolAttack(candidates=3),
             (0.95, 1.05),
             id="deepfool-l2",
         ),
         pytest.param(
             "linf",
-            lambda ball: deepfool.deepfool(ball, candidates=3),
+            lambda ball: deepfool.DeepFool(ball, candidates=3),
             foolbox.attacks.LinfDeepFoolAttack(candidates=3),
             (0.7, 1.0),  # each step of theirs goes 1e-4 of the range further; the way is six or seven times that
             id="deepfool-linf",
         ),
         pytest.param(
             "l2",
-            lambda ball: ddn.ddn(ball, steps=10, init_norm=0.3),
+            lambda ball: ddn.DecoupledDirectionNorm(ball, steps=10, init_norm=0.3),
             foolbox.attacks.DDNAttack(steps=10, init_epsilon=0.3),
             (0.97, 1.03),
             id="ddn",
         ),
         pytest.param(
             "linf",
-            lambda ball: fmn.fmn(ball, steps=12),
+            lambda ball: fmn.FastMinimumNorm(ball, steps=12),
             foolbox.attacks.LInfFMNAttack(steps=12),
             (0.95, 1.05),
             id="fmn-linf",
         ),
         pytest.param(
             "l2",
-            lambda ball: fmn.fmn(ball, steps=12),
+            lambda ball: fmn.FastMinimumNorm(ball, steps=12),
             CutBack(steps=12),
             (0.95, 1.05),
             id="fmn-l2",
@@ -149,19 +149,19 @@ def test_norms_are_foolboxs(
     [
         pytest.param(
             LinfBall(1 / 255),
-            apgd.apgd_ce(LinfBall(1 / 255), steps=3),
+            apgd.ApgdCe(LinfBall(1 / 255), steps=3),
             lambda peer: torchattacks.APGD(peer, norm="Linf", eps=1 / 255, steps=3),
             id="apgd-ce-linf",
         ),
         pytest.param(
             L2Ball(0.25),
-            apgd.apgd_ce(L2Ball(0.25), steps=5),
+            apgd.ApgdCe(L2Ball(0.25), steps=5),
             lambda peer: torchattacks.APGD(peer, norm="L2", eps=0.25, steps=5),
             id="apgd-ce-l2",
         ),
         pytest.param(
             L2Ball(0.25),
-            Cascade((apgd.apgd_ce(L2Ball(0.25), steps=4), apgd.apgd_t(L2Ball(0.25), steps=4, target_classes=2))),
+            Cascade((apgd.ApgdCe(L2Ball(0.25), steps=4), apgd.ApgdT(L2Ball(0.25), steps=4, target_classes=2))),
             lambda peer: torchattacks.MultiAttack(
                 [
                     torchattacks.APGD(peer, norm="L2", eps=0.25, steps=4),
@@ -172,7 +172,7 @@ def test_norms_are_foolboxs(
         ),
         pytest.param(
             LinfBall(10 / 255),
-            square.square(LinfBall(10 / 255), queries=21, p_init=0.3),
+            square.Square(LinfBall(10 / 255), queries=21, p_init=0.3),
             lambda peer: torchattacks.Square(peer, norm="Linf", eps=10 / 255, n_queries=20, p_init=0.3, loss="margin"),
             id="square-linf",
         ),
@@ -229,7 +229,7 @@ def test_before_rounding_apgd_fools_as_often_as_torchattacks(eps: float, lite0: 
     surrogates = Watched([lite0], center, FIELD)
     names = [str(place) for place in PLACES]
     batch = Batch(setting.canvases, Goal(setting.labels), Draws(0, "a", names), setting.canvases, setting.labels)
-    apgd.apgd_ce(L2Ball(eps), steps=5)(surrogates, batch)
+    apgd.ApgdCe(L2Ball(eps), steps=5)(surrogates, batch)
     theirs = torchattacks.APGD(setting.peer, norm="L2", eps=eps, steps=5)(setting.clean, setting.labels)
     with torch.no_grad():
         peers = setting.peer(theirs).argmax(dim=1) != setting.labels

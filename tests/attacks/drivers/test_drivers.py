@@ -20,11 +20,12 @@ import tests.support.attacks as attack_helpers
 from tests.support.attacks import Counted, Sums, as_is, batch_of
 from transforms.attacks.balls import BALLS, Ball, L1Ball, L2Ball, LinfBall
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, minimal, square
+from transforms.attacks.drivers.cascade import Cascade
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr, margin
 from transforms.attacks.protocol import Attack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.surrogates import Slope, Surrogates, watching
+from transforms.attacks.surrogates import Slope, Surrogates
 from transforms.errors import InputError
 from transforms.models.views import center
 from transforms.randomness import Draws
@@ -203,9 +204,8 @@ def test_settling_lengthens_no_more_than_needed() -> None:
 
     def settled(needed: float, perturbation: Tensor, ball: Ball) -> list[int]:
         attacked = surrogates(Slab(needed), side=2)
-        best = minimal.Best(perturbation, ball.size(perturbation))
-        with watching(attacked) as watch:
-            found = minimal.settle(attacked, batch, ball, best, watch, batch.goal.reached)
+        best = minimal.Best(perturbation, ball.length(perturbation))
+        found = minimal.settle(attacked, batch, ball, best, batch.goal.reached)
         assert int(attacked.tally.forwards) <= minimal.SETTLING
         return (found.canvases.int() - 100)[0, 0, 0, :2].tolist()
 
@@ -256,6 +256,68 @@ def test_carlini_wagner_stops_early_image_by_image() -> None:
         passes[abort_early] = attacked.tally.backwards
     assert (passes[False] == 200 * SHORT["binary_search_steps"]).all()
     assert (passes[True] < passes[False]).all() and len(set(passes[True].tolist())) > 1
+
+
+class Fading(nn.Module):
+    """Class 0 leads by 1 at first, and by less each time that it is asked; without slope."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.asked = -1  # once about the clean image
+
+    def forward(self, windows: Tensor) -> Tensor:
+        lead = self.share ** max(self.asked, 0) + 0 * windows.sum(dim=(1, 2, 3))
+        self.asked += 1
+        return torch.stack([lead, 0 * lead], dim=1)
+
+
+@pytest.mark.parametrize(("progress", "passes"), [(0.9998, 200), (0.99995, 21)])
+def test_carlini_wagner_goes_on_while_a_tenth_of_the_steps_gains_a_ten_thousandth(progress: float, passes: int) -> None:
+    """As in the authors' code. With so large a constant the loss is the margin, which is checked every 20 steps."""
+    attacked = surrogates(Fading(progress ** (1 / 20)), side=2)
+    attack = make("cw", L2Ball(1.0), steps=200, binary_search_steps=1, initial_const=1e6)
+    attack(attacked, batch_of(torch.full((1, 3, 2, 2), 100, dtype=torch.uint8), torch.tensor([0])))
+    assert attacked.tally.backwards.tolist() == [passes]
+
+
+class Cliff(nn.Module):
+    """Class 1 leads beyond a length of 0.45 along one direction; the slope before it tells of a length of 10."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        along = (windows - 100 / 255).flatten(1).sum(dim=1) / math.sqrt(SIZE)
+        lead = 0.1 * along - 1 + 2 * torch.sigmoid(400 * (along - 0.45))
+        return torch.stack([0 * lead, lead], dim=1)
+
+
+def test_fmn_does_not_go_beyond_its_best() -> None:
+    """In steps of 0.3 it finds 0.6 inside a radius of 6: from there on it closes in from 0.6."""
+    canvases = torch.full((1, 3, SIDE, SIDE), 100, dtype=torch.uint8)
+    attack = make("fmn", L2Ball(1.0), steps=7, alpha=0.3, alpha_final=0.3, gamma=0.05, gamma_final=0.05)
+    found = attack(surrogates(Cliff()), batch_of(canvases, torch.tensor([0])))
+    assert found.norms is not None
+    assert found.norms.item() == pytest.approx(0.6 * 0.95**3, rel=1e-4)  # the first at step 2, again at 3, 4, 5 and 6
+
+
+class Late(nn.Module):
+    """Class 1 gains with brightness, and wins from the 61st question on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.asked += 1
+        bright = 0.1 * windows.sum(dim=(1, 2, 3)) / math.sqrt(SIZE)
+        return torch.stack([0 * bright + (10 if self.asked <= 60 else -10), bright], dim=1)
+
+
+def test_the_sphere_of_ddn_grows_no_larger_than_the_pixels_allow() -> None:
+    """After 60 failures it begins to shrink from the farthest corner of the box, not from 1.05**60."""
+    canvases = torch.full((1, 3, SIDE, SIDE), 100, dtype=torch.uint8)
+    found = make("ddn", L2Ball(1.0), steps=100)(surrogates(Late()), batch_of(canvases, torch.tensor([0])))
+    assert found.norms is not None
+    assert found.norms.item() == pytest.approx(155 / 255 * math.sqrt(SIZE) * 0.95**39, rel=1e-3)
 
 
 class Matrices(nn.Module):
@@ -403,6 +465,38 @@ def test_apgd_halves_its_step_where_it_gains_too_little() -> None:
     assert abs(values[-1] - 0.5) < 0.01
 
 
+class Gaining(nn.Module):
+    """Class 1 is nearest at the first question, far at the next 22, and then a little nearer each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        near = 5.0 if self.asked == 0 else max(1.0, 1 + 0.04 * (self.asked - 22))
+        self.asked += windows.requires_grad
+        slope = windows.sum(dim=(1, 2, 3))
+        return torch.stack([6 - near - 1e-6 * slope, 0 * slope], dim=1)
+
+
+def test_apgd_does_not_halve_twice_in_a_row_for_want_of_a_new_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Croce & Hein 2020, §3.1, condition 2: the step was not halved at the checkpoint before. There are gains enough
+    for condition 1 from the first checkpoint on, and never a new best."""
+    lengths: list[float] = []
+    step = apgd.AutoPgd._step
+
+    def watched(self: apgd.AutoPgd, *arguments: Any) -> Tensor:
+        lengths.append(arguments[3].item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(apgd.AutoPgd, "_step", watched)
+    canvases = torch.full((1, 3, 1, 1), 120, dtype=torch.uint8)
+    make("apgd-ce", LinfBall(0.2), steps=100)(surrogates(Gaining(), side=1), batch_of(canvases, torch.tensor([0])))
+    halvings = [0, 22, 57, 80, 93, 101]
+    expected = [0.4 / 2**number for number, span in enumerate(pairwise(halvings)) for _ in range(*span)]
+    assert lengths == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("weight", [0.3, 0.75, 1.0])
 def test_apgd_mixes_its_step_with_the_one_before(weight: float) -> None:
     """Croce & Hein 2020, algorithm 1, line 7, by hand between two walls, up to the first checkpoint."""
@@ -456,7 +550,7 @@ def test_apgd_goes_where_torchattacks_goes(norm: str, loss: str) -> None:
     )
     torch.manual_seed(0)
     noise = 2 * torch.rand(canvases.shape) - 1 if norm == "linf" else torch.randn(canvases.shape)
-    largest = BALLS[norm](1.0).size(noise).view(-1, 1, 1, 1)
+    largest = BALLS[norm](1.0).length(noise).view(-1, 1, 1, 1)
     ours = Recorded(network)
     attack = make(f"apgd-{loss}", Given(BALLS[norm](eps), eps * noise / largest), steps=steps)  # type: ignore[arg-type]
     attack(surrogates(ours), batch_of(canvases, labels))
@@ -541,11 +635,11 @@ def test_hills_are_the_papers() -> None:
 
 def test_squares_shrink_as_in_the_paper() -> None:
     """p is halved after queries 10, 50, 200, …, 8000 of 10,000; of a picture of 100 × 100 with p = 0.25."""
-    attack = square.Square(LinfBall(0.1), 10_000, 0.25)
+    attack = square.Square(LinfBall(0.1), queries=10_000, p_init=0.25)
     sides = {query: attack._side(query, 100) for query in (1, 11, 12, 51, 52, 8001, 8002, 9999)}
     areas = {1: 0.25, 11: 0.25, 12: 0.125, 51: 0.125, 52: 0.0625, 8001: 0.25 / 256, 8002: 0.25 / 512, 9999: 0.25 / 512}
     assert sides == {query: round(100 * math.sqrt(area)) for query, area in areas.items()}
-    fewer = square.Square(LinfBall(0.1), 1000, 0.25)
+    fewer = square.Square(LinfBall(0.1), queries=1000, p_init=0.25)
     assert fewer._side(2, 100) == 50 and fewer._side(3, 100) == round(100 * math.sqrt(0.125))
 
 
@@ -556,7 +650,7 @@ def test_square_asks_about_canvases_at_the_edge_of_the_budget(ball: Ball) -> Non
     weight = linear.network.first.detach().numpy()
     far = Sums(weight / 1e3, bias=np.array([1.0, 0.0]))
     network, canvases = Recorded(far), linear.canvases[:1]
-    attack = square.Square(ball, 60, 0.3)
+    attack = square.Square(ball, queries=60, p_init=0.3)
     found = attack(surrogates(network), batch_of(canvases, torch.tensor([0]))).canvases
     asked = torch.cat(network.asked)[1:]  # the first is the clean one
     assert len(asked) == 60
@@ -610,8 +704,8 @@ class Scripted:
         return models, 2 * models
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> object:
-        assert surrogates.tally.active is not None
-        self.attacked.append(surrogates.tally.active.tolist())
+        assert surrogates.active is not None
+        self.attacked.append(surrogates.active.tolist())
         surrogates.logits(batch.clean)
         canvases = batch.canvases.clone()
         canvases[list(self.painted)] = 255 - len(self.attacked)
@@ -621,7 +715,7 @@ class Scripted:
 def test_a_cascade_attacks_what_still_stands() -> None:
     canvases = torch.full((3, 3, SIDE, SIDE), 100, dtype=torch.uint8)
     seen: list[list[bool]] = []
-    cascade = autoattack.Cascade((Scripted((0,), seen), Scripted((0, 1), seen), Scripted((0, 1), seen)))  # type: ignore[arg-type]
+    cascade = Cascade((Scripted((0,), seen), Scripted((0, 1), seen), Scripted((0, 1), seen)))  # type: ignore[arg-type]
     attacked = surrogates(OffGrid(200))
     found = cascade(attacked, batch_of(canvases, torch.tensor([0, 0, 0]))).canvases
     assert seen == [[True, True, True], [False, True, True], [False, False, True]]
@@ -635,9 +729,9 @@ def test_autoattack_is_apgd_ce_then_targeted_then_fab_then_square() -> None:
     cascade = RECIPES["autoattack"].make(LinfBall(0.1), steps=20, queries=30)
     first, second, fab, third = cascade.stages
     assert (type(fab).__name__, fab.steps) == ("_FabTargeted", 20)
-    assert first == apgd.apgd_ce(LinfBall(0.1), steps=20) and first.objective is cross_entropy
-    assert second == apgd.apgd_t(LinfBall(0.1), steps=20) and second.objective is dlr and second.targets == 9
-    assert third == square.square(LinfBall(0.1), queries=30, p_init=0.8)
+    assert first == apgd.ApgdCe(LinfBall(0.1), steps=20) and first.objective is cross_entropy
+    assert second == apgd.ApgdT(LinfBall(0.1), steps=20) and second.objective is dlr and second.target_classes == 9
+    assert third == square.Square(LinfBall(0.1), queries=30, p_init=0.8)
 
 
 def test_apgd_t_tries_the_nine_best_other_classes_in_order() -> None:
@@ -693,7 +787,6 @@ def test_rows_do_not_depend_on_the_batch(name: str, norm: str) -> None:
             part = slice(start, start + size)
             attacked = surrogates(network)
             found = attack(attacked, batch_of(canvases[part], labels[part], first=start))
-            assert attacked.tally.active is None
             norms = torch.zeros(len(found.canvases)) if found.norms is None else found.norms
             tally = attacked.tally
             assert tally.finite is None or tally.finite.all()

@@ -1,8 +1,8 @@
-"""What stands between an attack that others keep and the house: images one by one, keyed randomness, true counts.
+"""Attacks of other libraries and plug-ins, run image by image with keyed random numbers and counted passes.
 
-Libraries draw random numbers for a whole batch, stop when all of it is done, and choose images out of it. A row may
-depend on its own image only, and cost is told per image; so each image is attacked in a batch of its own. That is
-slower than a recipe of the house.
+Libraries draw random numbers for a whole batch, stop when all of it is done, and choose images out of it. But a row may
+depend on its image alone, and costs are per image. So each image is attacked as a batch of one, which is slower than a
+built-in recipe.
 """
 
 import math
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import BaseAttack, Batch, Found
-from transforms.attacks.surrogates import Surrogates, Tally, watching
+from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse
+from transforms.attacks.surrogates import Surrogates, Tally
 from transforms.errors import InputError
 from transforms.plugins import keyed_randomness, refusing
 
@@ -47,10 +47,10 @@ class Network(nn.Module):
 
 
 class SoleTally(Tally):
-    """Of an image that is attacked alone: whatever is in a batch is a variant of it."""
+    """The tally of an image that is attacked alone: every member of a batch is a variant of it."""
 
-    def count(self, images: int, *, forwards: int = 0, backwards: int = 0) -> None:
-        super().count(1, forwards=images * forwards, backwards=images * backwards)
+    def count(self, counted: Tensor, *, forwards: int = 0, backwards: int = 0) -> None:
+        super().count(counted.sum().view(1), forwards=forwards, backwards=backwards)
 
     def check(self, finite: Tensor) -> None:
         super().check(finite.all().view(1))
@@ -58,7 +58,7 @@ class SoleTally(Tally):
 
 @dataclass(frozen=True)
 class ImageByImage(BaseAttack):
-    """An attack that others keep, on one image after the other, ending on the 8-bit grid inside the budget.
+    """An attack of a library or a plug-in, on one image after the other, ending on the 8-bit grid inside the budget.
 
     Attributes:
         name: as an experiment writes it.
@@ -66,7 +66,7 @@ class ImageByImage(BaseAttack):
         minimal: whether it looks for the smallest perturbation.
         steps: iterations, as far as its parameters say.
         repeats: how often it does them.
-        pooled: whether it may look at the batch's pool.
+        pool: whether it may look at the batch's pool.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ImageByImage(BaseAttack):
     minimal: bool = False
     steps: int = 1
     repeats: int = 1
-    pooled: bool = False
+    pool: PoolUse = "unused"
 
     def cost(self, models: int) -> tuple[int, int]:
         """An estimate: one gradient per step. Only the passes that are counted while it runs are true."""
@@ -84,46 +84,37 @@ class ImageByImage(BaseAttack):
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks the images that are active."""
-        images, whole, device = len(batch.canvases), surrogates.tally, batch.canvases.device
+        images, device = len(batch.canvases), batch.canvases.device
         canvases, norms = batch.canvases.clone(), torch.full((images,), torch.inf, device=device)
-        forwards, backwards = torch.zeros(images, dtype=torch.int64), torch.zeros(images, dtype=torch.int64)
-        finite = torch.ones(images, dtype=torch.bool, device=device)
-        active = range(images) if whole.active is None else whole.active.nonzero().flatten().tolist()
+        tallies: list[Tally] = [SoleTally() for _ in range(images)]
+        active = range(images) if surrogates.active is None else surrogates.active.nonzero().flatten().tolist()
         repeated = _repeats(batch)
-        try:
-            for image in active:
-                if repeated[image] and image - 1 in active:
-                    for results in (canvases, norms, forwards, backwards, finite):
-                        results[image] = results[image - 1]
-                    continue
-                surrogates.tally = own = SoleTally()
-                found = self._attack(surrogates, _alone(batch, image))
-                canvases[image] = found.canvases[0]
-                if found.norms is not None:
-                    norms[image] = found.norms[0]
-                forwards[image], backwards[image] = int(own.forwards), int(own.backwards)
-                finite[image] = own.finite is None or bool(own.finite)
-        finally:
-            surrogates.tally = whole
-        whole.forwards, whole.backwards = whole.forwards + forwards, whole.backwards + backwards
-        whole.check(finite)
+        for image in active:
+            if repeated[image] and image - 1 in active:
+                canvases[image], norms[image] = canvases[image - 1], norms[image - 1]
+                tallies[image] = tallies[image - 1]
+                continue
+            found = self._attack(surrogates.tallied(tallies[image]), _alone(batch, image))
+            canvases[image] = found.canvases[0]
+            if found.norms is not None:
+                norms[image] = found.norms[0]
+        surrogates.tally.add(tallies, device)
         return Found(canvases, norms if self.minimal else None)
 
     def _attack(self, surrogates: Surrogates, one: Batch) -> Found:
         if self.minimal and bool(one.goal.reached(surrogates.logits(one.clean))):
-            return Found(one.canvases, torch.zeros(1))  # nothing is smaller, whatever the attack would make of it
+            return Found(one.canvases, torch.zeros(1))  # the smallest there is
         adversarial = self._found(surrogates, one)
         surrogates.tally.check(adversarial.isfinite().all().view(1))
-        # What is not finite could not be rounded; the image is told to have failed.
+        # What is not finite could not be rounded; the image becomes a row of `failures`.
         adversarial = torch.where(adversarial.isfinite(), adversarial, one.clean).clamp(0, 1)
         if not self.minimal:
             return Found(self.ball.to_grid(one.canvases, adversarial))
         best = Best.none(one.clean)
         perturbation = adversarial - one.clean
         reached = one.goal.reached(surrogates.logits(adversarial))
-        best.offer(perturbation, self.ball.size(perturbation), reached)
-        with watching(surrogates) as watch:
-            return settle(surrogates, one, self.ball, best, watch, one.goal.reached)
+        best.offer(perturbation, self.ball.length(perturbation), reached)
+        return settle(surrogates, one, self.ball, best, one.goal.reached)
 
     def _found(self, surrogates: Surrogates, one: Batch) -> Tensor:
         seed = int(_seeds(one))

@@ -1,4 +1,4 @@
-"""What the libraries have in common: how they are imported, and how a name in one becomes a recipe."""
+"""Shared by the adapters of libraries: how a library is imported, and how an attack of it becomes a recipe."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ from transforms.plugins import refusing
 
 @dataclass(frozen=True)
 class Kept:
-    """An attack that a library keeps.
+    """An attack of a library.
 
     Attributes:
         name: as an experiment writes it.
         source: where it comes from.
-        norms: those that it bounds, ours or not, each with the parameters that choose it.
+        norms: those that it bounds, names of `BALLS` or not, each with the parameters that choose it.
         minimal: whether it looks for the smallest perturbation.
         goals: those that it can pursue.
         parameters: those that an experiment may set.
@@ -45,7 +45,7 @@ class Kept:
     gradients: bool = True
 
     def recipe(self) -> Recipe:
-        """Raises InputError if it bounds no norm of ours."""
+        """Raises InputError if it bounds none of `BALLS`."""
         norms = tuple(norm for norm in BALLS if norm in self.norms)
         if not norms:
             bounds = ", ".join(self.norms) or "no norm"

@@ -1,4 +1,4 @@
-"""Parameters of functions that others wrote, as an experiment may set them."""
+"""Parameters of functions of other libraries and plug-ins, as an experiment may set them."""
 
 from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter, Signature, signature

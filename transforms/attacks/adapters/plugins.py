@@ -1,9 +1,9 @@
-"""Attacks of a user's own package, which names them in the entry-point group `megalith.attacks`."""
+"""Plug-ins: attacks of installed packages, which name them in the entry-point group `megalith.attacks`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch import Tensor
 from transforms.attacks.adapters.bridge import ImageByImage, iterations
 from transforms.attacks.adapters.parameters import maker
 from transforms.attacks.balls import Ball
-from transforms.attacks.parts.bands import Band
-from transforms.attacks.protocol import Attack, Batch, Found, Transformation
+from transforms.attacks.protocol import Attack, Batch, Found, PoolUse
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
@@ -25,7 +24,7 @@ _SHAPE = "(surrogates, batch, ball, *, parameter: type = default, ...)"
 
 
 def names() -> list[str]:
-    """What the installed packages offer, which are not loaded for it."""
+    """The names that installed packages offer, without loading them."""
     return sorted(installed(_GROUP, "attack"))
 
 
@@ -33,8 +32,8 @@ def recipe(name: str) -> Recipe:
     """By the name of its entry point, which is a function or a `Recipe`.
 
     A function, (surrogates, batch, ball, *, parameters) -> float canvases (B, 3, S, S) in [0, 1], is called with one
-    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` is on its
-    own in these things. Both end on the 8-bit grid inside the budget, whatever they return.
+    image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` makes attacks
+    on whole batches, which see to that themselves. What both return is brought onto the 8-bit grid inside the budget.
     """
     offered = installed(_GROUP, "attack")
     if name not in offered:
@@ -43,7 +42,7 @@ def recipe(name: str) -> Recipe:
     with refusing(f"attack {name} ({point.value})"):
         loaded = point.load()
     if isinstance(loaded, Recipe):
-        return _guarded(name, loaded)
+        return _GuardedRecipe(**vars(loaded), name=name)
     if not callable(loaded):
         raise InputError(f"attack {name}: {point.value} is neither a function nor a Recipe")
     return _of_function(name, loaded)
@@ -56,7 +55,7 @@ def _of_function(name: str, function: Callable[..., Tensor]) -> Recipe:
         def find(surrogates: Surrogates, one: Batch, seed: int) -> Tensor:
             return function(surrogates, one, ball, **values)
 
-        return ImageByImage(name, ball, find, False, *iterations(values), pooled=True)
+        return ImageByImage(name, ball, find, False, *iterations(values), pool="offered")
 
     source = " ".join((function.__doc__ or "").split()) or f"{function.__module__}.{function.__qualname__}"
     return Recipe(source, [maker(name, parameters, make)], kind="other")
@@ -68,7 +67,7 @@ def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[A
     if len(given) != _GIVEN or any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in given):
         raise InputError(f"attack {name}: {function.__qualname__}{signature(function)} is not of the form {_SHAPE}")
     with refusing(f"attack {name}"):
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)
     for each in named:
         if each.name not in hints or each.default is Parameter.empty:
             raise InputError(f"attack {name}: parameter {each.name} needs a type and a default: {_SHAPE}")
@@ -77,36 +76,25 @@ def _parameters(name: str, function: Callable[..., Tensor]) -> dict[str, tuple[A
 
 @dataclass(frozen=True)
 class _Guarded:
-    """Somebody's attack, which cannot leave the budget. It may look at the pool, whatever it says."""
+    """An attack that a plug-in's recipe made, held to the budget, and offered the pool; all else the attack says."""
 
     name: str
     ball: Ball
     attack: Attack
-    pooled: ClassVar[bool] = True
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # asked by copy and pickle, before there is an attack
+            raise AttributeError(attribute)
+        return getattr(self.attack, attribute)
 
     @property
-    def steps(self) -> int | None:
-        return self.attack.steps
-
-    @property
-    def stages(self) -> tuple[Attack, ...]:
+    def stages(self) -> tuple["_Guarded", ...]:
         stages = self.attack.stages
         return tuple(replace(self, attack=each) for each in stages) if len(stages) > 1 else (self,)
 
     @property
-    def band(self) -> Band | None:
-        return self.attack.band
-
-    @property
-    def transformations(self) -> tuple[Transformation, ...]:
-        return self.attack.transformations
-
-    @property
-    def redraws(self) -> bool:
-        return self.attack.redraws
-
-    def cost(self, models: int) -> tuple[int, int]:
-        return self.attack.cost(models)
+    def pool(self) -> PoolUse:
+        return "needed" if self.attack.pool == "needed" else "offered"
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         found = self.attack(surrogates, batch)
@@ -117,11 +105,17 @@ class _Guarded:
         return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / WHITE))
 
 
-def _guarded(name: str, theirs: Recipe) -> Recipe:
-    def make(ball: Ball, values: dict[str, Any]) -> Attack:
-        made: object = theirs.make(ball, **values)
-        if not isinstance(made, Attack):
-            raise InputError(f"attack {name}: a {type(made).__name__} is no Attack; derive it from protocol.BaseAttack")
-        return _Guarded(name, ball, made)
+@dataclass(frozen=True)
+class _GuardedRecipe(Recipe):
+    """A plug-in's recipe, whose attacks are guarded."""
 
-    return replace(theirs, chain=[maker(name, theirs.parameters, make)], defaults={})
+    name: str = ""
+
+    def make(self, ball: Ball, **parameters: Any) -> Attack:
+        with refusing(f"attack {self.name}"):
+            made: object = super().make(ball, **parameters)
+        if not isinstance(made, Attack):
+            raise InputError(
+                f"attack {self.name}: a {type(made).__name__} is no Attack; derive it from protocol.BaseAttack"
+            )
+        return cast(Attack, _Guarded(self.name, ball, made))

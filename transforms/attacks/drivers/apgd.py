@@ -1,6 +1,7 @@
-"""Auto-PGD: projected gradient ascent that halves its own step where it stops gaining."""
+"""Auto-PGD: projected gradient ascent whose step is halved where the objective stops growing."""
 
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,90 +12,83 @@ from transforms.attacks.objectives import Goal, Objective, cross_entropy, dlr
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
-from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.errors import InputError
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
 
 
-@dataclass(frozen=True)
-class AutoPgd(BaseAttack):
-    """APGD with one objective, or towards each of several wrong classes in turn. An image is done at its first success.
+@dataclass(frozen=True, kw_only=True)
+class AutoPgd(BaseAttack, ABC):
+    """APGD on any objective. An image is done at its first success.
 
     What fools the surrogates is rounded to 8 bits and shown to them again; it is a success if it still fools them.
 
     Attributes:
         ball: L∞ or L2.
         steps: of each run.
-        objective: what is raised.
         restarts: runs from a random point.
         rho: part of the steps that must gain, lest the step be halved.
         step_weight: of the new step, in (0, 1]; the rest is the step before it (the paper's alpha).
-        targets: runs per restart, each towards another of the likeliest wrong classes; 0: one run for the goal itself.
     """
 
-    ball: Ball
-    steps: int
-    objective: Objective
-    restarts: int
-    rho: float
-    step_weight: float
-    targets: int = 0
+    ball: Ball = field(kw_only=False)
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    step_weight: float = 0.75
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, steps=self.steps, restarts=self.restarts)
-        at_least(0, targets=self.targets)
         above(0, rho=self.rho)
         within("(0, 1]", step_weight=self.step_weight)
 
-    def cost(self, models: int) -> tuple[int, int]:
-        slopes = self.restarts * max(self.targets, 1) * (self.steps + 1)
-        return models * ((2 if self.targets else 1) + 2 * slopes), models * slopes
-
-    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
-        with watching(surrogates) as watch:
-            standing = Standing.begin(surrogates, batch)
-            if watch(standing.active):
-                goals = self._goals(surrogates, batch)
-                for restart in range(self.restarts):
-                    for number, goal in enumerate(goals):
-                        draws = batch.draws.at("restart", restart, "target", number)
-                        self._ascend(surrogates, batch, goal, draws, standing, watch)
-            return Found(standing.found(self.ball, batch.canvases))
+    @property
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What each run raises."""
 
     def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
-        """What each run heads for."""
-        if not self.targets:
-            return [batch.goal]
-        if batch.goal.targets is not None:
-            raise InputError("target: apgd-t takes none; it heads for the likeliest wrong classes")
-        logits = surrogates.logits(batch.clean)
-        others = best_others(logits, batch.goal.labels, min(self.targets, logits.shape[1] - 1))
-        return [replace(batch.goal, targets=each) for each in others.unbind(dim=1)]
+        """What each run of a restart heads for."""
+        return [batch.goal]
 
-    def _ascend(
-        self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing, watch: Watch
-    ) -> None:
-        """One run (Croce & Hein 2020, algorithm 1); the state of each image is its own."""
+    def cost(self, models: int) -> tuple[int, int]:
+        slopes = self.restarts * (self.steps + 1)
+        return models * (1 + 2 * slopes), models * slopes
+
+    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
+        standing = Standing.begin(surrogates, batch)
+        asked = surrogates.counting(standing.active)
+        if not asked.idle:
+            goals = self._goals(asked, batch)
+            for restart in range(self.restarts):
+                for number, goal in enumerate(goals):
+                    draws = batch.draws.at("restart", restart, "target", number)
+                    self._ascend(surrogates, batch, goal, draws, standing)
+        return Found(standing.found(self.ball, batch.canvases))
+
+    def _ascend(self, surrogates: Surrogates, batch: Batch, goal: Goal, draws: Draws, standing: Standing) -> None:
+        """One run (Croce & Hein 2020, algorithm 1), with a state for each image."""
         ball, clean = self.ball, batch.clean
         point = clean + ball.project(ball.start(batch.canvases, draws), clean)
         before, length = point, torch.full((len(point),), 2 * ball.eps, device=point.device)
-        # Of this run: where the objective was highest, and the highest that was shown to the surrogates rounded.
+        # In this run: where the objective was highest, and the highest that was shown to the surrogates rounded.
         best, best_slope, best_value = point, torch.zeros_like(point), torch.full_like(length, -torch.inf)
         tested, last_value, best_at_check = best_value, best_value, best_value
         gains, halved = torch.zeros_like(length), torch.zeros_like(standing.active)
         checks = _checkpoints(self.steps)
         begun = 0
         for step in range(self.steps + 1):
-            if not watch(standing.active):
+            asked = surrogates.counting(standing.active)
+            if asked.idle:
                 return
-            slope = surrogates.slope(point, self.objective, goal)
+            slope = asked.slope(point, self.objective, goal)
             value, gradient = slope.values, slope.gradient
             standing.improve(point, value)
             fools = batch.goal.reached(slope.logits) & (value > tested)
             if bool((fools & standing.active).any()):
-                standing.test(surrogates, batch.goal, ball.to_grid(batch.canvases, point), fools, watch)
+                standing.test(surrogates, batch.goal, ball.to_grid(batch.canvases, point), fools)
                 tested = torch.where(fools, value, tested)
             better = value > best_value
             best, best_slope = where(better, point, best), where(better, gradient, best_slope)
@@ -122,6 +116,48 @@ class AutoPgd(BaseAttack):
         return self.ball.inside(point + weight * (ahead - point) + (1 - weight) * (point - before), clean)
 
 
+class ApgdCe(AutoPgd):
+    """APGD on cross-entropy."""
+
+    @property
+    def objective(self) -> Objective:
+        return cross_entropy
+
+
+class ApgdDlr(AutoPgd):
+    """APGD on the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
+
+    @property
+    def objective(self) -> Objective:
+        return dlr
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApgdT(ApgdDlr):
+    """APGD on the targeted difference of logits ratio, towards each of the likeliest wrong classes in turn.
+
+    Attributes:
+        target_classes: how many; each is a run of every restart.
+    """
+
+    target_classes: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, target_classes=self.target_classes)
+
+    def cost(self, models: int) -> tuple[int, int]:
+        slopes = self.restarts * self.target_classes * (self.steps + 1)
+        return models * (2 + 2 * slopes), models * slopes
+
+    def _goals(self, surrogates: Surrogates, batch: Batch) -> list[Goal]:
+        if batch.goal.targets is not None:
+            raise InputError("target: apgd-t takes none; it heads for the likeliest wrong classes")
+        logits = surrogates.logits(batch.clean)
+        others = best_others(logits, batch.goal.labels, min(self.target_classes, logits.shape[1] - 1))
+        return [replace(batch.goal, targets=each) for each in others.unbind(dim=1)]
+
+
 def _checkpoints(steps: int) -> frozenset[int]:
     """Steps at which the length may be halved: first after 22 % of them, then after ever fewer (§3.1), in whole
     steps as in the authors' code."""
@@ -134,37 +170,9 @@ def _checkpoints(steps: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def apgd_ce(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
-) -> AutoPgd:
-    """On cross-entropy."""
-    return AutoPgd(ball, steps, cross_entropy, restarts, rho, step_weight)
-
-
-def apgd_dlr(
-    ball: Ball, *, steps: int = 100, restarts: int = 1, rho: float = 0.75, step_weight: float = 0.75
-) -> AutoPgd:
-    """On the difference of logits ratio, whose gradient does not vanish as the model grows confident."""
-    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight)
-
-
-def apgd_t(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    restarts: int = 1,
-    rho: float = 0.75,
-    step_weight: float = 0.75,
-    target_classes: int = 9,
-) -> AutoPgd:
-    """On the targeted difference of logits ratio, towards each of the likeliest wrong classes."""
-    at_least(1, target_classes=target_classes)
-    return AutoPgd(ball, steps, dlr, restarts, rho, step_weight, target_classes)
-
-
 _SOURCE = "Croce & Hein 2020, arXiv:2003.01690"
 RECIPES = {
-    "apgd-ce": Recipe(_SOURCE, [apgd_ce], norms=("linf", "l2")),
-    "apgd-dlr": Recipe(_SOURCE, [apgd_dlr], norms=("linf", "l2")),
-    "apgd-t": Recipe(_SOURCE, [apgd_t], norms=("linf", "l2"), goals="untargeted"),
+    "apgd-ce": Recipe(_SOURCE, [ApgdCe], norms=("linf", "l2")),
+    "apgd-dlr": Recipe(_SOURCE, [ApgdDlr], norms=("linf", "l2")),
+    "apgd-t": Recipe(_SOURCE, [ApgdT], norms=("linf", "l2"), goals="untargeted"),
 }

@@ -1,6 +1,6 @@
 """DDN: the direction follows the gradient, the norm follows success and failure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,28 +11,31 @@ from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
-from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.units import L2Length
 from transforms.ranges import above, at_least, within
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoupledDirectionNorm(BaseAttack):
     """Steps along the gradient, put on a sphere that shrinks after each success and grows after each failure.
+
+    Defaults are the paper's.
 
     Attributes:
         ball: L2.
         steps: iterations.
         init_norm: radius of the first sphere.
         gamma: part by which the radius changes.
-        alpha, alpha_final: L2 length of the first step and of one after the last, in the unit of [0, 1] pixels.
+        alpha, alpha_final: length of the first step and of one after the last.
     """
 
-    ball: Ball
-    steps: int
-    init_norm: float
-    gamma: float
-    alpha: float
-    alpha_final: float
+    ball: Ball = field(kw_only=False)
+    steps: int = 100
+    init_norm: L2Length = 1.0
+    gamma: float = 0.05
+    alpha: L2Length = 1.0
+    alpha_final: L2Length = 0.01
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["l2"])
@@ -48,41 +51,31 @@ class DecoupledDirectionNorm(BaseAttack):
         """Rony et al. 2019, algorithm 1, without its rounding at every step, which would hide small perturbations."""
         clean, goal, best = batch.clean, batch.goal, Best.none(batch.clean)
         perturbation, radius = torch.zeros_like(clean), torch.full_like(best.norms, self.init_norm)
-        farthest = self.ball.size(torch.maximum(clean, 1 - clean))
-        with watching(surrogates) as watch:
-            for step in range(self.steps):
-                if not watch(best.open):
-                    break
-                gradient, reached, _ = judged_slope(surrogates, clean + perturbation, cross_entropy, goal)
-                best.offer(perturbation, self.ball.size(perturbation), reached)
-                direction = unit(gradient)
-                flat = self.ball.size(direction) == 0
-                if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
-                    noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
-                    direction = where(flat, unit(noise), direction)
-                moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
-                radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
-                on_sphere = moved * per_image(radius / self.ball.size(moved).clamp(min=1e-12))
-                perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
-            watch(best.open)
-            return settle(surrogates, batch, self.ball, best, watch, goal.reached)
-
-
-def ddn(
-    ball: Ball,
-    *,
-    steps: int = 100,
-    init_norm: float = 1.0,
-    gamma: float = 0.05,
-    alpha: float = 1.0,
-    alpha_final: float = 0.01,
-) -> DecoupledDirectionNorm:
-    """The paper's values."""
-    return DecoupledDirectionNorm(ball, steps, init_norm, gamma, alpha, alpha_final)
+        farthest = self.ball.length(torch.maximum(clean, 1 - clean))
+        for step in range(self.steps):
+            asked = surrogates.counting(best.open)
+            if asked.idle:
+                break
+            gradient, reached, _ = judged_slope(asked, clean + perturbation, cross_entropy, goal)
+            best.offer(perturbation, self.ball.length(perturbation), reached)
+            direction = unit(gradient)
+            flat = self.ball.length(direction) == 0
+            if bool(flat.any()):  # a model so confident that its gradient vanished: anywhere
+                noise = batch.draws.at("step", step).normal(clean.shape[1:], "direction").to(clean.device)
+                direction = where(flat, unit(noise), direction)
+            moved = perturbation + annealed(self.alpha, self.alpha_final, step, self.steps) * direction
+            radius = torch.minimum(radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma), farthest)
+            on_sphere = moved * per_image(radius / self.ball.length(moved).clamp(min=1e-12))
+            perturbation = where(best.open, (clean + on_sphere).clamp(0, 1) - clean, perturbation)
+        return settle(surrogates, batch, self.ball, best, goal.reached)
 
 
 RECIPES = {
     "ddn": Recipe(
-        "Rony et al. 2019, arXiv:1811.09600", [ddn], kind="minimal-norm", norms=("l2",), fusions=LOGIT_FUSIONS
+        "Rony et al. 2019, arXiv:1811.09600",
+        [DecoupledDirectionNorm],
+        kind="minimal-norm",
+        norms=("l2",),
+        fusions=LOGIT_FUSIONS,
     )
 }

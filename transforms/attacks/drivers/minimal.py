@@ -1,4 +1,4 @@
-"""What minimal-norm drivers share: the smallest perturbation so far, and how it survives being stored in 8 bits."""
+"""Shared by minimal-norm drivers: the smallest perturbation so far, and how it survives rounding to 8 bits."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from transforms.attacks.drivers.shared import on_grid
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import Batch, Found
-from transforms.attacks.surrogates import Surrogates, Watch
+from transforms.attacks.surrogates import Surrogates
 
 _DOUBLINGS = 9
 _HALVINGS = 5
@@ -44,7 +44,7 @@ class Best:
 
     @property
     def open(self) -> Tensor:
-        """Images that have something to look for, bool (B,): not those that reach the goal when clean."""
+        """Images that are searched, bool (B,): all that do not reach the goal when clean."""
         return self.norms > 0
 
 
@@ -62,9 +62,7 @@ def judged_slope(
     return slope.gradient, *surrogates.judge(adversarial, objective, goal)
 
 
-def settle(
-    surrogates: Surrogates, batch: Batch, ball: Ball, best: Best, watch: Watch, reached: Callable[[Tensor], Tensor]
-) -> Found:
+def settle(surrogates: Surrogates, batch: Batch, ball: Ball, best: Best, reached: Callable[[Tensor], Tensor]) -> Found:
     """Stores the perturbations that were found in 8 bits, inside the budget.
 
     A smallest perturbation ends just beyond the boundary and changes most values by less than half a grey level, so
@@ -88,10 +86,11 @@ def settle(
     high = torch.full_like(longest, torch.inf)
     kept, trying = where(found, stored(scale), batch.canvases), found & (best.norms <= ball.eps)
     for doubling in range(1, _DOUBLINGS + 1):
-        if not watch(trying):
+        asked = surrogates.counting(trying)
+        if asked.idle:
             break
         tried = stored(scale)
-        survived = trying & reached(on_grid(surrogates, tried))
+        survived = trying & reached(on_grid(asked, tried))
         kept = where(trying, tried, kept)
         high, low = torch.where(survived, scale, high), torch.where(trying & ~survived, scale, low)
         trying = trying & ~survived & (scale < longest)
@@ -99,11 +98,12 @@ def settle(
         scale = torch.minimum(doubled, longest)
     between = high.isfinite() & (low < high)
     for _ in range(_HALVINGS):
-        if not watch(between):
+        asked = surrogates.counting(between)
+        if asked.idle:
             break
         middle = torch.where(between, (low * high).sqrt(), 1)
         tried = stored(middle)
-        survived = between & reached(on_grid(surrogates, tried))
+        survived = between & reached(on_grid(asked, tried))
         kept = where(survived, tried, kept)
         high, low = torch.where(survived, middle, high), torch.where(survived, low, middle)
     return Found(kept, best.norms)
@@ -119,7 +119,7 @@ def unit(gradient: Tensor) -> Tensor:
     return L2Ball(1.0).direction(gradient, gradient)
 
 
-def dual_size(norm: str, gradients: Tensor) -> Tensor:
+def dual_norm(norm: str, gradients: Tensor) -> Tensor:
     """The dual norm over the last three axes: how much a perturbation of norm 1 can raise a linear objective."""
     order = {"linf": 1.0, "l2": 2.0, "l1": math.inf}[norm]
     sizes: Tensor = torch.linalg.vector_norm(gradients.flatten(-3), ord=order, dim=-1)

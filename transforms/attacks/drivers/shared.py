@@ -1,4 +1,4 @@
-"""What drivers share: who is still attacked, which canvas is kept, and in which norms."""
+"""Shared by drivers: which images still stand, which canvas is kept, and the norms that a driver bounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import Batch
-from transforms.attacks.surrogates import Surrogates, Watch
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 
@@ -54,19 +54,20 @@ class Standing:
         self.values = torch.where(better, values, self.values)
         return better
 
-    def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor, watch: Watch) -> None:
+    def test(self, surrogates: Surrogates, goal: Goal, rounded: Tensor, who: Tensor) -> None:
         """Shows stored canvases of some images that stand, bool (B,), to the surrogates. Those that fool them fall.
 
-        At most one forward pass, and none if there is nobody to test.
+        At most one forward pass, and none where no image is tested.
         """
         tested = who & self.active
-        if watch(tested):
-            fallen = tested & goal.reached(on_grid(surrogates, rounded))
+        asked = surrogates.counting(tested)
+        if not asked.idle:
+            fallen = tested & goal.reached(on_grid(asked, rounded))
             self.canvases = where(fallen, rounded, self.canvases)
             self.active = self.active & ~fallen
 
     def found(self, ball: Ball, canvases: Tensor) -> Tensor:
-        """What is handed back: uint8 (B, 3, S, S)."""
+        """The result: uint8 (B, 3, S, S)."""
         return where(self.active, ball.to_grid(canvases, self.closest), self.canvases)
 
 

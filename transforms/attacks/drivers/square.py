@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from transforms.attacks.objectives import cross_entropy, margin
 from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
-from transforms.attacks.surrogates import Surrogates, Watch, watching
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.randomness import Draws
 from transforms.ranges import at_least, within
@@ -24,30 +24,37 @@ _TILES = 5
 """Windows across the first perturbation in L2."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Square(BaseAttack):
     """Keeps a random square of change wherever it raises the objective. An image is done at its first success.
 
-    In L∞ every query is a canvas of 8 bits. In L2, what fools the model is rounded and asked again.
+    In L∞ every query is a canvas of 8 bits. In L2, what fools the model is rounded and asked again. Defaults are the
+    paper's for ImageNet.
 
     Attributes:
         ball: L∞ or L2.
         queries: candidates for each image, at most, with the first, stripes or windows all over it.
-        p_init: the part of the image that the first squares cover.
+        p_init: the part of the image that the first squares cover; None for 5 % in L∞ and 10 % in L2.
     """
 
-    ball: Ball
-    queries: int
-    p_init: float
+    ball: Ball = field(kw_only=False)
+    queries: int = 10_000
+    p_init: float | None = None
 
     def __post_init__(self) -> None:
         bounded_in(self.ball, ["linf", "l2"])
         at_least(1, queries=self.queries)
-        within("(0, 1)", p_init=self.p_init)
+        within("(0, 1)", p_init=self._first_area)
 
     @property
     def steps(self) -> int:
         return self.queries
+
+    @property
+    def _first_area(self) -> float:
+        if self.p_init is not None:
+            return self.p_init
+        return 0.05 if self.ball.norm == "linf" else 0.1
 
     def cost(self, models: int) -> tuple[int, int]:
         return models * (1 + self.queries * (1 if self.ball.norm == "linf" else 2)), 0
@@ -55,19 +62,19 @@ class Square(BaseAttack):
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Andriushchenko et al. 2020, algorithm 1. The margin with any class, the cross-entropy with a wanted one."""
         objective = margin if batch.goal.targets is None else cross_entropy
-        with watching(surrogates) as watch:
-            standing = Standing.begin(surrogates, batch)
-            for query in range(self.queries):
-                if not watch(standing.active):
-                    break
-                adversarial = self._candidate(batch, standing.closest, query)
-                fools, values = surrogates.judge(adversarial, objective, batch.goal)
-                better = standing.improve(adversarial, values)
-                self._accept(surrogates, batch, adversarial, fools & better, standing, watch)
-            return Found(standing.found(self.ball, batch.canvases))
+        standing = Standing.begin(surrogates, batch)
+        for query in range(self.queries):
+            asked = surrogates.counting(standing.active)
+            if asked.idle:
+                break
+            adversarial = self._candidate(batch, standing.closest, query)
+            fools, values = asked.judge(adversarial, objective, batch.goal)
+            better = standing.improve(adversarial, values)
+            self._accept(surrogates, batch, adversarial, fools & better, standing)
+        return Found(standing.found(self.ball, batch.canvases))
 
     def _accept(
-        self, surrogates: Surrogates, batch: Batch, adversarial: Tensor, fools: Tensor, standing: Standing, watch: Watch
+        self, surrogates: Surrogates, batch: Batch, adversarial: Tensor, fools: Tensor, standing: Standing
     ) -> None:
         if not bool(fools.any()):
             return
@@ -76,7 +83,7 @@ class Square(BaseAttack):
             standing.canvases = where(fools, rounded, standing.canvases)
             standing.active = standing.active & ~fools
         else:
-            standing.test(surrogates, batch.goal, rounded, fools, watch)
+            standing.test(surrogates, batch.goal, rounded, fools)
 
     def _candidate(self, batch: Batch, closest: Tensor, query: int) -> Tensor:
         """The next picture to ask about, float (B, 3, S, S)."""
@@ -98,7 +105,7 @@ class Square(BaseAttack):
     def _side(self, query: int, size: int) -> int:
         """Side of the square, pixels: its area is halved after the queries that the paper names (§3)."""
         halvings = bisect_left(_HALVED_AFTER, (query - 1) * 10_000 // self.queries)
-        return min(max(round(math.sqrt(self.p_init / 2**halvings) * size), 1), size)
+        return min(max(round(math.sqrt(self._first_area / 2**halvings) * size), 1), size)
 
 
 def _signs(draws: Draws, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -195,17 +202,10 @@ def _norm(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return norms
 
 
-def square(ball: Ball, *, queries: int = 10_000, p_init: float | None = None) -> Square:
-    """By default the paper's queries and first squares for ImageNet: 5 % of the image in L∞, 10 % in L2."""
-    if p_init is None:
-        p_init = 0.05 if ball.norm == "linf" else 0.1
-    return Square(ball, queries, p_init)
-
-
 RECIPES = {
     "square": Recipe(
         "Andriushchenko et al. 2020, arXiv:1912.00049",
-        [square],
+        [Square],
         kind="score",
         gradients=False,
         norms=("linf", "l2"),

@@ -6,14 +6,20 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from transforms.errors import InputError
 from transforms.ranges import within
 from transforms.spectrum import lowest_cosines, lowest_fourier
 
 Basis = Literal["fourier", "dct"]
+_NOTHING = 1e-6
+"""Share of a picture's energy; one frequency of a dot has 1/224 of it."""
 
 
 class Band(Protocol):
     """The lowest frequencies per axis, up to a cutoff in units of the Nyquist frequency."""
+
+    @property
+    def cutoff(self) -> float: ...
 
     def project(self, perturbation: Tensor) -> Tensor:
         """The nearest perturbation (B, 3, S, S) in the band."""
@@ -28,6 +34,14 @@ def leaked(band: Band, perturbation: Tensor) -> Tensor:
     inside = (band.project(perturbation.double()) ** 2).sum(dim=(1, 2, 3))
     whole = (perturbation.double() ** 2).sum(dim=(1, 2, 3))
     return (1 - inside / whole.clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0) * (whole > 0)
+
+
+def check(band: Band, side: int) -> None:
+    """Raises InputError if a band keeps every frequency of canvases of `side` pixels."""
+    dot = torch.zeros(1, 1, side, side)
+    dot[..., side // 2, side // 2] = 1  # all frequencies
+    if leaked(band, dot) < _NOTHING:
+        raise InputError(f"cutoff: {band.cutoff} keeps every frequency of a canvas of {side} pixels; take less")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Estimators for several surrogates at once that weigh them better than an average does."""
+"""Estimators for ensembles: gradients of several surrogates, combined otherwise than by an average."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.balls import Ball, L2Ball
-from transforms.attacks.gradients import Oracle
+from transforms.attacks.gradients import Gradients
 from transforms.attacks.parts.estimators import Estimate
 from transforms.attacks.parts.momentum import mean_normalized, momentum
 from transforms.randomness import Draws
@@ -19,8 +19,8 @@ from transforms.ranges import above, at_least, within
 
 @dataclass(frozen=True)
 class VarianceReduction:
-    """SVRE: an inner loop follows one random surrogate at a time, corrected by how that one's gradient differs from
-    the ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
+    """SVRE: an inner loop follows one random surrogate at a time, corrected by how its gradient differs from the
+    ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
 
     The surrogate of an inner step is the same for all images of an experiment, so that a batch asks only one; where
     gradients are random, an outer point's are drawn once per step.
@@ -39,7 +39,7 @@ class VarianceReduction:
 
     def __post_init__(self) -> None:
         if self.inner_steps is not None:
-            at_least(2, inner_steps=self.inner_steps)  # the first is the ensemble's own gradient
+            at_least(2, inner_steps=self.inner_steps)  # the first is the ensemble's gradient
         at_least(0, inner_decay=self.inner_decay)
         above(0, inner_alpha=self.alpha)
 
@@ -47,14 +47,14 @@ class VarianceReduction:
         return 4 * models if self.inner_steps is None else self.inner_steps
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
-            members, clean = oracle.members, oracle.batch.clean
-            ensemble = oracle.gradient(points, draws)
-            outer = [each.gradient(points, draws.at("outer", number)) for number, each in enumerate(members)]
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            members, clean = gradients.members, gradients.batch.clean
+            ensemble = gradients.at(points, draws)
+            outer = [each.at(points, draws.at("outer", number)) for number, each in enumerate(members)]
             count = self._inner(len(members))
             accumulate, accumulated, inner = momentum(self.inner_decay)(), ensemble, points
             for number, chosen in enumerate(draws.shared.integers(len(members), (count,), "member")[0].tolist()):
-                gradient = members[chosen].gradient(inner, draws.at("inner", number))
+                gradient = members[chosen].at(inner, draws.at("inner", number))
                 accumulated = accumulate(gradient - outer[chosen] + ensemble)
                 inner = self.ball.inside(inner + self.alpha * self.ball.direction(accumulated, inner), clean)
             return accumulated
@@ -68,11 +68,11 @@ class VarianceReduction:
 
 @dataclass(frozen=True)
 class AdaptiveEnsemble:
-    """AdaEA: surrogates whose own small step raises the others' losses most get more weight, and pixels on which the
+    """AdaEA: surrogates whose small step raises the others' losses most get more weight, and pixels on which the
     surrogates' gradients disagree get none (Chen et al. 2023, arXiv:2308.02897). Weights are per image.
 
     Attributes:
-        alpha: length of each surrogate's own small step.
+        alpha: length of each surrogate's small step.
         beta: how strongly weights differ.
         threshold: the mean cosine similarity of gradients at a pixel below which it gets none.
     """
@@ -88,25 +88,24 @@ class AdaptiveEnsemble:
         within("(-1, 1]", threshold=self.threshold)  # none is below -1
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
-            gradients = [each.gradient(points, draws) for each in oracle.members]
-            weighed = oracle.surrogates.weighed(self._weights(oracle, points, gradients, draws))
-            gradient = replace(oracle, surrogates=weighed).gradient(points, draws)
-            return gradient * (self._agreement(gradients) >= self.threshold)
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            alone = [each.at(points, draws) for each in gradients.members]
+            weighed = gradients.surrogates.weighed(self._weights(gradients, points, alone, draws))
+            gradient = replace(gradients, surrogates=weighed).at(points, draws)
+            return gradient * (self._agreement(alone) >= self.threshold)
 
         return estimate
 
-    def _weights(self, oracle: Oracle, points: Tensor, gradients: Sequence[Tensor], draws: Draws) -> Tensor:
+    def _weights(self, gradients: Gradients, points: Tensor, alone: Sequence[Tensor], draws: Draws) -> Tensor:
         """(models, B), which sum to 1 over the models; behind a random defence, of one draw that all models share."""
-        clean, goal = oracle.batch.clean, oracle.batch.goal
-        members = oracle.surrogates.redrawn(draws.at("weights")).members
-        steps = [self.alpha * self.ball.direction(each, points) for each in gradients]
+        clean, goal = gradients.batch.clean, gradients.batch.goal
+        members = gradients.surrogates.redrawn(draws.at("weights")).members
+        steps = [self.alpha * self.ball.direction(each, points) for each in alone]
         moved = [self.ball.inside(points + step, clean) for step in steps]
         losses = torch.stack(
-            [torch.stack([member.judge(each, oracle.objective, goal)[1] for member in members]) for each in moved]
+            [torch.stack([member.judge(each, gradients.objective, goal)[1] for member in members]) for each in moved]
         )  # (whose step, whose loss, B)
-        own = losses.diagonal().T.clamp(min=torch.finfo(losses.dtype).tiny)
-        ratios = losses / own
+        ratios = losses / losses.diagonal().T.clamp(min=torch.finfo(losses.dtype).tiny)
         return torch.softmax(self.beta * (ratios.sum(dim=1) - ratios.diagonal().T), dim=0)
 
     def _agreement(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -145,13 +144,13 @@ class CommonWeakness:
     def begin(self) -> Estimate:
         accumulated: Tensor | float = 0.0
 
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal accumulated
-            clean = oracle.batch.clean
-            ensemble = oracle.gradient(points, draws)
+            clean = gradients.batch.clean
+            ensemble = gradients.at(points, draws)
             moving = self.ball.inside(points - self.reverse * self.ball.direction(ensemble, points), clean)
-            for number, member in enumerate(oracle.members):
-                gradient = member.gradient(moving, draws.at("member", number))
+            for number, member in enumerate(gradients.members):
+                gradient = member.at(moving, draws.at("member", number))
                 accumulated = self.decay * accumulated + L2Ball.normalized(gradient)
                 moving = self.ball.inside(moving + self.inner * accumulated, clean)
             return moving - points

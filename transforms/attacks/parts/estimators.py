@@ -1,4 +1,4 @@
-"""Estimators: how a step's gradient is made out of gradients at one or more points."""
+"""Estimators: a step's gradient, estimated from gradients at one or more points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.gradients import Oracle
+from transforms.attacks.gradients import Gradients
 from transforms.attacks.parts.momentum import mean_normalized
 from transforms.attacks.per_image import per_image
 from transforms.randomness import Draws
@@ -17,10 +17,11 @@ from transforms.ranges import at_least, within
 
 Sampling = Literal["linear", "uniform", "gaussian"]
 
-Estimate = Callable[[Oracle, Tensor, Tensor, Draws], Tensor]
-"""(oracle, adversarial canvases, points, the step's draws) -> gradient, all (B, 3, S, S) in the unit of [0, 1] pixels.
+Estimate = Callable[[Gradients, Tensor, Tensor, Draws], Tensor]
+"""(gradients, adversarial canvases, points, the step's draws) -> the gradient that the step follows.
 
-The points are where the step's gradient is wanted: the canvases, or ahead of them.
+All are (B, 3, S, S), in the unit of [0, 1] pixels. The points are where the gradient is wanted: the canvases, or ahead
+of them.
 """
 
 
@@ -58,7 +59,7 @@ class AtThePoint:
     random: ClassVar[bool] = False
 
     def begin(self) -> Estimate:
-        return lambda oracle, _, points, draws: oracle.gradient(points, draws)
+        return lambda gradients, _, points, draws: gradients.at(points, draws)
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(steps, models, copies)
@@ -87,11 +88,11 @@ class _Neighbourhood:
         noise = draws.uniform(points.shape[1:], "neighbor").to(points)
         return points + self.ball.spread(self.radius, points[0].numel()) * (2 * noise - 1)
 
-    def _mean_gradient(self, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+    def _mean_gradient(self, gradients: Gradients, points: Tensor, draws: Draws) -> Tensor:
         total = torch.zeros_like(points)
         for number in range(self.neighbors):
             path = draws.at("neighbor", number)
-            total = total + oracle.gradient(self._around(points, path), path)
+            total = total + gradients.at(self._around(points, path), path)
         return total / self.neighbors
 
 
@@ -103,13 +104,13 @@ class VarianceTuning(_Neighbourhood):
     def begin(self) -> Estimate:
         before: tuple[Tensor, Tensor, Draws] | None = None
 
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal before
-            gradient = oracle.gradient(points, draws)
+            gradient = gradients.at(points, draws)
             tuned = gradient
             if before is not None:  # not at the end of the step before, where the last would be for nothing
                 its_canvases, its_gradient, its_draws = before
-                tuned = gradient + self._mean_gradient(oracle, its_canvases, its_draws) - its_gradient
+                tuned = gradient + self._mean_gradient(gradients, its_canvases, its_draws) - its_gradient
             before = canvases, gradient, draws
             return tuned
 
@@ -146,24 +147,24 @@ class EnhancedMomentum:
     def begin(self) -> Estimate:
         before: Tensor | None = None
 
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             nonlocal before
-            if before is None and not oracle.redraws:  # all samples would be one
-                gradient = oracle.gradient(points, draws)
+            if before is None and not gradients.redraws:  # all samples would be one
+                gradient = gradients.at(points, draws)
             else:
-                gradient = self._along(torch.zeros_like(points) if before is None else before, oracle, points, draws)
+                gradient = self._along(torch.zeros_like(points) if before is None else before, gradients, points, draws)
             before = mean_normalized(gradient)
             return gradient
 
         return estimate
 
-    def _along(self, direction: Tensor, oracle: Oracle, points: Tensor, draws: Draws) -> Tensor:
+    def _along(self, direction: Tensor, gradients: Gradients, points: Tensor, draws: Draws) -> Tensor:
         total = torch.zeros_like(points)
         reach = self.ball.spread(self.reach, points[0].numel())
         for number in range(self.samples):
             path = draws.at("sample", number)
             factors = per_image(self._factors(reach, number, path)).to(points)
-            total = total + oracle.gradient(points + factors * direction, path)
+            total = total + gradients.at(points + factors * direction, path)
         return total / self.samples
 
     def _factors(self, reach: float, number: int, draws: Draws) -> Tensor:
@@ -185,9 +186,9 @@ class GradientRelevance(_Neighbourhood):
     (Zhu et al. 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV)."""
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
-            gradient = oracle.gradient(points, draws)
-            around = self._mean_gradient(oracle, points, draws)
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            gradient = gradients.at(points, draws)
+            around = self._mean_gradient(gradients, points, draws)
             # Normalized, because the squares of a confident model's gradients would vanish.
             flat = [mean_normalized(each).flatten(1) for each in (gradient, around)]
             alike = per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
@@ -217,14 +218,14 @@ class GradientNormPenalty(_Neighbourhood):
         within("(0, 1]", balance=self.balance)
 
     def begin(self) -> Estimate:
-        def estimate(oracle: Oracle, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             total = torch.zeros_like(points)
             alpha = self.ball.spread(self.alpha, points[0].numel())
             for number in range(self.neighbors):
                 path = draws.at("neighbor", number)
                 near = self._around(points, path)
-                first = oracle.gradient(near, path)
-                second = oracle.gradient(near - alpha * mean_normalized(first), path.at("downhill"))
+                first = gradients.at(near, path)
+                second = gradients.at(near - alpha * mean_normalized(first), path.at("downhill"))
                 total = total + (1 - self.balance) * first + self.balance * second
             return total / self.neighbors
 

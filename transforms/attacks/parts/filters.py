@@ -1,4 +1,4 @@
-"""Gradient filters."""
+"""Gradient filters: convolutions of a gradient before momentum."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Momentum: how gradients of earlier steps carry on. Each function makes a fresh memory, for one run of the loop."""
+"""Momentum: how gradients of earlier steps accumulate. Each function returns a maker of a fresh memory for a run."""
 
 from collections.abc import Callable
 from functools import partial

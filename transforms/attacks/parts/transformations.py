@@ -1,4 +1,4 @@
-"""Input transformations: what the surrogates are shown in place of a canvas, so that gradients generalise.
+"""Input transformations: changed copies that the surrogates are shown instead of a canvas, for gradients that transfer.
 
 Each makes a number of differentiable copies. Whatever is random is drawn per image and per copy, never for a batch.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.per_image import where
-from transforms.attacks.protocol import Batch
+from transforms.attacks.protocol import BaseTransformation, Batch
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -23,7 +23,7 @@ from transforms.spectrum import cosines, lowest_cosines
 
 
 @dataclass(frozen=True)
-class DiverseInput:
+class DiverseInput(BaseTransformation):
     """Enlarged by a random factor, put at a random place on a black square and resized back, or left alone
     (Xie et al. 2019, arXiv:1803.06978; resized back, because models take canvases of one size).
 
@@ -35,8 +35,6 @@ class DiverseInput:
     resize_rate: float
     probability: float
     copies: ClassVar[int] = 1
-    random: ClassVar[bool] = True
-    fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         above(1, resize_rate=self.resize_rate)
@@ -54,11 +52,10 @@ class DiverseInput:
 
 
 @dataclass(frozen=True)
-class ResizedDiversity:
+class ResizedDiversity(BaseTransformation):
     """Diverse inputs at several resize rates, whose logits are averaged (Zou et al. 2020, arXiv:2112.06011)."""
 
     resize_rates: tuple[float, ...]
-    random: ClassVar[bool] = True
     fused: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -76,12 +73,11 @@ class ResizedDiversity:
 
 
 @dataclass(frozen=True)
-class Scales:
+class Scales(BaseTransformation):
     """Brightness divided by 1, 2, 4 … (Lin et al. 2020, arXiv:1908.06281)."""
 
     copies: int
     random: ClassVar[bool] = False
-    fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         at_least(2, scales=self.copies)  # with one it would have no effect
@@ -91,17 +87,16 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Mixing(BaseTransformation):
     """A share of a random picture of another class, added (Wang et al. 2021, arXiv:2102.00436).
 
-    The pictures are those of the batch's pool: the same ones whatever the batch. An image that finds no other class
-    there gets a share of itself.
+    The pictures are those of the pool, the same for every batch. An image that finds no other class there gets a share
+    of itself.
     """
 
     copies: int
     strength: float
-    random: ClassVar[bool] = True
-    fused: ClassVar[bool] = False
+    mixes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(1, mixed_images=self.copies)
@@ -118,7 +113,7 @@ class Mixing:
 
 
 @dataclass(frozen=True)
-class SpectrumSimulation:
+class SpectrumSimulation(BaseTransformation):
     """Gaussian noise, then every cosine coefficient multiplied by a random number about 1
     (Long et al. 2022, arXiv:2207.05382). As in the paper's algorithm 1, the gradient is taken with respect to
     the copy, not through it.
@@ -131,8 +126,6 @@ class SpectrumSimulation:
     copies: int
     noise: float
     spread: float
-    random: ClassVar[bool] = True
-    fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         at_least(1, spectra=self.copies)
@@ -152,7 +145,7 @@ class SpectrumSimulation:
 
 
 @dataclass(frozen=True)
-class StructureInvariance:
+class StructureInvariance(BaseTransformation):
     """The canvas cut into blocks at random lines, each changed in one of ten ways (Wang et al. 2023,
     arXiv:2309.14700).
 
@@ -162,8 +155,6 @@ class StructureInvariance:
 
     copies: int
     blocks: int
-    random: ClassVar[bool] = True
-    fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         at_least(1, structures=self.copies, structure_blocks=self.blocks)
@@ -198,7 +189,7 @@ class StructureInvariance:
 
 
 @dataclass(frozen=True)
-class BlockShuffle:
+class BlockShuffle(BaseTransformation):
     """The canvas cut into blocks at random lines, which are rotated a little and shuffled (Wang et al. 2024,
     arXiv:2308.10299).
 
@@ -210,8 +201,6 @@ class BlockShuffle:
     copies: int
     blocks: int
     rotation: float
-    random: ClassVar[bool] = True
-    fused: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         at_least(1, shuffles=self.copies, shuffle_blocks=self.blocks)
@@ -270,7 +259,7 @@ def _rotated(block: Tensor, angle: float) -> Tensor:
 
 
 # The ten changes of a block (1, 3, h, w): (block, number from [0, 1), field (3, h, w) of such numbers) -> block.
-# Magnitudes are those of the paper's own code.
+# Magnitudes are those of the authors' code.
 _Change = Callable[[Tensor, float, Tensor], Tensor]
 _NOISE = 16 / 255
 _SHRUNK = 0.8

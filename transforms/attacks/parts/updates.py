@@ -1,4 +1,4 @@
-"""Steps: from what is accumulated to a change of pixels. Each function makes a fresh rule, for one run of the loop."""
+"""Updates: from accumulated gradients to a change of pixels. What remembers earlier steps is made anew for each run."""
 
 from collections.abc import Callable
 from functools import partial

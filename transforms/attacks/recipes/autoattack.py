@@ -1,62 +1,21 @@
-"""AutoAttack: a fixed cascade of strong attacks, each on the images that withstood those before it."""
+"""AutoAttack: a fixed cascade of strong attacks."""
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
-import torch
-
-from transforms.attacks.adapters import adapted
+from transforms.attacks.adapters.registry import adapted
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers.apgd import apgd_ce, apgd_t
+from transforms.attacks.drivers.apgd import ApgdCe, ApgdT
+from transforms.attacks.drivers.cascade import Cascade
 from transforms.attacks.drivers.minimal import SETTLING
-from transforms.attacks.drivers.shared import on_grid
-from transforms.attacks.drivers.square import square
-from transforms.attacks.per_image import where
+from transforms.attacks.drivers.square import Square
 from transforms.attacks.protocol import Attack, BaseAttack, Batch, Found
 from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
-from transforms.attacks.surrogates import Surrogates, watching
+from transforms.attacks.surrogates import Surrogates
 
 _FIRST_SQUARES = 0.8
 """The authors' choice for the cascade."""
 _CLASSES = 10
 """The true class and nine others."""
-
-
-@dataclass(frozen=True)
-class Cascade(BaseAttack):
-    """Attacks one after another.
-
-    A caller that can regroup images runs the stages itself, each on full batches of those that still stand; stage
-    number n draws from `draws.at("stage", n)`.
-
-    Attributes:
-        attacks: in order.
-    """
-
-    attacks: tuple[Attack, ...]
-    steps: ClassVar[None] = None
-
-    @property
-    def stages(self) -> tuple[Attack, ...]:
-        return self.attacks
-
-    def cost(self, models: int) -> tuple[int, int]:
-        """Of an image that withstands everything, with a look at what each stage made of it."""
-        forwards, backwards = zip(*(stage.cost(models) for stage in self.stages), strict=True)
-        return sum(forwards) + models * len(self.stages), sum(backwards)
-
-    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
-        """Runs the stages on one batch; hands back the first success of each image, or what the last stage made."""
-        canvases = batch.canvases
-        standing = torch.ones(len(canvases), dtype=torch.bool, device=canvases.device)
-        with watching(surrogates) as watch:
-            for number, stage in enumerate(self.stages):
-                if not watch(standing):
-                    break
-                found = stage(surrogates, replace(batch, draws=batch.draws.at("stage", number))).canvases
-                canvases = where(standing, found, canvases)
-                standing = standing & ~batch.goal.reached(on_grid(surrogates, canvases))
-        return Found(canvases)
 
 
 @dataclass(frozen=True)
@@ -97,10 +56,10 @@ def autoattack(ball: Ball, *, steps: int = 100, queries: int = 5000) -> Cascade:
     """
     return Cascade(
         (
-            apgd_ce(ball, steps=steps),
-            apgd_t(ball, steps=steps),
+            ApgdCe(ball, steps=steps),
+            ApgdT(ball, steps=steps),
             _FabTargeted(ball, steps),
-            square(ball, queries=queries, p_init=_FIRST_SQUARES),
+            Square(ball, queries=queries, p_init=_FIRST_SQUARES),
         )
     )
 

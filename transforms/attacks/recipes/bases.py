@@ -1,6 +1,10 @@
-"""Bases: a recipe's first link makes a loop from a ball, and may exchange its estimator."""
+"""Bases: the first links of a recipe, which make a loop from a ball and may exchange its estimator.
+
+`alpha` is the length of a step; None stands for the rule that the docstring gives.
+"""
 
 from dataclasses import replace
+from typing import Annotated
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.loop import AttackLoop
@@ -15,10 +19,9 @@ from transforms.attacks.parts.estimators import (
 from transforms.attacks.parts.momentum import adam, momentum
 from transforms.attacks.parts.updates import as_accumulated, hesitant, patchwise
 from transforms.attacks.recipe import Recipe
+from transforms.attacks.units import Carried, L2Length, Length, Memory, Pixels
 from transforms.errors import InputError
 from transforms.ranges import above, at_least, odd, within
-
-# Bases
 
 
 def fgsm(ball: Ball) -> AttackLoop:
@@ -26,12 +29,12 @@ def fgsm(ball: Ball) -> AttackLoop:
     return AttackLoop(ball, steps=1, alpha=ball.eps)
 
 
-def bim(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+def bim(ball: Ball, *, steps: int = 10, alpha: Length | None = None) -> AttackLoop:
     """Small steps from the image, by default as long as reach the edge of the budget: alpha = eps / steps."""
     return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps))
 
 
-def pgd(ball: Ball, *, steps: int = 10, alpha: float | None = None) -> AttackLoop:
+def pgd(ball: Ball, *, steps: int = 10, alpha: Length | None = None) -> AttackLoop:
     """Small steps from a random point of the ball, by default alpha = 2.5 eps / steps."""
     return AttackLoop(ball, steps, _alpha(alpha, 2.5 * ball.eps, steps))
 
@@ -40,9 +43,9 @@ def adam_pgd(
     ball: Ball,
     *,
     steps: int = 10,
-    alpha: float | None = None,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
+    alpha: Length | None = None,
+    beta1: Memory[float] = 0.9,
+    beta2: Memory[float] = 0.999,
     stabilizer: float = 1e-8,
 ) -> AttackLoop:
     """Adam's update inside the ball, by default alpha = 2.5 eps / steps."""
@@ -53,14 +56,19 @@ def adam_pgd(
 
 
 def mi_fgsm(
-    ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0, normalized: bool = True
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: Length | None = None,
+    decay: Memory[float] = 1.0,
+    normalized: Annotated[bool, Carried(by="decay")] = True,
 ) -> AttackLoop:
     """Momentum over gradients of equal weight (unless not `normalized`), by default alpha = eps / steps."""
     at_least(0, decay=decay)
     return AttackLoop(ball, steps, _alpha(alpha, ball.eps, steps), momentum=momentum(decay, normalized=normalized))
 
 
-def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: Length | None = None, decay: Memory[float] = 1.0) -> AttackLoop:
     """MI-FGSM whose gradients are taken where its momentum leads: alpha * decay ahead (Nesterov)."""
     above(0, decay=decay)
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
@@ -72,9 +80,9 @@ def pi_fgsm(
     ball: Ball,
     *,
     steps: int = 10,
-    alpha: float | None = None,
+    alpha: Length | None = None,
     amplification: float = 10.0,
-    project_factor: float | None = None,
+    project_factor: Pixels | None = None,
     project_kernel: int = 3,
 ) -> AttackLoop:
     """Patch-wise: steps `amplification` times as long; what the budget cuts off goes to the neighbours, in each step
@@ -91,23 +99,25 @@ def cwa(
     ball: Ball,
     *,
     steps: int = 10,
-    alpha: float | None = None,
+    alpha: Length | None = None,
     decay: float = 1.0,
-    reverse_step: float | None = None,
-    inner_step: float = 250.0,
+    reverse_step: Length | None = None,
+    inner_step: L2Length = 250.0,
 ) -> AttackLoop:
-    """MI-FGSM towards the common weakness of an ensemble, by default alpha = 2 eps / steps, reverse_step = eps / 15."""
+    """MI-FGSM towards the common weakness of an ensemble, by default alpha = 2 eps / steps, reverse_step = eps / 15.
+
+    `decay` is no mere memory: it also weighs what one surrogate passes on to the next within a step.
+    """
     loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, 2 * ball.eps, steps), decay=decay)
     reverse = ball.eps / 15 if reverse_step is None else reverse_step
     return replace(loop, estimator=CommonWeakness(ball, reverse, inner_step, decay))
 
 
-def region_fitting(ball: Ball, *, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> AttackLoop:
+def region_fitting(
+    ball: Ball, *, steps: int = 10, alpha: Length | None = None, decay: Memory[float] = 1.0
+) -> AttackLoop:
     """MI-FGSM with steps of the whole budget."""
     return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
-
-
-# What gradients a loop follows
 
 
 def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
@@ -127,7 +137,7 @@ def along_the_last(
 
 
 def relevance_weighed(
-    loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.5, attenuation: float = 0.94
+    loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.5, attenuation: Memory[float] = 0.94
 ) -> AttackLoop:
     """Gradients weighed with those around, within beta * eps; steps shrink where signs change."""
     above(0, beta=beta)
@@ -143,7 +153,7 @@ def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, 
 
 
 def variance_reduced(
-    loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: float | None = None, inner_decay: float = 1.0
+    loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: Length | None = None, inner_decay: float = 1.0
 ) -> AttackLoop:
     """Variance-reduced gradients of an ensemble; inner_alpha = alpha, four inner steps per surrogate."""
     alpha = loop.alpha if inner_alpha is None else inner_alpha
@@ -160,7 +170,11 @@ def _looks_back(loop: AttackLoop) -> None:
         raise InputError("steps: 1 has no step before it, which this recipe looks back at; take mi-fgsm")
 
 
-_LINF = ("linf",)
+def _alpha(alpha: float | None, reach: float, steps: int) -> float:
+    if alpha is None:
+        return reach / max(steps, 1)  # the loop refuses steps < 1
+    return alpha
+
 
 BASES = {
     "fgsm": Recipe("Goodfellow et al. 2015, arXiv:1412.6572", (fgsm,)),
@@ -169,7 +183,7 @@ BASES = {
     "adam": Recipe("Kingma & Ba 2015, arXiv:1412.6980", (adam_pgd,), norms=("linf", "l2")),
     "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
     "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
-    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=_LINF),
+    "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=("linf",)),
     "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (mi_fgsm, variance_tuned)),
     "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (ni_fgsm, variance_tuned)),
     "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (mi_fgsm, along_the_last)),
@@ -185,9 +199,3 @@ BASES = {
     ),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
 }
-
-
-def _alpha(alpha: float | None, reach: float, steps: int) -> float:
-    if alpha is None:
-        return reach / max(steps, 1)  # the loop refuses steps < 1
-    return alpha

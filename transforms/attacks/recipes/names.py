@@ -1,7 +1,7 @@
-"""Named attacks: each recipe is the literature's name for a combination of the loop's parts.
+"""Named attacks: what an experiment may write as `recipe:`, and how a name is resolved.
 
-A *base* makes a loop from a ball; a *part* changes a loop. Both name their parameters as the papers do; `alpha` is in
-the unit of [0, 1] pixels, and None stands for the base's own rule. Any base and parts combine: `mi-di-ti`.
+A *base* makes a loop from a ball; a *part* changes a loop. Both name their parameters as the papers do. Any base and
+parts combine: `mi-di-ti`. Most recipes are such combinations under the literature's name; the others are drivers.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from transforms.attacks.adapters import adapted, plugin_names
+from transforms.attacks.adapters.registry import adapted, plugin_names
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.recipes.bases import _LINF, BASES, region_fitting
-from transforms.attacks.recipes.parts import PARTS, common
+from transforms.attacks.recipes.bases import BASES, region_fitting
+from transforms.attacks.recipes.common import common
+from transforms.attacks.recipes.parts import PARTS
 from transforms.errors import InputError, unknown
 
 
 def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any) -> Recipe:
-    """A base with parts; the transformation named last is applied first: `di` of `vmi-di-si` sees each scale."""
+    """A base with parts. The transformation named last is applied first: in `vmi-di-si`, `di` is shown each scale."""
     made = BASES[base] if isinstance(base, str) else base
-    sources = dict.fromkeys([*(PARTS[part][0] for part in parts), made.source])
+    sources = dict.fromkeys([*(PARTS[part].source for part in parts), made.source])
     return replace(
         made,
         source=source or "; ".join(sources),
-        chain=(*made.chain, *(function for part in reversed(parts) for function in PARTS[part][1]), common),
+        chain=(*made.chain, *(function for part in reversed(parts) for function in PARTS[part].links), common),
         defaults={**made.defaults, **defaults},
     )
 
@@ -46,7 +47,7 @@ def _long_and_targeted(source: str, objective: ObjectiveName, *, normalized: boo
         kernel_size=5,
         objective=objective,
     )
-    return replace(made, norms=_LINF, goals="targeted")
+    return replace(made, norms=("linf",), goals="targeted")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -66,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
     "ti-fgsm": combined("mi", "ti"),
     "si-fgsm": combined("mi", "si"),
     "si-ni-fgsm": combined("ni", "si"),
-    "dem": combined(Recipe(PARTS["dem"][0], (region_fitting,)), "dem"),
+    "dem": combined(Recipe(PARTS["dem"].source, (region_fitting,)), "dem"),
     "admix": combined("mi", "admix"),
     "ssa": combined("mi", "ssa"),
     "sia": combined("mi", "sia"),
@@ -93,7 +94,7 @@ def recipe(name: str) -> Recipe:
 
     Args:
         name: one of `RECIPES`; a base and parts, as in `vmi-di-ti-si`; an attack of another library, as in
-            `foolbox/L2FMNAttack`; or a user's own (see `adapters`).
+            `foolbox/L2FMNAttack`; or a plug-in's (see `adapters`).
 
     Raises:
         InputError: there is no such recipe.
@@ -111,7 +112,7 @@ def recipe(name: str) -> Recipe:
 
 
 def behind_random(name: str, draws: int) -> Recipe:
-    """A recipe against surrogates that are random themselves, as behind a random defence, which makes sense of `eot`.
+    """A recipe whose surrogates are behind a random defence: what it keeps is judged over several draws.
 
     Args:
         draws: how often they are drawn to judge a canvas.
@@ -132,13 +133,13 @@ def behind_random(name: str, draws: int) -> Recipe:
 
 
 def _twice(parts: Sequence[str]) -> str | None:
-    """What more than one of them does; `admix` does what `si` does."""
-    functions = [function.__name__ for part in parts for function in PARTS[part][1]]
+    """The link that more than one of the parts has; `si` is a link of `admix`."""
+    functions = [function.__name__ for part in parts for function in PARTS[part].links]
     return next((each for each in functions if functions.count(each) > 1), None)
 
 
 def _unknown(name: str) -> InputError:
-    """Says what may have been meant: the same words in our order, a longer name, one spelled alike."""
+    """Suggests the same words in the right order, a longer name, or one that is spelled alike."""
     words = [word for word in name.split("-") if word != "fgsm"]
     parts = [word for word in words if word in PARTS]
     bases = [word for word in words if word in BASES]

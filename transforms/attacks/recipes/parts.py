@@ -1,14 +1,14 @@
-"""Parts: links of a recipe that change a loop, and what every loop can be told."""
+"""Parts: what changes a loop, whatever its base: input transformations, a gradient filter, a frequency band.
 
-import inspect
+A new part is a function here, loop -> loop, and its entry in `PARTS`; its keyword parameters become an experiment's.
+"""
+
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from transforms.attacks.loop import AttackLoop, Keep
-from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
-from transforms.attacks.parts.ensembles import AdaptiveEnsemble
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.transformations import (
     BlockShuffle,
@@ -21,9 +21,8 @@ from transforms.attacks.parts.transformations import (
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
+from transforms.attacks.units import Pixels
 from transforms.errors import InputError
-
-# Parts
 
 _SIGMA = 3.0
 
@@ -59,7 +58,7 @@ def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2)
 
 
 def ssa(
-    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: float = 16 / 255, spectrum_spread: float = 0.5
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels = 16 / 255, spectrum_spread: float = 0.5
 ) -> AttackLoop:
     """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
     return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
@@ -95,39 +94,27 @@ def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
     return replace(loop, transformations=(*loop.transformations, transformation))
 
 
-# What every loop can do
+@dataclass(frozen=True)
+class Part:
+    """A named part.
 
-_POSITIVE: tuple[ObjectiveName, ...] = ("cross-entropy", "logit-margin")
+    Attributes:
+        source: the paper.
+        links: functions (loop, *, parameters) -> loop, applied first to last.
+    """
 
-
-def common(
-    loop: AttackLoop,
-    *,
-    objective: ObjectiveName = "cross-entropy",
-    keep: Keep = "last",
-    random_start: bool = False,
-    restarts: int = 1,
-    eot: int = 1,
-) -> AttackLoop:
-    """What the loop climbs, what it keeps, and how often."""
-    if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
-        raise InputError(f"objective: {objective} may be negative, and adaea weighs models by ratios of losses")
-    return replace(
-        loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
-    )
+    source: str
+    links: tuple[Callable[..., AttackLoop], ...]
 
 
-COMMON = inspect.getfullargspec(common).kwonlyargs
-"""Names of the parameters that every recipe of the loop has."""
-_Part = Callable[..., AttackLoop]
-PARTS: dict[str, tuple[str, tuple[_Part, ...]]] = {
-    "di": ("Xie et al. 2019, arXiv:1803.06978", (di,)),
-    "ti": ("Dong et al. 2019, arXiv:1904.02884", (ti,)),
-    "si": ("Lin et al. 2020, arXiv:1908.06281", (si,)),
-    "dem": ("Zou et al. 2020, arXiv:2112.06011", (dem,)),
-    "admix": ("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
-    "ssa": ("Long et al. 2022, arXiv:2207.05382", (ssa,)),
-    "sia": ("Wang et al. 2023, arXiv:2309.14700", (sia,)),
-    "bsr": ("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
-    "lf": ("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
+PARTS = {
+    "di": Part("Xie et al. 2019, arXiv:1803.06978", (di,)),
+    "ti": Part("Dong et al. 2019, arXiv:1904.02884", (ti,)),
+    "si": Part("Lin et al. 2020, arXiv:1908.06281", (si,)),
+    "dem": Part("Zou et al. 2020, arXiv:2112.06011", (dem,)),
+    "admix": Part("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
+    "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
+    "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
+    "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }

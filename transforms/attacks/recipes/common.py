@@ -1,0 +1,28 @@
+"""The last link of every recipe of the loop: parameters that all of them have."""
+
+from dataclasses import replace
+
+from transforms.attacks.loop import AttackLoop, Keep
+from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
+from transforms.attacks.parts.ensembles import AdaptiveEnsemble
+from transforms.attacks.units import Redraws
+from transforms.errors import InputError
+
+_POSITIVE: tuple[ObjectiveName, ...] = ("cross-entropy", "logit-margin")
+
+
+def common(
+    loop: AttackLoop,
+    *,
+    objective: ObjectiveName = "cross-entropy",
+    keep: Keep = "last",
+    random_start: bool = False,
+    restarts: int = 1,
+    eot: Redraws = 1,
+) -> AttackLoop:
+    """The objective, which canvas is kept, and how often runs and draws are repeated."""
+    if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
+        raise InputError(f"objective: {objective} may be negative, and adaea weighs models by ratios of losses")
+    return replace(
+        loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
+    )
