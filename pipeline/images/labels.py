@@ -1,24 +1,31 @@
 """True classes of images: from a labels CSV, or from the development kit of ILSVRC2012."""
 
+import codecs
 import csv
 import gzip
 import io
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from transforms.data.chunks import UNLABELED
-from transforms.data.classes import resolve_class
+from transforms.data.classes import classes_called, resolve_class
 from transforms.errors import InputError, StoppedError, printable, said_by
 from transforms.storage.files import read_bytes
 
 FILE_COLUMNS = ("file", "filename", "image", "imageid")
 LABEL_COLUMNS = ("label", "wnid", "class", "name", "predictionstring")
+NIPS17_COLUMNS = ("imageid", "truelabel", "targetclass")
+"""Of the NIPS'17 competition's images.csv, whose labels are 1–1000."""
 
 DEVKIT_META = "data/meta.mat"
 _DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+WNID = re.compile(r"n[0-9]{8}")
 _GZIP = b"\x1f\x8b"
 _MAX_BYTES = 2**26
 """Of a CSV, and of a development kit, packed or not; those of ImageNet have some 2 MB."""
@@ -31,59 +38,174 @@ class Truth(NamedTuple):
     problem: str = ""
 
 
-def read_labels(uri: str) -> dict[str, Truth]:
-    """Reads a CSV of labels: file, as written in it → truth.
+class Labels:
+    """Truths by the names that a CSV gives to files, compared as `spelled` writes them."""
+
+    def __init__(self, uri: str, rows: Iterable[tuple[str, Truth]], notes: tuple[str, ...] = ()) -> None:
+        """Keeps the rows of the CSV at `uri`, file and truth, and what the user should know of how they were read."""
+        self.uri, self.notes = uri, notes
+        self._rows: dict[str, dict[str, list[Truth]]] = defaultdict(dict)
+        for file, truth in rows:
+            path = spelled(file)
+            for key in {posixpath.basename(path), _stem(path)}:
+                self._rows[key].setdefault(path, []).append(truth)
+
+    def by_path(self, name: str) -> Truth | None:
+        """The truth that the CSV gives to a path, with or without its extension."""
+        path = spelled(name)
+        return self._agreed(truth for file, truth in self._about(path) if file in (path, _without_extension(path)))
+
+    def by_name(self, name: str, is_alone: bool) -> Truth | None:
+        """The truth of an image that is NAME or WNID/NAME, whatever folders the CSV writes before it.
+
+        What names it best counts: its path, its folder and name, its name, its name less extension.
+
+        Args:
+            is_alone: whether there is no image in another folder that has its name, less extension.
+        """
+        if (truth := self.by_path(name)) is not None:
+            return truth
+        path = spelled(name)
+        wnid, _, file_name = path.rpartition("/")
+        names = (file_name, _without_extension(file_name))
+        about = [(file.split("/"), truth) for file, truth in self._about(path)]
+        about = [(parts, truth) for parts, truth in about if _fits(wnid, parts[:-1])]
+        same_folder = [truth for parts, truth in about if wnid and parts[-2:-1] == [wnid] and parts[-1] in names]
+        same_name = [truth for parts, truth in about if parts[-1] in names]
+        if about and not same_folder and not is_alone:
+            return Truth(
+                UNLABELED, f"several images are called {_stem(path)}, and {self.uri} does not say which it means"
+            )
+        return self._agreed(same_folder or same_name or [truth for _, truth in about])
+
+    def paths(self) -> set[str]:
+        """The names of all files in the CSV."""
+        return {file for files in self._rows.values() for file in files}
+
+    def _about(self, path: str) -> list[tuple[str, Truth]]:
+        keys = (posixpath.basename(path), _stem(path))
+        files = {file: truths for key in keys for file, truths in self._rows.get(key, {}).items()}
+        return [(file, truth) for file, truths in files.items() for truth in truths]
+
+    def _agreed(self, truths: Iterable[Truth]) -> Truth | None:
+        found = list(dict.fromkeys(truths))
+        if len(found) > 1:
+            return Truth(UNLABELED, f"labeled more than once, differently, in {self.uri}")
+        return found[0] if found else None
+
+
+def spelled(name: str) -> str:
+    r"""A relative path as it is compared with others: composed Unicode (a Mac decomposes), `/` for Windows' `\`."""
+    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+
+
+def _fits(wnid: str, folders: Sequence[str]) -> bool:
+    """Whether an image in a folder can be what a row with other folders means: not if both name a class."""
+    return not wnid or not folders or folders[-1] == wnid or not WNID.fullmatch(folders[-1])
+
+
+def _stem(path: str) -> str:
+    return _without_extension(posixpath.basename(path))
+
+
+def _without_extension(path: str) -> str:
+    return posixpath.splitext(path)[0]
+
+
+def read_labels(uri: str) -> Labels:
+    """Reads a CSV of labels; tabs or semicolons may separate its columns.
 
     The first row names the columns, in any case. The first present of `FILE_COLUMNS` names the image, the first
     present of `LABEL_COLUMNS` its class: an index, 0–999 (0-based: tench is 0), a wnid or a name; of a Kaggle
-    PredictionString, its first word. A class that is empty, unknown or ambiguous is that image's problem, and so
-    are two rows that give it different classes: neither is to be believed. Two equal rows count as one.
+    PredictionString, its first word. Further columns of these must agree where they name a class, and tell what an
+    ambiguous name means. A class that is empty, unknown, ambiguous or contradicted is that image's problem, and so are
+    two rows that give it different classes: neither is to be believed. Two equal rows count as one.
 
     Raises:
-        InputError: the file is not a CSV in UTF-8, lacks one of the columns, or has a row that names no file.
+        InputError: the file is not a CSV in UTF-8, lacks one of the columns, has two columns of files with one name, or
+            has a row that names no file.
     """
-    truths: dict[str, Truth] = {}
-    for file, written in _rows(uri):
-        truth = _resolve(written)
-        known = truths.setdefault(file, truth)
-        if known != truth:
-            truths[file] = Truth(UNLABELED, f"labeled more than once, differently, in {uri}")
-    return truths
-
-
-def _rows(uri: str) -> Iterator[tuple[str, str]]:
-    """Pairs of a normalised file name and a written class."""
     try:
-        reader = csv.DictReader(io.StringIO(_read("labels", uri).decode("utf-8-sig"), newline=""), strict=True)
-        columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
-        file_column = _column(uri, "file", columns, FILE_COLUMNS)
-        label_column = _column(uri, "label", columns, LABEL_COLUMNS)
-        for row in reader:
-            file = (row[columns[file_column]] or "").strip()
-            written = (row[columns[label_column]] or "").strip()
-            if not file:
-                raise InputError(f"images.labels: {uri}, line {reader.line_num}: the column {file_column!r} is empty")
-            yield posixpath.normpath(file), written.partition(" ")[0] if label_column == "predictionstring" else written
-    except (UnicodeDecodeError, csv.Error) as error:
+        return _labels(uri, text_of("labels", uri, _read("labels", uri), "CSV"))
+    except csv.Error as error:
         raise InputError(f"images.labels: {uri} is not a CSV in UTF-8: {error}") from error
 
 
-def _column(uri: str, kind: str, present: dict[str, str], accepted: tuple[str, ...]) -> str:
-    for name in accepted:
-        if name in present:
-            return name
-    raise InputError(
-        f"images.labels: {uri} has no {kind} column; its first row names "
-        f"{printable(', '.join(present), 200) if present else 'nothing'}, accepted are {', '.join(accepted)}"
-    )
+def text_of(key: str, uri: str, data: bytes, kind: str = "text file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark. Raises InputError if it is none."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"images.{key}: {uri} is UTF-16, as some programs on Windows save text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"images.{key}: {uri} is not a {kind} in UTF-8: {error}") from error
+
+
+def _labels(uri: str, text: str) -> Labels:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    header = [name.strip().lower() for name in next(reader, [])]
+    is_nips17 = set(NIPS17_COLUMNS) <= set(header) and not set(LABEL_COLUMNS) & set(header)
+    accepted = NIPS17_COLUMNS[1:2] if is_nips17 else LABEL_COLUMNS
+    files = _columns(uri, "file", header, FILE_COLUMNS)
+    labels = _columns(uri, "label", header, accepted)
+    if header.count(header[files[0]]) > 1:
+        raise InputError(f"images.labels: {uri} has {header.count(header[files[0]])} columns {header[files[0]]!r}")
+    rows = []
+    for row in filter(any, reader):
+        fields = [*map(str.strip, row), *[""] * (len(header) - len(row))]
+        if not fields[files[0]]:
+            raise InputError(f"images.labels: {uri}, line {reader.line_num}: the column {header[files[0]]!r} is empty")
+        written = tuple(_written(header[column], fields[column]) for column in labels)
+        rows.append((fields[files[0]], _resolve(written)))
+    said = f"images.labels: {uri} is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted"
+    return Labels(uri, rows, (said,) if is_nips17 else ())
+
+
+def _delimiter(text: str) -> str:
+    """What separates a column of files from one of labels in the first line; a comma where nothing does."""
+    first = text.lstrip().partition("\n")[0]
+    for sign in ",;\t":
+        names = {name.strip().strip('"').strip().lower() for name in first.split(sign)}
+        if names & set(FILE_COLUMNS) and names & {*LABEL_COLUMNS, *NIPS17_COLUMNS[1:]}:
+            return sign
+    return ","
+
+
+def _written(column: str, field: str) -> str:
+    if column == "predictionstring":
+        return field.partition(" ")[0]
+    if column == NIPS17_COLUMNS[1]:
+        return str(int(field) - 1) if field.isdecimal() else field
+    return field
+
+
+def _columns(uri: str, kind: str, header: Sequence[str], accepted: tuple[str, ...]) -> list[int]:
+    """Positions of the accepted columns in the header, the most trusted first."""
+    found = [place for name in accepted for place, present in enumerate(header) if present == name]
+    if not found:
+        raise InputError(
+            f"images.labels: {uri} has no {kind} column; its first row names "
+            f"{printable(', '.join(header), 200) if any(header) else 'nothing'}, accepted are {', '.join(accepted)}"
+        )
+    return found
 
 
 @lru_cache(2**12)  # to suggest classes takes 10 ms, and a wrong label often comes again
-def _resolve(written: str) -> Truth:
-    if not written:
+def _resolve(written: tuple[str, ...]) -> Truth:
+    """The class that one row names, in one column or several."""
+    first, *others = written
+    if not first:
         return Truth(UNLABELED, "unlabeled: its label is empty")
+    meant = set(classes_called(first))
+    for other in others:
+        called = classes_called(other) if other else ()
+        if meant and called and not meant & set(called):
+            return Truth(
+                UNLABELED, f"contradicted: labeled {printable(first, 50)} and {printable(other, 50)} in one row"
+            )
+        meant &= set(called) or meant
     try:
-        return Truth(resolve_class(written))
+        return Truth(meant.pop() if len(meant) == 1 else resolve_class(first))
     except InputError as error:
         return Truth(UNLABELED, printable(error, 500))
 

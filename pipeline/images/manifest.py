@@ -10,15 +10,17 @@ from hashlib import sha256
 
 from pipeline.config.images import ImagesConfig
 from pipeline.images.files import locate
-from pipeline.images.sources import folder_images, foolbox_samples, imagenet_images
-from transforms.data.chunks import ImageRef
+from pipeline.images.labels import WNID, spelled, text_of
+from pipeline.images.sources import Listing, folder_images, foolbox_samples, imagenet_images
+from transforms.data.chunks import UNLABELED, ImageRef
+from transforms.data.classes import class_wnid
 from transforms.errors import InputError, StoppedError, said_by
 from transforms.storage.files import absolute, read_bytes
 
 _MAX_LIST_BYTES = 2**26
 
 
-def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
+def list_images(config: ImagesConfig, seed: int) -> Listing:
     """Lists the images that the experiment means, sorted by (image_id, uri). No pixel is read.
 
     An image that cannot be used keeps its ref, with the problem, except that `sample` does not draw it. Of several
@@ -31,7 +33,8 @@ def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
     Raises:
         InputError: something named is missing, unreadable or empty, or matches no image, or none can be used.
     """
-    refs = sorted(map(_printable, _source(config)), key=_order)
+    listed = _source(config)
+    refs = sorted(map(_printable, listed.refs), key=_order)
     if config.select is not None:
         refs = _select(refs, _entries(config.select, _home(config)))
     refs = _mark_duplicates(refs)
@@ -40,7 +43,7 @@ def list_images(config: ImagesConfig, seed: int) -> list[ImageRef]:
     refs = refs[: config.limit]
     if all(ref.problem for ref in refs):
         raise InputError(f"images: none of {len(refs)} can be used; {refs[0].image_id}: {refs[0].problem}")
-    return refs
+    return Listing(refs, listed.notes)
 
 
 def _printable(ref: ImageRef) -> ImageRef:
@@ -53,12 +56,12 @@ def _printable(ref: ImageRef) -> ImageRef:
     return ref
 
 
-def _source(config: ImagesConfig) -> list[ImageRef]:
+def _source(config: ImagesConfig) -> Listing:
     if config.folder is not None:
         return folder_images(config.folder, config.labels)
     if config.imagenet is not None:
         return imagenet_images(config.imagenet, config.labels, config.devkit)
-    return foolbox_samples()
+    return Listing(foolbox_samples())
 
 
 def _home(config: ImagesConfig) -> str:
@@ -76,33 +79,48 @@ def _entries(select: tuple[str, ...] | str, home: str) -> list[str]:
 
 def _read_list(uri: str) -> list[str]:
     try:
-        lines = read_bytes(uri, _MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
-    except (OSError, StoppedError, UnicodeDecodeError) as error:
+        lines = text_of("select", uri, read_bytes(uri, _MAX_LIST_BYTES)).splitlines()
+    except (OSError, StoppedError) as error:
         raise InputError(f"images.select: {uri} is not a readable text file: {said_by(error)}") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _select(refs: list[ImageRef], entries: list[str]) -> list[ImageRef]:
-    """The refs that entries name: by id, by file name (the end of the uri), or, in a tar, by file name less extension.
+    """The refs that entries name: by id, by file name (the end of the uri), or by file name less extension (in a tar).
+
+    WNID/NAME, as RobustBench's list of 5,000 has it, names an image that is not in a class folder, too.
 
     Raises:
-        InputError: an entry names no image, or is a file name that several images have.
+        InputError: an entry names no image, or is a file name that several images have, or a WNID/NAME whose image has
+            another class.
     """
     by_id: dict[str, set[ImageRef]] = defaultdict(set)
     by_name: dict[str, set[ImageRef]] = defaultdict(set)
     for ref in refs:
-        by_id[ref.image_id].add(ref)
-        by_name[posixpath.basename(ref.uri)].add(ref)
+        by_id[spelled(ref.image_id)].add(ref)
+        by_name[posixpath.basename(spelled(ref.uri))].add(ref)
     chosen = set[ImageRef]()
     for entry in entries:
-        named = {ref for ref in by_name.get(posixpath.basename(entry), ()) if ref.uri.endswith(f"/{entry}")}
-        found = by_id.get(entry) or named or by_id.get(posixpath.splitext(entry)[0])
+        path = spelled(entry)
+        named = {ref for ref in by_name.get(posixpath.basename(path), ()) if spelled(ref.uri).endswith(f"/{path}")}
+        found = by_id.get(path) or named or by_id.get(posixpath.splitext(path)[0]) or _of_class(entry, path, by_id)
         if not found:
             raise _nothing_selected(entry, (*by_id, *by_name))
         if len({ref.image_id for ref in found}) > 1:
             raise InputError(f"images.select: {entry!r} is in {len(found)} folders; give one of {_ids(found)}")
         chosen |= found
     return sorted(chosen, key=_order)
+
+
+def _of_class(entry: str, path: str, by_id: dict[str, set[ImageRef]]) -> set[ImageRef]:
+    wnid, _, name = path.rpartition("/")
+    if not WNID.fullmatch(wnid):
+        return set()
+    found = by_id.get(posixpath.splitext(name)[0], set())
+    for ref in found:
+        if ref.label != UNLABELED and class_wnid(ref.label) != wnid:
+            raise InputError(f"images.select: {entry!r}: {ref.image_id} is of another class, {class_wnid(ref.label)}")
+    return found
 
 
 def _nothing_selected(entry: str, names: Iterable[str]) -> InputError:

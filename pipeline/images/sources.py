@@ -2,11 +2,13 @@
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from pipeline.images.files import exists, list_files, list_tar, locate
-from pipeline.images.labels import DEVKIT_META, Truth, read_devkit, read_labels
+from pipeline.images.labels import DEVKIT_META, WNID, Labels, Truth, read_devkit, read_labels, spelled
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.classes import resolve_class
 from transforms.errors import InputError
@@ -16,7 +18,14 @@ from transforms.storage.preflight import reach
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
-_WNID_FOLDER = re.compile(r"(n[0-9]{8})?")  # Or none: the flat layout.
+_WNID_FOLDER = re.compile(f"({WNID.pattern})?")  # Or none: the flat layout.
+
+
+class Listing(NamedTuple):
+    """Images, and what the user should know of how they were found, one line each."""
+
+    refs: list[ImageRef]
+    notes: tuple[str, ...] = ()
 
 
 def foolbox_samples() -> list[ImageRef]:
@@ -36,7 +45,7 @@ def foolbox_samples() -> list[ImageRef]:
     return refs
 
 
-def folder_images(folder: str, labels: str | None) -> list[ImageRef]:
+def folder_images(folder: str, labels: str | None) -> Listing:
     """The images below a folder, labelled by a CSV or by the first sub-folder of their path.
 
     An image's id is its path relative to the folder, without extension. Hidden files and those without an extension
@@ -55,14 +64,16 @@ def folder_images(folder: str, labels: str | None) -> list[ImageRef]:
     reach("images.folder", root)
     files = list_files("folder", root)
     csv_uri = None if labels is None else locate("labels", labels, root)
-    truths = {} if csv_uri is None else read_labels(csv_uri)
-    images = {name: uri for name, uri in files.items() if name in truths or _is_image(name)}
+    labeled = None if csv_uri is None else read_labels(csv_uri)
+    listed = labeled.paths() if labeled else set()
+    images = {name: uri for name, uri in files.items() if spelled(name) in listed or _is_image(name)}
     if not images:
         raise InputError(f"images.folder: no images in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
-    return _by_sub_folder(root, images) if csv_uri is None else _by_csv(root, images, truths, csv_uri)
+    refs = _by_csv(root, images, labeled) if labeled else _by_sub_folder(root, images)
+    return Listing(refs, labeled.notes if labeled else ())
 
 
-def imagenet_images(path: str, labels: str | None, devkit: str | None) -> list[ImageRef]:
+def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listing:
     """The official validation set: its flat folder, its wnid sub-folders, or ILSVRC2012_img_val.tar, not unpacked.
 
     An image's id is its file name without extension in all three, so that ids agree. Images are NAME and WNID/NAME;
@@ -88,17 +99,20 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> list[I
             f"images.imagenet: no images in {root}; give a folder with ILSVRC2012_val_*.JPEG or wnid sub-folders, "
             "or the path of ILSVRC2012_img_val.tar"
         )
-    truths = _ground_truth(posixpath.dirname(root) if packed else root, list(images), labels, devkit)
-    return [_ref(_stem(name), uri, truths.get(name)) for name, uri in images.items()]
+    home = posixpath.dirname(root) if packed else root
+    labeled = None if labels is None else read_labels(locate("labels", labels, home))
+    truths = _by_name(labeled, list(images)) if labeled else _ground_truth(home, list(images), devkit)
+    refs = [_ref(_stem(name), uri, truths.get(name)) for name, uri in images.items()]
+    return Listing(refs, labeled.notes if labeled else ())
 
 
-def _by_csv(root: str, images: Mapping[str, str], truths: Mapping[str, Truth], csv_uri: str) -> list[ImageRef]:
-    present = [_ref(_id(name), uri, truths.get(name, truths.get(_id(name)))) for name, uri in images.items()]
-    seen = {*images, *map(_id, images)}
+def _by_csv(root: str, images: Mapping[str, str], labels: Labels) -> list[ImageRef]:
+    present = [_ref(_id(name), uri, labels.by_path(name)) for name, uri in images.items()]
+    seen = {spelled(known) for name in images for known in (name, _id(name))}
     absent = [
-        ImageRef(_id(name), f"{root}/{name}", truth.label, f"listed in {csv_uri}, but not in the folder")
-        for name, truth in truths.items()
-        if name not in seen
+        ImageRef(_id(name), f"{root}/{name}", truth.label, f"listed in {labels.uri}, but not in the folder")
+        for name in sorted(labels.paths() - seen)
+        if (truth := labels.by_path(name))
     ]
     return present + absent
 
@@ -114,15 +128,18 @@ def _by_sub_folder(root: str, images: Mapping[str, str]) -> list[ImageRef]:
     return [_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
 
 
-def _ground_truth(home: str, names: list[str], labels: str | None, devkit: str | None) -> dict[str, Truth]:
+def _by_name(labels: Labels, names: list[str]) -> dict[str, Truth]:
+    folders = Counter(stem for stem, _ in {(_stem(spelled(name)), _parent(name)) for name in names})
+    found = {name: labels.by_name(name, folders[_stem(spelled(name))] == 1) for name in names}
+    return {name: truth for name, truth in found.items() if truth}
+
+
+def _ground_truth(home: str, names: list[str], devkit: str | None) -> dict[str, Truth]:
     """Truths by name for those of `names` that have one; `home` is the folder beside which files are looked for."""
-    if labels is None and devkit is None and all(map(_parent, names)):
+    if devkit is None and all(map(_parent, names)):
         truths = {wnid: _truth_of_folder("imagenet", home, wnid) for wnid in sorted(set(map(_parent, names)))}
         return {name: truths[_parent(name)] for name in names}
-    if labels is not None:
-        by_id = {_stem(file): truth for file, truth in read_labels(locate("labels", labels, home)).items()}
-    else:
-        by_id = read_devkit(_find_devkit(home) if devkit is None else _locate_devkit(devkit, home))
+    by_id = read_devkit(_find_devkit(home) if devkit is None else _locate_devkit(devkit, home))
     return {name: by_id[_stem(name)] for name in names if _stem(name) in by_id}
 
 

@@ -88,7 +88,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     before = read_record(store)
     if before is None and any(path != LOCK and not is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
-    refs = list_images(experiment.images, experiment.seed)
+    refs, notes = list_images(experiment.images, experiment.seed)
     chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
@@ -102,7 +102,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
         proofs=before.proofs if before else {},
         costs=before.costs if before else (),
     )
-    warnings = (*_unusable(refs), *_strange_budgets(experiment))
+    warnings = (*notes, *_unusable(refs), *_strange_budgets(experiment))
     warnings += tuple(_other_last_bits(before, record)) if before else ()
     if is_remote(store.root) and LOCK in files:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)

@@ -140,7 +140,7 @@ def test_an_attack_through_a_defense_is_judged_through_it(kinds: Path) -> None:
 def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path, lite0: Classifier) -> None:
     """The last chunk has a single image, which alone would find no other class; the pool is drawn from all."""
     experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
-    refs = list_images(experiment.images, experiment.seed)
+    refs = list_images(experiment.images, experiment.seed).refs
     pool = read_batch(one_of_each_class(refs, experiment.seed), experiment.canvas.spec)
     last = make_chunks(refs, experiment.chunk_size)[-1]
     alone = read_batch(last.refs, experiment.canvas.spec)
@@ -162,7 +162,7 @@ def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monke
     """Each worker reads the pool; three may die of a picture, and then the others are mixed in."""
     experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
     canvas, seed = experiment.canvas.spec, experiment.seed
-    refs = list_images(experiment.images, seed)
+    refs = list_images(experiment.images, seed).refs
     doomed, *rest = one_of_each_class(refs, seed)
     conditions = Conditions(seed, canvas.field_of_view, 2)
     dead: list[bool] = []

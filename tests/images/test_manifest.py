@@ -41,7 +41,12 @@ def fill(folder: Path, *names: str, labels: str | None = None) -> Path:
 
 def images(seed: int = 0, **config: Any) -> list[ImageRef]:
     given: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
-    return list_images(ImagesConfig(**given), seed)
+    return list_images(ImagesConfig(**given), seed).refs
+
+
+def notes(**config: Any) -> tuple[str, ...]:
+    given: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+    return list_images(ImagesConfig(**given), 0).notes
 
 
 def labels_of(refs: list[ImageRef]) -> dict[str, int]:
@@ -166,6 +171,75 @@ def test_a_csv_that_is_no_labels_csv_is_refused(tmp_path: Path, csv: str, messag
 def test_a_csv_not_in_utf_8_is_refused(tmp_path: Path) -> None:
     (fill(tmp_path, "a.jpg") / "labels.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
     refused("not a CSV in UTF-8", folder=tmp_path, labels="labels.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "labels.csv").write_bytes(f"{mark}file,label\na.jpg,1\n".encode(encoding))
+    (tmp_path / "list.txt").write_bytes(f"{mark}a.jpg\n".encode(encoding))
+    refused("images.labels: .* is UTF-16, .*save it as UTF-8", folder=tmp_path, labels="labels.csv")
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,1\n")
+    refused("images.select: .* is UTF-16", folder=tmp_path, labels="labels.csv", select="list.txt")
+
+
+@pytest.mark.parametrize(
+    ("csv", "reason"),
+    [
+        ("file,label,wnid\n1.jpg,1,n01440764\n", "contradicted: labeled 1 and n01440764 in one row"),
+        ("file,wnid,name\n1.jpg,n01440764,king penguin\n", "contradicted"),
+        ("file,label,label\n1.jpg,0,7\n", "contradicted"),
+        ("file,label,Label\n1.jpg,0,7\n", "contradicted"),
+        ("file,label,wnid\n1.jpg,missile,n02012849\n", "contradicted: labeled missile and n02012849"),
+        ("file,label\n1.jpg,0\n1,5\n", "more than once"),
+        ("file,label\n1.jpg,0\n./1.jpg,5\n", "more than once"),
+        ("file,label,wnid\n1.jpg,,n01440764\n", "label is empty"),
+    ],
+)
+def test_a_contradiction_is_that_images_problem(tmp_path: Path, csv: str, reason: str) -> None:
+    fill(tmp_path, "1.jpg", "2.jpg", labels=f"{csv}2.jpg,2\n")
+    contradicted, fine = images(folder=tmp_path, labels="labels.csv")
+    assert contradicted.label == UNLABELED and reason in contradicted.problem
+    assert (fine.label, fine.problem) == (2, "")
+
+
+def test_two_columns_of_files_with_one_name_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", labels="file,File,label\na.jpg,b.jpg,1\n")
+    refused("images.labels: .* has 2 columns 'file'", folder=tmp_path, labels="labels.csv")
+
+
+@pytest.mark.parametrize("row", ["crane,n02012849", "crane,crane bird", "crane,134"])
+def test_an_ambiguous_name_is_what_another_column_says(tmp_path: Path, row: str) -> None:
+    fill(tmp_path, "a.jpg", labels=f"file,label,class\na.jpg,{row}\n")
+    assert labels_of(images(folder=tmp_path, labels="labels.csv")) == {"a": 134}
+
+
+def test_equal_names_are_spelled_in_several_ways(tmp_path: Path) -> None:
+    """A Mac decomposes what is typed; a spreadsheet on Windows has backslashes; each sees one file."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path, f"{composed}/1.jpg", f"{decomposed}/2.jpg")
+    (tmp_path / "labels.csv").write_text(f"file,label\n{decomposed}\\1.jpg,3\n.\\{composed}\\2,4\n", encoding="utf-8")
+    refs = images(folder=tmp_path, labels="labels.csv", select=[f"{decomposed}/1", f"{composed}\\2.jpg"])
+    assert labels_of(refs) == {f"{composed}/1": 3, f"{decomposed}/2": 4}
+    assert all(read_bytes(ref.uri, 100) for ref in refs)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_semicolons_and_tabs_separate_columns_too(tmp_path: Path, sign: str) -> None:
+    rows = ('"File"', "note", "label"), ("a.jpg", "x,y", "145"), ("b, c.jpg", "", "0")
+    fill(tmp_path, "a.jpg", "b, c.jpg", labels="".join(f"{sign.join(row)}\r\n" for row in rows))
+    assert labels_of(images(folder=tmp_path, labels="labels.csv")) == {"a": 145, "b, c": 0}
+
+
+def test_the_nips17_competitions_labels_are_1_based(tmp_path: Path) -> None:
+    header = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass,OriginalLandingURL,License,Author,AuthorProfileURL"
+    rows = "".join(f"{name},http://x,0,0,1,1,{label},9,,,,\n" for name, label in (("a", 1), ("b", 1000), ("c", 0)))
+    fill(tmp_path, "a.png", "b.png", "c.png", labels=f"{header}\n{rows}")
+    a, b, c = images(folder=tmp_path, labels="labels.csv")
+    assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem
+    (note,) = notes(folder=tmp_path, labels="labels.csv")
+    assert note.endswith("labels.csv is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted")
 
 
 # --- a folder with class sub-folders
@@ -298,6 +372,46 @@ def test_one_stem_in_two_wnid_folders_does_not_mix_labels(tmp_path: Path) -> Non
     first, second = images(imagenet=fill(tmp_path, "n01440764/1.JPEG", "n02056570/1.JPEG"))
     assert (first.label, first.problem) == (0, "")
     assert second.label == 145 and "duplicate id" in second.problem
+
+
+def test_labels_are_matched_by_path_first(tmp_path: Path) -> None:
+    fill(tmp_path, "n01440764/1.JPEG", "n02056570/1.JPEG")
+    for before in ("", "val/", "./ILSVRC/val/", "val\\"):
+        rows = f"file,label\n{before}n01440764/1.JPEG,0\n{before}n02056570/1.JPEG,145\n"
+        (tmp_path / "labels.csv").write_text(rows)
+        first, second = images(imagenet=tmp_path, labels="labels.csv")
+        assert (first.label, first.problem) == (0, "")
+        assert second.label == 145 and "duplicate id" in second.problem
+
+
+def test_a_name_that_several_folders_have_labels_none(tmp_path: Path) -> None:
+    fill(tmp_path, "n01440764/1.JPEG", "n02056570/1.JPEG", "n01440764/2.JPEG", "n02056570/3.JPEG")
+    (tmp_path / "labels.csv").write_text("file,label\n1.JPEG,0\n2,0\nn01440764/3.JPEG,0\n")
+    first, also, second, third = images(imagenet=tmp_path, labels="labels.csv")
+    assert "several images are called 1" in first.problem and "several images are called 1" in also.problem
+    assert (second.label, second.problem) == (0, "")
+    assert "unlabeled" in third.problem, "the row is of another folder's image"
+
+
+def test_rows_that_label_one_flat_image_must_agree(tmp_path: Path) -> None:
+    fill(tmp_path, "1.JPEG", "2.JPEG")
+    (tmp_path / "labels.csv").write_text("file,label\na/1.JPEG,0\nb/1.JPEG,5\nval/2.JPEG,7\n2.png,8\n")
+    first, second = images(imagenet=tmp_path, labels="labels.csv")
+    assert "more than once" in first.problem
+    assert (second.label, second.problem) == (7, "")
+
+
+def test_wnid_and_name_select_in_all_three_layouts(tmp_path: Path, devkit: Path) -> None:
+    """RobustBench's list of 5,000 images is written so."""
+    flat = fill(devkit.parent / "val", *VAL_NAMES)
+    tar = pack(flat, devkit.parent / "ILSVRC2012_img_val.tar")
+    wanted = [f"{class_wnid(EXPECTED[name[:-5]])}/{name}" for name in VAL_NAMES]
+    by_wnid = fill(tmp_path / "elsewhere", *wanted)
+    for place in (flat, tar, by_wnid):
+        selected = images(imagenet=place, devkit=devkit, select=wanted[1:3])
+        assert ids(selected) == [name[:-5] for name in VAL_NAMES[1:3]]
+    for place, said in ((flat, "is of another class, n03743016"), (by_wnid, "no image|another class")):
+        refused(said, imagenet=place, devkit=devkit, select=[f"n99999999/{VAL_NAMES[0]}"])
 
 
 def test_wrong_imagenets_are_refused(tmp_path: Path, devkit: Path) -> None:

@@ -75,7 +75,7 @@ class PlainLoop:
 
     def _load(self, experiment: Experiment) -> CanvasBatch:
         ids, labels, pixels = [], [], []
-        for ref in reversed(list_images(experiment.images, experiment.seed)):
+        for ref in reversed(list_images(experiment.images, experiment.seed).refs):
             data = Path(ref.uri).read_bytes()
             decoded = decode(data, experiment.canvas.spec)
             self.images.append(

@@ -68,6 +68,14 @@ def class_wnid(index: int) -> str:
     return _entry(index).wnid
 
 
+def classes_called(text: str | int) -> tuple[int, ...]:
+    """The indices of all classes that may be called so: none, or one, or several for "crane"."""
+    written = str(text).strip()
+    if index := re.fullmatch(r"([0-9]{1,3})(\.0)?", written):  # pandas writes whole numbers as 7.0
+        return (int(index[1]),)
+    return _indices_by_key().get(_key(written), ())
+
+
 def resolve_class(text: str | int) -> int:
     """The index, 0–999, of the class that a user named.
 
@@ -80,12 +88,9 @@ def resolve_class(text: str | int) -> int:
             also a synonym of another class ("crane", "missile", "panda") is refused as well: models, data sets
             and people do not agree on which of the two it means, and a wrong label is worse than a question.
     """
-    written = str(text).strip()
-    if index := re.fullmatch(r"([0-9]{1,3})(\.0)?", written):  # pandas writes whole numbers as 7.0
-        return int(index[1])
-    if re.fullmatch(r"-?[0-9]+", written):
+    written, indices = str(text).strip(), classes_called(text)
+    if not indices and re.fullmatch(r"-?[0-9]+", written):
         raise InputError(f"unknown class {written[:20]!r}; an index is in 0–999, a king penguin is 145")
-    indices = _indices_by_key().get(_key(written), ())
     if not indices:
         raise InputError(f"unknown class {written!r}; {_suggestion(written)}")
     if len(indices) > 1:
