@@ -303,6 +303,15 @@ def test_bad_bytes_have_a_short_reason(data: bytes, reason: str) -> None:
     assert "0x" not in str(caught.value), "an address would differ from run to run"
 
 
+def test_what_libjpeg_mends_with_a_warning_passes() -> None:
+    """As data/README.md says; where Pillow tells of the warnings one day, these become failures."""
+    data = encode(noise(64, 64), "JPEG")
+    scan = data.index(b"\xff\xda") + 2
+    scan += int.from_bytes(data[scan : scan + 2])
+    for mended in (data[: len(data) // 2] + b"\xff\xd9", data[:scan] + bytes(len(data) - scan - 2) + b"\xff\xd9"):
+        assert not np.array_equal(pixels(mended, CanvasSpec(64, 64)), pixels(data, CanvasSpec(64, 64)))
+
+
 VICTIMS = [
     *(encode(noise(24, 20), kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF")),
     encode(noise(24, 20), "TIFF", compression="tiff_lzw"),

@@ -235,10 +235,13 @@ def test_semicolons_and_tabs_separate_columns_too(tmp_path: Path, sign: str) -> 
 
 def test_the_nips17_competitions_labels_are_1_based(tmp_path: Path) -> None:
     header = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass,OriginalLandingURL,License,Author,AuthorProfileURL"
-    rows = "".join(f"{name},http://x,0,0,1,1,{label},9,,,,\n" for name, label in (("a", 1), ("b", 1000), ("c", 0)))
-    fill(tmp_path, "a.png", "b.png", "c.png", labels=f"{header}\n{rows}")
-    a, b, c = images(folder=tmp_path, labels="labels.csv")
-    assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem
+    rows = "".join(
+        f"{name},http://x,0,0,1,1,{label},9,,,,\n"
+        for name, label in (("a", 1), ("b", 1000), ("c", 0), ("d", "9" * 5000))
+    )
+    fill(tmp_path, "a.png", "b.png", "c.png", "d.png", labels=f"{header}\n{rows}")
+    a, b, c, d = images(folder=tmp_path, labels="labels.csv")
+    assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem and "unknown class" in d.problem
     (note,) = notes(folder=tmp_path, labels="labels.csv")
     assert note.endswith("labels.csv is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted")
 
@@ -469,6 +472,28 @@ def test_labels_are_matched_by_path_first(tmp_path: Path) -> None:
         first, second = images(imagenet=tmp_path, labels="labels.csv")
         assert (first.label, first.problem) == (0, "")
         assert second.label == 145 and "duplicate id" in second.problem
+
+
+def test_caffes_list_is_0_based(tmp_path: Path) -> None:
+    fill(tmp_path, *VAL_NAMES[:3])
+    (tmp_path / "val.txt").write_text(
+        "".join(f"{name} {label}\n" for name, label in zip(VAL_NAMES, (65, 970, 0), strict=False))
+    )
+    refs = images(imagenet=tmp_path, labels="val.txt")
+    assert list(labels_of(refs).values()) == [65, 970, 0]
+    assert labels_of(images(folder=tmp_path, labels="val.txt")) == labels_of(refs)
+    assert notes(imagenet=tmp_path, labels="val.txt")[0].endswith(
+        "has no header; its numbers are taken as caffe's, 0–999"
+    )
+    for wrong, said in ((66, "has 66; a list must"), (490, "has 490; .* where ILSVRC2012_val_00000001 has 65")):
+        (tmp_path / "val.txt").write_text(f"{VAL_NAMES[0]} {wrong}\n")
+        refused(f"line 1: {VAL_NAMES[0]} {said}", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} 5\n{VAL_NAMES[2]} 1000\n")
+    refused(f"line 2: {VAL_NAMES[2]} has 1000", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} {'9' * 5000}\n")
+    refused("line 1: .* is not a file and a class index", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} 5\n\nnonsense\n")
+    refused("line 3: 'nonsense' is not a file and a class index", imagenet=tmp_path, labels="val.txt")
 
 
 def test_a_name_that_several_folders_have_labels_none(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
     - 32-bit greyscale, integer or float, is refused: nothing in it says which value is white.
     - CMYK becomes R = (1 - C)(1 - K) and so on, without a colour profile; Adobe's inverted JPEGs are recognised.
     - Transparency, a palette's included, is composited over white.
+    - A JPEG whose compressed data are damaged in the middle is taken as libjpeg mends it: Pillow hides the warnings.
     - Embedded ICC profiles are ignored: models were trained on the numbers in the file.
 
     Raises:
