@@ -81,7 +81,7 @@ Passes are per image, of one surrogate; of adaea, cwa and svre, which need sever
 The parameters of one: megalith list attacks NAME
 A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:
   bases {", ".join(BASES)}; parts {", ".join(PARTS)}
-Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/own-attack.md"""
+Also torchattacks/NAME, foolbox/NAME, adv-lib/NAME, and attacks of your own: docs/plugin-attack.md"""
 
 
 def defenses() -> Iterator[tuple[str, ...]]:

@@ -3,14 +3,28 @@
 Every error names the experiment's key, as in `images.folder`, and the value that it had.
 """
 
+import errno
 import os
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 from transforms.errors import InputError, printable, said_by
 from transforms.storage import files
 from transforms.storage.files import absolute, is_remote, remote, slice_uri
 from transforms.storage.preflight import reach
+
+
+class Files(NamedTuple):
+    """What was found in a folder or a tar archive.
+
+    Attributes:
+        uris: by the path in it, sorted.
+        again: links that lead to what was found already, and to which path.
+    """
+
+    uris: dict[str, str]
+    again: dict[str, str]
 
 
 def locate(key: str, path: str, folder: str) -> str:
@@ -24,7 +38,7 @@ def locate(key: str, path: str, folder: str) -> str:
     Raises:
         InputError: it is in neither place, or an object store cannot be asked.
     """
-    if is_remote(path) or Path(path).expanduser().is_absolute():
+    if is_remote(path) or path.startswith(("/", "~")) or Path(path).is_absolute():
         places = [absolute(path)]
     else:
         places = [f"{folder}/{path}", absolute(path)]
@@ -47,24 +61,31 @@ def exists(key: str, path: str) -> bool:
         raise _unreadable(key, path, error) from error
 
 
-def list_files(key: str, folder: str) -> dict[str, str]:
-    """Lists all files below a folder, in its sub-folders too: path relative to the folder → uri.
+def list_files(key: str, folder: str) -> Files:
+    """Lists all files below a folder, in its sub-folders and behind links too.
+
+    On a disk each folder and each file counts once, whatever leads to it: under its own name where it is in the folder,
+    else under the first link's. So links that lead in circles end.
 
     Raises:
         InputError: the folder is missing, is no folder, or cannot be listed.
     """
     if not is_remote(folder) and not Path(folder).is_dir():
-        what = "is not a folder" if Path(folder).exists() else "does not exist"
-        raise InputError(f"images.{key}: {folder!r} {what}; give a folder of images")
+        what = "is not a folder" if exists(key, folder) else "does not exist"
+        packed = what == "is not a folder" and any(
+            f".{each}" in f"{folder}.".lower() for each in ("tar.", "tgz.", "zip.")
+        )
+        hint = "unpack it: only images.imagenet reads archives, and only an uncompressed .tar" if packed else ""
+        raise InputError(f"images.{key}: {folder!r} {what}; {hint or 'give a folder of images'}")
     try:
-        uris = [f"{folder}/{name}" for name in remote().paths_below(folder)] if is_remote(folder) else _walk(folder)
+        found = Files(dict.fromkeys(remote().paths_below(folder), ""), {}) if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, folder, error) from error
-    return {uri[len(folder) + 1 :]: uri for uri in sorted(uris)}
+    return found._replace(uris={name: f"{folder}/{name}" for name in sorted(found.uris)})
 
 
-def list_tar(key: str, tar: str) -> dict[str, str]:
-    """Lists the files in an uncompressed tar archive: name in the archive → uri of its slice of the archive.
+def list_tar(key: str, tar: str) -> Files:
+    """Lists the files in an uncompressed tar archive; their uris name slices of the archive.
 
     Locally this seeks from header to header; on an object store most of the archive passes through the reader.
 
@@ -76,23 +97,73 @@ def list_tar(key: str, tar: str) -> dict[str, str]:
             files.open_to_read(tar) as file,
             tarfile.open(fileobj=file, mode="r:") as archive,
         ):
-            return {
-                member.name.removeprefix("./"): slice_uri(tar, member.offset_data, member.size)
-                for member in archive
-                if member.isreg() and not member.issparse() and member.size
-            }
+            uris, again = dict[str, str](), dict[str, str]()
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if member.isreg() and not member.issparse() and member.size:
+                    uris[name] = slice_uri(tar, member.offset_data, member.size)
+                elif member.islnk() or member.issym():
+                    again[name] = member.linkname
+            return Files(uris, again)
     except tarfile.TarError as error:
         raise InputError(f"images.{key}: {tar!r} is no complete, uncompressed tar archive: {said_by(error)}") from error
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, tar, error) from error
 
 
-def _walk(folder: str) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise error
+def _walk(folder: str) -> Files:
+    """Goes through folders that are none of links first, then behind links in sorted order; and so for files."""
+    found: dict[object, str] = {}
+    linked_files, again = list[str](), dict[str, str]()
+    folders, linked_folders = [""], list[str]()
+    uris: dict[str, str] = {}
 
-    walked = os.walk(folder, onerror=fail, followlinks=True)
-    return [f"{parent}/{name}" for parent, _, names in walked for name in names]
+    def is_new(name: str) -> bool:
+        identity = _identity(f"{folder}/{name}") or name
+        first = found.setdefault(identity, name)
+        if first != name:
+            again[name] = first or "the folder itself"
+        return first == name
+
+    while folders or linked_folders:
+        parent = folders.pop() if folders else linked_folders.pop(0)
+        if not is_new(parent):
+            continue
+        inside, links = list[str](), list[str]()
+        with os.scandir(f"{folder}/{parent}") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = f"{parent}/{entry.name}" if parent else entry.name
+                if _is_folder(entry):
+                    (links if entry.is_symlink() else inside).append(name)
+                elif entry.is_symlink():
+                    linked_files.append(name)
+                elif is_new(name):
+                    uris[name] = ""
+        folders += inside[::-1]
+        linked_folders = sorted(linked_folders + links)
+    uris |= {name: "" for name in sorted(linked_files) if is_new(name)}
+    return Files(uris, again)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # Such a link is met again when it is read, if it has the name of an image.
+        if error.errno in (errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
+            return False
+        raise
+
+
+def _identity(path: str) -> object:
+    """What two names of one file have in common, and other files (some network disks repeat inodes) do not.
+
+    None where it cannot be told.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status.st_ino else None
 
 
 def _unreadable(key: str, path: str, error: Exception) -> InputError:

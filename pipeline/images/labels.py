@@ -23,6 +23,12 @@ LABEL_COLUMNS = ("label", "wnid", "class", "name", "predictionstring")
 NIPS17_COLUMNS = ("imageid", "truelabel", "targetclass")
 """Of the NIPS'17 competition's images.csv, whose labels are 1–1000."""
 
+_LISTED = re.compile(r"(\S.*\.(?:jpe?g|png))[ \t]+([0-9]{1,9})", re.IGNORECASE)
+"""A line of a list such as caffe's val.txt: a file and a class index."""
+_LAST_CLASS = 999
+_FIRST_OF_ALL = ("ILSVRC2012_val_00000001", 65)
+"""An image whose class tells the orders of classes apart: the development kit's number for it is 490."""
+
 DEVKIT_META = "data/meta.mat"
 _DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 WNID = re.compile(r"n[0-9]{8}")
@@ -113,7 +119,7 @@ def _without_extension(path: str) -> str:
 
 
 def read_labels(uri: str) -> Labels:
-    """Reads a CSV of labels; tabs or semicolons may separate its columns.
+    """Reads a CSV of labels; tabs or semicolons may separate its columns. Or a list such as caffe's val.txt.
 
     The first row names the columns, in any case. The first present of `FILE_COLUMNS` names the image, the first
     present of `LABEL_COLUMNS` its class: an index, 0–999 (0-based: tench is 0), a wnid or a name; of a Kaggle
@@ -121,12 +127,15 @@ def read_labels(uri: str) -> Labels:
     ambiguous name means. A class that is empty, unknown, ambiguous or contradicted is that image's problem, and so are
     two rows that give it different classes: neither is to be believed. Two equal rows count as one.
 
+    A list has no header; its lines are `FILE INDEX`, 0-based.
+
     Raises:
         InputError: the file is not a CSV in UTF-8, lacks one of the columns, has two columns of files with one name, or
             has a row that names no file.
     """
     try:
-        return _labels(uri, text_of("labels", uri, _read("labels", uri), "CSV"))
+        text = text_of("labels", uri, _read("labels", uri), "CSV")
+        return _list(uri, text) if _LISTED.match(text.lstrip()) else _labels(uri, text)
     except csv.Error as error:
         raise InputError(f"images.labels: {uri} is not a CSV in UTF-8: {error}") from error
 
@@ -161,6 +170,30 @@ def _labels(uri: str, text: str) -> Labels:
     return Labels(uri, rows, (said,) if is_nips17 else ())
 
 
+def _list(uri: str, text: str) -> Labels:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        listed = _LISTED.fullmatch(line.strip())
+        if listed is None:
+            said = printable(line.strip(), 100)
+            raise InputError(
+                f"images.labels: {uri}, line {number}: {said!r} is not a file and a class index, as the first is"
+            )
+        file, label = listed[1], int(listed[2])
+        first, right = _FIRST_OF_ALL
+        if label > _LAST_CLASS or (_stem(spelled(file)) == first and label != right):
+            wrong = (
+                f"a list must number classes 0–999 in the order of wnids, as caffe's val.txt, where {first} has {right}"
+            )
+            raise InputError(
+                f"images.labels: {uri}, line {number}: {printable(file, 100)} has {listed[2][:20]}; {wrong}"
+            )
+        rows.append((file, _resolve((str(label),))))
+    return Labels(uri, rows, (f"images.labels: {uri} has no header; its numbers are taken as caffe's, 0–999",))
+
+
 def _delimiter(text: str) -> str:
     """What separates a column of files from one of labels in the first line; a comma where nothing does."""
     first = text.lstrip().partition("\n")[0]
@@ -175,7 +208,7 @@ def _written(column: str, field: str) -> str:
     if column == "predictionstring":
         return field.partition(" ")[0]
     if column == NIPS17_COLUMNS[1]:
-        return str(int(field) - 1) if field.isdecimal() else field
+        return str(int(field) - 1) if re.fullmatch(r"[0-9]{1,9}", field) else field
     return field
 
 

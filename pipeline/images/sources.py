@@ -3,19 +3,25 @@
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from pipeline.images.files import exists, list_files, list_tar, locate
+from pipeline.images.files import Files, exists, list_files, list_tar, locate
 from pipeline.images.labels import DEVKIT_META, WNID, Labels, Truth, read_devkit, read_labels, spelled
 from transforms.data.chunks import UNLABELED, ImageRef
-from transforms.data.classes import resolve_class
-from transforms.errors import InputError
+from transforms.data.classes import classes_called, resolve_class
+from transforms.data.decode import SUFFIXES, formats
+from transforms.errors import InputError, printable
 from transforms.storage.files import absolute
 from transforms.storage.preflight import reach
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset(suffix for kind in formats() for suffix in SUFFIXES[kind])
+_OTHER_SUFFIXES = re.compile(r"\.(jp2|j2k|jp[fx]|jxl|svg|ico|icns|tga|p[pgbn]m|psd|raw|dng|cr[23]|nef|arw|exr|hdr)")
+"""Of pictures in formats that are not read; they are counted, and those of `SUFFIXES` are too."""
+_THUMBNAILS = frozenset(("@eaDir", "@Recycle", "#recycle", "__MACOSX"))
+"""Folders that network disks and archivers put beside pictures, with pictures of their own inside."""
+_TEXTS = frozenset(("readme", "license", "licence", "copying", "makefile", "notice", "authors"))
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _WNID_FOLDER = re.compile(f"({WNID.pattern})?")  # Or none: the flat layout.
@@ -37,7 +43,7 @@ def foolbox_samples() -> list[ImageRef]:
     spec = find_spec("foolbox")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("images.samples: foolbox is not installed; pip install 'megalith[samples]'")
-    files = list_files("samples", absolute(f"{spec.submodule_search_locations[0]}/data"))
+    files = list_files("samples", absolute(f"{spec.submodule_search_locations[0]}/data")).uris
     named = {uri: re.fullmatch(r"(imagenet_[0-9]+_([0-9]+))\.jpg", name) for name, uri in files.items()}
     refs = [ImageRef(match[1], uri, int(match[2])) for uri, match in named.items() if match]
     if not refs:
@@ -66,11 +72,11 @@ def folder_images(folder: str, labels: str | None) -> Listing:
     csv_uri = None if labels is None else locate("labels", labels, root)
     labeled = None if csv_uri is None else read_labels(csv_uri)
     listed = labeled.paths() if labeled else set()
-    images = {name: uri for name, uri in files.items() if spelled(name) in listed or _is_image(name)}
+    images = {name: uri for name, uri in files.uris.items() if spelled(name) in listed or _is_image(name)}
     if not images:
         raise InputError(f"images.folder: no images in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
-    refs = _by_csv(root, images, labeled) if labeled else _by_sub_folder(root, images)
-    return Listing(refs, labeled.notes if labeled else ())
+    refs = _by_csv(root, images, labeled, files.again) if labeled else _by_sub_folder(root, images)
+    return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("folder", root, files, images)))
 
 
 def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listing:
@@ -93,24 +99,72 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listin
     reach("images.imagenet", root)
     packed = root.endswith(".tar")
     files = list_tar("imagenet", root) if packed else list_files("imagenet", root)
-    images = {name: uri for name, uri in files.items() if _is_image(name) and _WNID_FOLDER.fullmatch(_parent(name))}
+    pictures = {name: uri for name, uri in files.uris.items() if _is_image(name)}
+    images = {name: uri for name, uri in pictures.items() if _WNID_FOLDER.fullmatch(_parent(name))}
     if not images:
         raise InputError(
-            f"images.imagenet: no images in {root}; give a folder with ILSVRC2012_val_*.JPEG or wnid sub-folders, "
-            "or the path of ILSVRC2012_img_val.tar"
+            f"images.imagenet: no images in {root}; {_deeper(root, packed, list(pictures))}give a folder with "
+            "ILSVRC2012_val_*.JPEG or wnid sub-folders, or the path of ILSVRC2012_img_val.tar"
         )
     home = posixpath.dirname(root) if packed else root
     labeled = None if labels is None else read_labels(locate("labels", labels, home))
     truths = _by_name(labeled, list(images)) if labeled else _ground_truth(home, list(images), devkit)
     refs = [_ref(_stem(name), uri, truths.get(name)) for name, uri in images.items()]
-    return Listing(refs, labeled.notes if labeled else ())
+    return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("imagenet", root, files, images)))
 
 
-def _by_csv(root: str, images: Mapping[str, str], labels: Labels) -> list[ImageRef]:
+def _deeper(root: str, packed: bool, pictures: list[str]) -> str:
+    """Says where pictures are in a folder or an archive, none of which are where they should be."""
+    above = {re.sub(f"(^|/){WNID.pattern}$", "", _parent(name)) for name in pictures}
+    if len(above) != 1:
+        return f"there are {len(pictures)} in other folders, such as {pictures[0]!r}; " if pictures else ""
+    (place,) = above
+    there = f"repack what is in {place}/" if packed else f"give {root}/{place}"
+    return f"there are {len(pictures)} below {place}/ in it: {there}; "
+
+
+def _notes(key: str, root: str, files: Files, images: Mapping[str, str]) -> Iterator[str]:
+    """What the user should know of what is there and is not taken."""
+    if files.again:
+        name, first = next(iter(files.again.items()))
+        yield printable(
+            f"images.{key}: {len(files.again)} links in {root} lead to what is listed already and were passed over, "
+            f"such as {name}, which is {first}"
+        )
+    kinds = Counter(kind for name in files.uris if name not in images and (kind := _kind(name)))
+    if kinds:
+        counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        yield printable(
+            f"images.{key}: {kinds.total()} files in {root} that may be pictures were passed over: {counted}"
+        )
+
+
+def _kind(name: str) -> str:
+    """As what a file that is not taken is counted; "" if it is no picture by its name."""
+    *folders, file = name.split("/")
+    suffix = posixpath.splitext(file)[1].lower()
+    if not suffix and not file.startswith(".") and file.lower() not in _TEXTS:
+        return "without an extension"
+    if not _OTHER_SUFFIXES.fullmatch(suffix) and not any(suffix in each for each in SUFFIXES.values()):
+        return ""
+    if thumbnails := _THUMBNAILS.intersection(folders):
+        return f"in {min(thumbnails)}"
+    if any(part.startswith(".") for part in (*folders, file)):
+        return "hidden"
+    return suffix if suffix not in IMAGE_SUFFIXES else "in folders that no wnid names"
+
+
+def _by_csv(root: str, images: Mapping[str, str], labels: Labels, again: Mapping[str, str]) -> list[ImageRef]:
     present = [_ref(_id(name), uri, labels.by_path(name)) for name, uri in images.items()]
     seen = {spelled(known) for name in images for known in (name, _id(name))}
+    links = {spelled(known): first for name, first in again.items() for known in (_id(name), name)}
     absent = [
-        ImageRef(_id(name), f"{root}/{name}", truth.label, f"listed in {labels.uri}, but not in the folder")
+        ImageRef(
+            _id(name),
+            f"{root}/{name}",
+            truth.label,
+            f"listed in {labels.uri}, but " + (f"a link to {links[name]}" if name in links else "not in the folder"),
+        )
         for name in sorted(labels.paths() - seen)
         if (truth := labels.by_path(name))
     ]
@@ -124,7 +178,7 @@ def _by_sub_folder(root: str, images: Mapping[str, str]) -> list[ImageRef]:
             f"images.folder: nothing labels the images in {root}; give images.labels, a CSV with the columns "
             "file,label, or put them into sub-folders named by wnid, index or name"
         )
-    truths = {folder: _truth_of_folder("folder", root, folder) for folder in folders}
+    truths = {folder: _truth_of_folder("folder", root, folder, images) for folder in folders}
     return [_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
 
 
@@ -160,10 +214,16 @@ def _find_devkit(home: str) -> str:
     )
 
 
-def _truth_of_folder(key: str, root: str, folder: str) -> Truth:
+def _truth_of_folder(key: str, root: str, folder: str, names: Iterable[str] = ()) -> Truth:
     try:
         return Truth(resolve_class(folder))
     except InputError as error:
+        inside = {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith(f"{folder}/")}
+        if inside and all(map(classes_called, inside)):
+            raise InputError(
+                f"images.{key}: the {len(inside)} sub-folders of {root}/{folder} are named by classes, so give "
+                f"{root}/{folder}"
+            ) from error
         raise InputError(f"images.{key}: sub-folder {folder!r} of {root} must be named by a class: {error}") from error
 
 
@@ -173,7 +233,7 @@ def _ref(image_id: str, uri: str, truth: Truth | None) -> ImageRef:
 
 
 def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") for part in name.split("/"))
+    hidden = any(part.startswith(".") or part in _THUMBNAILS for part in name.split("/"))
     return not hidden and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -252,7 +252,7 @@ def test_the_experiments_of_this_repository_are_valid(path: Path) -> None:
 
 
 def examples() -> list[str]:
-    """The YAML blocks of the documentation; those of own-attack.md need a package, and are tested with it."""
+    """The YAML blocks of the documentation; those of plugin-attack.md need a package, and are tested with it."""
     pages = [ROOT / "README.md", ROOT / "docs" / "attacks.md"]
     texts = [page.read_text(encoding="utf-8") for page in pages]
     return [block for text in texts for block in re.findall(r"^```ya?ml\n(.*?)^```", text, flags=re.M | re.S)]

@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from transforms.data.decode import BadImage, CanvasSpec, decode
+from transforms.data.decode import SUFFIXES, BadImage, CanvasSpec, decode, formats
 from transforms.errors import InputError
 
 # With sides equal to the image's, decoding neither resizes nor crops: the canvas is the image.
@@ -97,6 +98,46 @@ def test_16_bit_greyscale_is_scaled_not_clipped(kind: str) -> None:
 def test_16_bit_greyscale_of_either_byte_order() -> None:
     big = Image.frombytes("I;16B", (8, 8), np.full((8, 8), 0x8001, ">u2").tobytes())
     assert np.all(pixels(encode(big, "TIFF")) == 128)
+
+
+def tiff(values: NDArray[Any], bits: int, photometric: int, order: str = "<") -> bytes:
+    """A TIFF of one strip; photometric 0 is WhiteIsZero, 1 BlackIsZero (TIFF 6.0, page 37)."""
+    height, width = values.shape
+    data = (
+        np.packbits(values.astype(bool), axis=1).tobytes()
+        if bits == 1
+        else values.astype(f"{order}u{bits // 8}").tobytes()
+    )
+    sizes = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    tags = [*sizes, (279, len(data))]
+    directory = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    start = 8 + len(data)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, start)
+    return head + data + struct.pack(f"{order}H", len(tags)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(("bits", "order"), [(1, "<"), (1, ">"), (8, "<"), (8, ">"), (16, "<")])
+def test_white_is_zero_is_turned_whatever_its_depth(bits: int, order: str) -> None:
+    white = 2**bits - 1
+    values = np.random.default_rng(bits).integers(0, white + 1, (8, 8))
+    grey = (values * 255 + white // 2) // white
+    assert np.array_equal(pixels(tiff(values, bits, 1, order))[..., 0], grey)
+    assert np.array_equal(pixels(tiff(white - values, bits, 0, order))[..., 0], grey)
+
+
+def test_big_endian_16_bit_white_is_zero_is_refused() -> None:
+    """Pillow does not know it; better no image than its negative."""
+    with pytest.raises(BadImage):
+        decode(tiff(np.zeros((8, 8), int), 16, 0, ">"), SAME)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_16_bit_white_is_zero(compression: str) -> None:
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    data = encode(Image.fromarray(values), "TIFF", compression=compression, tiffinfo={262: 0})
+    with Image.open(BytesIO(data)) as image:
+        assert image.tag_v2[262] == 0  # type: ignore[attr-defined]
+    assert np.array_equal(pixels(data)[..., 0], 255 - (values.astype(int) + 128) // 257)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -191,6 +232,50 @@ def test_pillows_own_bound_is_left_alone() -> None:
     assert before == Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3
 
 
+def heif_installed() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow lacks AVIF")),
+        pytest.param("HEIF", marks=pytest.mark.skipif(not heif_installed(), reason="pillow-heif is not installed")),
+    ],
+)
+def test_avif_and_heif(kind: str) -> None:
+    assert kind in formats()
+    colours = Image.new("RGB", (64, 32), (200, 30, 30))
+    colours.paste((30, 30, 200), (32, 0, 64, 32))
+    data = encode(colours, kind, quality=95)
+    decoded = decode(data, CanvasSpec(32, 32))
+    assert (decoded.width, decoded.height) == (64, 32)
+    assert decoded.canvas[:, 16, 4].astype(int) == pytest.approx([200, 30, 30], abs=8)
+    assert decoded.canvas[:, 16, 28].astype(int) == pytest.approx([30, 30, 200], abs=8)
+    if kind == "AVIF":  # HEIF has a rotation of its own, which its library applies, and no say for EXIF's
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = decode(encode(colours, kind, quality=95, exif=exif), CanvasSpec(32, 32))
+        assert (turned.width, turned.height) == (32, 64)
+        assert turned.canvas[:, 4, 16].astype(int) == pytest.approx([200, 30, 30], abs=8)
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    assert np.all(pixels(encode(clear, kind, quality=95), CanvasSpec(16, 16)) >= 250)
+    for wrong in (data[: len(data) // 2], data[:40], data[:-20]):
+        with pytest.raises(BadImage):
+            decode(wrong, CanvasSpec(32, 32))
+    side = data.index(b"ispe") + 8
+    with pytest.raises(BadImage):
+        decode(data[:side] + struct.pack(">II", 60_000, 60_000) + data[side + 8 :], CanvasSpec(32, 32))
+
+
+def test_formats_that_are_not_listed_stay_shut() -> None:
+    """Pillow opens JPEG 2000, ICO and others, too; nobody looked at their bounds."""
+    assert set(formats()) <= set(SUFFIXES)
+    for kind in ("JPEG2000", "ICO", "PPM", "TGA"):
+        with pytest.raises(BadImage, match="not an image"):
+            decode(encode(noise(32, 32), kind), SAME)
+
+
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
 def test_too_elongated_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(BadImage, match=r"too elongated: resized: .* x .* pixels"):
@@ -218,8 +303,17 @@ def test_bad_bytes_have_a_short_reason(data: bytes, reason: str) -> None:
     assert "0x" not in str(caught.value), "an address would differ from run to run"
 
 
+def test_what_libjpeg_mends_with_a_warning_passes() -> None:
+    """As data/README.md says; where Pillow tells of the warnings one day, these become failures."""
+    data = encode(noise(64, 64), "JPEG")
+    scan = data.index(b"\xff\xda") + 2
+    scan += int.from_bytes(data[scan : scan + 2])
+    for mended in (data[: len(data) // 2] + b"\xff\xd9", data[:scan] + bytes(len(data) - scan - 2) + b"\xff\xd9"):
+        assert not np.array_equal(pixels(mended, CanvasSpec(64, 64)), pixels(data, CanvasSpec(64, 64)))
+
+
 VICTIMS = [
-    *(encode(noise(24, 20), kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")),
+    *(encode(noise(24, 20), kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF")),
     encode(noise(24, 20), "TIFF", compression="tiff_lzw"),
     encode(noise(24, 20).convert("P"), "PNG", transparency=0),
 ]

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import sys
 import tarfile
 from collections import Counter
@@ -234,10 +235,13 @@ def test_semicolons_and_tabs_separate_columns_too(tmp_path: Path, sign: str) -> 
 
 def test_the_nips17_competitions_labels_are_1_based(tmp_path: Path) -> None:
     header = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass,OriginalLandingURL,License,Author,AuthorProfileURL"
-    rows = "".join(f"{name},http://x,0,0,1,1,{label},9,,,,\n" for name, label in (("a", 1), ("b", 1000), ("c", 0)))
-    fill(tmp_path, "a.png", "b.png", "c.png", labels=f"{header}\n{rows}")
-    a, b, c = images(folder=tmp_path, labels="labels.csv")
-    assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem
+    rows = "".join(
+        f"{name},http://x,0,0,1,1,{label},9,,,,\n"
+        for name, label in (("a", 1), ("b", 1000), ("c", 0), ("d", "9" * 5000))
+    )
+    fill(tmp_path, "a.png", "b.png", "c.png", "d.png", labels=f"{header}\n{rows}")
+    a, b, c, d = images(folder=tmp_path, labels="labels.csv")
+    assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem and "unknown class" in d.problem
     (note,) = notes(folder=tmp_path, labels="labels.csv")
     assert note.endswith("labels.csv is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted")
 
@@ -266,6 +270,92 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "tench").symlink_to(tmp_path / "store")
     assert labels_of(images(folder=tmp_path / "set")) == {"tench/a": 0}
+
+
+def test_links_in_circles_end_and_each_file_counts_once(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "tench/1.jpg", "tench/a/2.jpg", "tench/b/3.jpg")
+    for link in ("me", "tench/loop", "tench/a/up", "tench/b/up"):
+        (tmp_path / "set" / link).symlink_to("." if link == "me" else "..")
+    assert labels_of(images(folder=tmp_path / "set")) == {"tench/1": 0, "tench/a/2": 0, "tench/b/3": 0}
+    (note,) = notes(folder=tmp_path / "set")
+    assert note.startswith("images.folder: 4 links in") and "such as me, which is the folder itself" in note
+
+
+def test_a_class_folder_that_is_a_link_to_another_is_said(tmp_path: Path) -> None:
+    fill(tmp_path, "tench/1.jpg")
+    (tmp_path / "goldfish").symlink_to("tench")  # sorts before it
+    assert labels_of(images(folder=tmp_path)) == {"tench/1": 0}
+    (note,) = notes(folder=tmp_path)
+    assert "1 links" in note and note.endswith("such as goldfish, which is tench")
+
+
+def test_two_names_of_one_file_are_one_image(tmp_path: Path) -> None:
+    fill(tmp_path, "tench/b.jpg")
+    (tmp_path / "tench" / "a.jpg").symlink_to("b.jpg")
+    (tmp_path / "tench" / "c.jpg").hardlink_to(tmp_path / "tench" / "b.jpg")
+    (tmp_path / "tench" / "self.jpg").symlink_to("self.jpg")
+    assert ids(images(folder=tmp_path)) == ["tench/b", "tench/self"]
+    assert "2 links" in notes(folder=tmp_path)[0]
+    (tmp_path / "labels.csv").write_text("file,label\ntench/a.jpg,0\ntench/b.jpg,1\n")
+    problems = {ref.image_id: ref.problem for ref in images(folder=tmp_path, labels="labels.csv")}
+    assert problems["tench/b"] == ""
+    assert problems["tench/a"].endswith("but a link to tench/b.jpg")
+
+
+def test_pictures_that_are_passed_over_are_counted_in_one_line(tmp_path: Path) -> None:
+    unread = ["tench/5.jp2", "tench/6.JP2", "tench/bare", "tench/._1.jpg", ".hidden/1.png", "@eaDir/1.jpg/THUMB.jpg"]
+    fill(tmp_path, "tench/1.jfif", "tench/2.apng", "tench/3.avif", *unread, "README", "notes.txt", "tench/.DS_Store")
+    assert labels_of(images(folder=tmp_path)) == {"tench/1": 0, "tench/2": 0, "tench/3": 0}
+    (note,) = notes(folder=tmp_path)
+    expected = "may be pictures were passed over: 2 .jp2, 2 hidden, 1 in @eaDir, 1 without an extension"
+    assert note.startswith("images.folder: 6 files in ") and note.endswith(expected)
+
+
+def test_pictures_elsewhere_than_imagenets_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "n01440764/1.JPEG", "n01440764/more/2.JPEG", "tench/3.JPEG")
+    assert ids(images(imagenet=tmp_path)) == ["1"]
+    assert notes(imagenet=tmp_path)[0].endswith("were passed over: 2 in folders that no wnid names")
+    assert notes(folder=fill(tmp_path / "plain", "tench/1.jpg")) == ()
+
+
+def test_what_is_there_instead_is_said(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        *(f"set/val/{name}" for name in ("n01440764/1.JPEG", "n02056570/2.JPEG")),
+        "all.tar.gz",
+        "flat/v/1.JPEG",
+    )
+    refused("there are 2 below val/ in it: give .*/set/val; ", imagenet=tmp_path / "set")
+    refused("the 2 sub-folders of .*/set/val are named by classes, so give .*/set/val", folder=tmp_path / "set")
+    refused("there are 1 below v/ in it: give .*/flat/v; ", imagenet=tmp_path / "flat")
+    refused("'.*all.tar.gz' is not a folder; unpack it", imagenet=tmp_path / "all.tar.gz")
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.add(tmp_path / "set" / "val", "val")
+    refused("there are 2 below val/ in it: repack what is in val/; ", imagenet=tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("key", ["labels", "select", "folder"])
+def test_pipes_and_devices_are_refused_and_never_waited_for(tmp_path: Path, key: str) -> None:
+    fill(tmp_path, "0/a.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    config: dict[str, Any] = {"folder": tmp_path, key: tmp_path / "pipe"}
+    refused("is not a folder" if key == "folder" else "is a pipe, a socket or a device", **config)
+    if key != "folder":
+        refused("is a pipe, a socket or a device", **config | {key: "/dev/zero"})
+
+
+def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "val.tar")
+    refused("is a pipe, a socket or a device", imagenet=tmp_path / "val.tar")
+
+
+def test_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path, "photos/a.jpg", "list.txt", labels="file,label\na.jpg,1\n")
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    refs = images(folder="~/photos", labels="~/labels.csv", select="~/list.txt")
+    assert refs == [ImageRef("a", f"{tmp_path}/photos/a.jpg", 1)]
+    refused("there is no '~nobody-of-that-name/x.csv'", folder="~/photos", labels="~nobody-of-that-name/x.csv")
 
 
 @pytest.mark.parametrize("name", ["a[1]b", "[x]", "what?", "st*r", "100%", "a#b", "two words"])
@@ -382,6 +472,28 @@ def test_labels_are_matched_by_path_first(tmp_path: Path) -> None:
         first, second = images(imagenet=tmp_path, labels="labels.csv")
         assert (first.label, first.problem) == (0, "")
         assert second.label == 145 and "duplicate id" in second.problem
+
+
+def test_caffes_list_is_0_based(tmp_path: Path) -> None:
+    fill(tmp_path, *VAL_NAMES[:3])
+    (tmp_path / "val.txt").write_text(
+        "".join(f"{name} {label}\n" for name, label in zip(VAL_NAMES, (65, 970, 0), strict=False))
+    )
+    refs = images(imagenet=tmp_path, labels="val.txt")
+    assert list(labels_of(refs).values()) == [65, 970, 0]
+    assert labels_of(images(folder=tmp_path, labels="val.txt")) == labels_of(refs)
+    assert notes(imagenet=tmp_path, labels="val.txt")[0].endswith(
+        "has no header; its numbers are taken as caffe's, 0–999"
+    )
+    for wrong, said in ((66, "has 66; a list must"), (490, "has 490; .* where ILSVRC2012_val_00000001 has 65")):
+        (tmp_path / "val.txt").write_text(f"{VAL_NAMES[0]} {wrong}\n")
+        refused(f"line 1: {VAL_NAMES[0]} {said}", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} 5\n{VAL_NAMES[2]} 1000\n")
+    refused(f"line 2: {VAL_NAMES[2]} has 1000", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} {'9' * 5000}\n")
+    refused("line 1: .* is not a file and a class index", imagenet=tmp_path, labels="val.txt")
+    (tmp_path / "val.txt").write_text(f"{VAL_NAMES[1]} 5\n\nnonsense\n")
+    refused("line 3: 'nonsense' is not a file and a class index", imagenet=tmp_path, labels="val.txt")
 
 
 def test_a_name_that_several_folders_have_labels_none(tmp_path: Path) -> None:

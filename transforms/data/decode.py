@@ -3,11 +3,12 @@
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from transforms.errors import InputError
@@ -20,7 +21,20 @@ MAX_RESIZE = 4096
 """Bound on `CanvasSpec.resize`, in pixels."""
 
 # An allow-list: Pillow also opens formats that start other programs (EPS runs ghostscript) or that nobody fuzzes.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Formats, and how names of their files end."""
+
+_NAMED = "BMP, GIF, JPEG, PNG, TIFF, WEBP"
+"""In a reason, which stands in tables and so may depend neither on what is installed nor on the version."""
 
 _BACKGROUND = (255, 255, 255, 255)
 
@@ -38,6 +52,7 @@ G. Markham, "Two Issues with the JPEG Standard", 2016, LJT-01-003)."""
 _SOS, _EOI = b"\xda", b"\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone
 _TIFF_TILE = (322, 323)
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,6 +67,19 @@ _UPRIGHT = {
 # Pillow warns on stderr about what BadImage reports or what does no harm. Set once, for Pillow's modules alone:
 # warnings.catch_warnings around each decode would race with other threads and could silence everybody for good.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of `SUFFIXES` that can be read here: HEIF if pillow-heif is installed, AVIF if Pillow has it."""
+    missing = set() if features.check("avif") else {"AVIF"}
+    try:
+        from pillow_heif import register_heif_opener  # noqa: PLC0415 - an extra, and slow
+
+        register_heif_opener(thumbnails=False)
+    except ImportError:
+        missing.add("HEIF")
+    return tuple(sorted(SUFFIXES.keys() - missing))
 
 
 class BadImage(ValueError):  # noqa: N818 - a verdict on an image, not an error of the program
@@ -105,17 +133,21 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
 
     The geometry is that of torchvision's `Resize` and `CenterCrop` on a Pillow image, bit for bit. The rules:
 
-    - Formats: BMP, GIF, JPEG, PNG, TIFF, WebP. Of an animation or a multi-page file, the first frame.
+    - Formats: AVIF, BMP, GIF, JPEG, PNG, TIFF, WebP, and HEIF if pillow-heif is installed. Of an animation or
+      a multi-page file, the first frame.
     - Size: an image with more than `MAX_PIXELS` pixels is refused from its header, and so is one so elongated
       that it would have more than that after resizing, and one that hides work beyond its pixels: a JPEG of very many
       scans, a TIFF of larger tiles, headers in thousands of pieces.
-    - Orientation: EXIF's (or XMP's) is applied, all eight values; if unreadable, the image counts as upright.
+    - Orientation: EXIF's (or XMP's) is applied, all eight values; if unreadable, the image counts as upright. HEIF
+      has a rotation of its own instead.
     - Greyscale is replicated; black-and-white becomes 0 and 255; a palette is expanded.
     - 16-bit greyscale v becomes round(v / 257), so that 65535 is white; its transparent value, if any, is ignored.
       Of 16-bit colour, Pillow keeps the high byte.
+    - TIFF's WhiteIsZero is turned: 0 is white. With 16 bits in big-endian order it is refused, which Pillow lacks.
     - 32-bit greyscale, integer or float, is refused: nothing in it says which value is white.
     - CMYK becomes R = (1 - C)(1 - K) and so on, without a colour profile; Adobe's inverted JPEGs are recognised.
     - Transparency, a palette's included, is composited over white.
+    - A JPEG whose compressed data are damaged in the middle is taken as libjpeg mends it: Pillow hides the warnings.
     - Embedded ICC profiles are ignored: models were trained on the numbers in the file.
 
     Raises:
@@ -131,7 +163,7 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
     except Image.DecompressionBombError:  # Pillow's own bound, far above ours, is looked at first.
         raise BadImage(f"too large: at most {MAX_PIXELS} pixels are accepted") from None
     except UnidentifiedImageError:
-        raise BadImage(f"not an image, or its header is damaged (formats: {', '.join(_FORMATS)})") from None
+        raise BadImage(f"not an image, or its header is damaged (formats: {_NAMED})") from None
     except Exception as error:  # On hostile bytes Pillow raises anything from SyntaxError to struct.error.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise BadImage(f"cannot be decoded: {reason}") from error
@@ -151,7 +183,7 @@ class _Metered(BytesIO):
 
 def _upright_rgb(data: bytes, canvas: CanvasSpec) -> Image.Image:
     file = _Metered(data)
-    with Image.open(file, formats=_FORMATS) as image:
+    with Image.open(file, formats=formats()) as image:
         _check_pixels(image.width, image.height, "too large")
         _resized(image, canvas)
         _check_hidden_size(image, data)
@@ -194,12 +226,14 @@ def _orientation(image: Image.Image) -> int | None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise BadImage("32-bit greyscale has no stated white; save it with 8 or 16 bits")
+    # Pillow turns what is WhiteIsZero, except for 16 bits.
+    is_negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     rgb = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         strip = (0, top, image.width, min(top + rows, image.height))
         rgb.paste(_strip_to_rgb(image.crop(strip)), strip)
-    return rgb
+    return ImageOps.invert(rgb) if is_negative else rgb
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:

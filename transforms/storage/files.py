@@ -7,6 +7,7 @@ remote path is first used, and nowhere else.
 import errno
 import os
 import re
+import stat
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -32,7 +33,9 @@ def remote() -> ModuleType:
 
 def absolute(path: str) -> str:
     """A local path made absolute (`~` is the home directory); a remote one without its trailing slash."""
-    return path.rstrip("/") if is_remote(path) else os.path.normpath(Path(path).expanduser().absolute())
+    if is_remote(path):
+        return path.rstrip("/")
+    return os.path.normpath(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - Path's raises for ~nobody
 
 
 def exists(path: str) -> bool:
@@ -43,9 +46,15 @@ def exists(path: str) -> bool:
 def open_to_read(path: str) -> BinaryIO:
     """A file to read from, as it is. Raises OSError if there is none."""
     if not is_remote(path):
-        return Path(path).open("rb")
+        return _open(path)
     file: BinaryIO = remote().open_to_read(path)
     return file
+
+
+def whole_file(uri: str) -> str:
+    """The path of the file that a uri is, or is a slice of."""
+    part = _SLICE.fullmatch(uri)
+    return uri if part is None else part["path"]
 
 
 def slice_uri(path: str, first: int, size: int) -> str:
@@ -77,8 +86,16 @@ def read_bytes(uri: str, limit: int) -> bytes:
     if size > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes", uri)
     if len(data) < size:
-        raise OSError(errno.EIO, f"file ends inside the slice, after {len(data)} of {size} bytes", uri)
+        raise OSError(errno.ENODATA, f"file ends inside the slice, after {len(data)} of {size} bytes", uri)
     return data
+
+
+def _open(path: str) -> BinaryIO:
+    """Opens a file of a disk to read from. What might never answer or never end, such as a pipe, raises OSError."""
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # A folder raises an error of its own.
+        raise OSError(errno.EINVAL, "is a pipe, a socket or a device, not a file", path)
+    return Path(path).open("rb")
 
 
 def _read(path: str, first: int, size: int) -> bytes:
@@ -86,7 +103,7 @@ def _read(path: str, first: int, size: int) -> bytes:
         if is_remote(path):
             data: bytes = remote().read(path, first, size)
             return data
-        with Path(path).open("rb") as file:
+        with _open(path) as file:
             file.seek(first)
             return file.read(size)
     except OSError as error:

@@ -1,20 +1,35 @@
 """Images read from wherever they are, and decoded: bytes in, canvases out."""
 
 import errno
+import os
 from collections.abc import Sequence
 from contextlib import suppress
+from time import sleep
 
 import numpy as np
 
 from transforms.data.chunks import ImageRef
 from transforms.data.decode import BadImage, CanvasSpec, Decoded, decode
 from transforms.data.pixels import CanvasBatch
-from transforms.storage.files import read_bytes
+from transforms.errors import StoppedError
+from transforms.storage.files import is_remote, read_bytes, whole_file
 
 _MAX_BYTES = 64 * 2**20
 """An encoded image may not be larger than this."""
 
-_MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_ITS_OWN = {errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODATA}
+"""Errors that are the file's alone."""
+
+_UNCLEAR = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+"""Errors that are the file's where its neighbours are well, and else the disk's: where a mount is gone, all are."""
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+
+_WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between tries, where a disk fails: a network's may come back."""
+
+_NEIGHBOURS = 16
+"""Files that are tried at most, to see whether one file is the only one that may not be read."""
 
 
 def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
@@ -22,16 +37,12 @@ def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
 
     Raises:
         BadImage: it cannot be used, and that is the image's fault.
+        StoppedError: its disk or object store does not give it, which need not be its fault: a failure row would stay.
         OSError: the machine is out of something.
     """
     if ref.problem:
         raise BadImage(ref.problem)
-    try:
-        data = read_bytes(ref.uri, _MAX_BYTES)
-    except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
-            raise
-        raise BadImage(f"cannot be read: {error}") from error
+    data = _read(ref.uri)
     return data, decode(data, canvas)
 
 
@@ -45,3 +56,34 @@ def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch | No
         return None
     ids, labels = zip(*((ref.image_id, ref.label) for ref, _ in found), strict=True)
     return CanvasBatch(ids, labels, np.stack([pixels for _, pixels in found]))
+
+
+def _read(uri: str) -> bytes:
+    waits = iter(_WAITS)
+    while True:
+        try:
+            return read_bytes(uri, _MAX_BYTES)
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
+            if error.errno in _ITS_OWN or (error.errno in _UNCLEAR and _is_the_only_one(uri, error)):
+                raise BadImage(f"cannot be read: {error}") from error
+            if (wait := next(waits, None)) is None:
+                reason = f"{error.strerror or error}; if its disk is well, take the image away"
+                raise StoppedError(f"{uri} cannot be read: {reason}") from error
+        sleep(wait)
+
+
+def _is_the_only_one(uri: str, error: OSError) -> bool:
+    """Whether other files in the folder of one that is gone are there, or of one that is forbidden may be read."""
+    path = whole_file(uri)
+    if is_remote(path) or path != uri:  # A store says itself if it is away; a tar archive is all images.
+        return is_remote(path)
+    try:
+        with os.scandir(os.path.dirname(path)) as entries:  # noqa: PTH120 - a dangling link has one, too
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                return any(entries)
+            others = [entry.path for entry in entries if entry.path != path and entry.is_file()]
+    except OSError:
+        return False
+    return not others or any(os.access(other, os.R_OK) for other in others[:_NEIGHBOURS])

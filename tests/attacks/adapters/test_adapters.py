@@ -41,7 +41,7 @@ from transforms.randomness import Draws
 
 SIDE = 8
 SIZE = 3 * SIDE**2
-PAGE = (Path(__file__).parents[3] / "docs" / "own-attack.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "plugin-attack.md").read_text()
 adv_lib = from_adv_lib._library()
 
 
@@ -568,7 +568,7 @@ def test_the_page_about_own_attacks(package: Package) -> None:
     recipe = adapted("scattered")
     assert recipe.parameters == {"steps": (int, 10), "share": (float, 0.5)}
     torch.manual_seed(0)
-    exec(compile(tested, "own-attack.md", "exec"), {})  # noqa: S102
+    exec(compile(tested, "plugin-attack.md", "exec"), {})  # noqa: S102
 
 
 @pytest.mark.parametrize("norm", BALLS)
