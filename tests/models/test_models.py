@@ -1,5 +1,6 @@
 """Models: what they are shown, where their weights come from, and what they make of real images."""
 
+import argparse
 import errno
 import io
 import json
@@ -33,6 +34,7 @@ from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.pin import pin
 from transforms.models.sources.registry import model_source, source_names
 from transforms.models.sources.source import ModelSource
+from transforms.models.sources.weights import state_dict_into
 from transforms.models.views import VIEWS, center, look
 from transforms.steps.held_models import HeldModels
 
@@ -383,15 +385,46 @@ def save(state: Any, path: Path) -> str:
     return str(path)
 
 
+NORMALISER = {
+    "module.normalizer.new_mean": torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+    "module.normalizer.new_std": torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+}
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         lambda state: state,
         lambda state: {"epoch": 90, "state_dict": state, "optimizer": {"lr": 0.1}},
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
-        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: under("module.", state),
+        lambda state: {
+            "model": {**under("module.model.", state), **under("module.attacker.model.", state), **NORMALISER}
+        },
+        lambda state: under("module._orig_mod.", state),
+        lambda state: {"state_dict_ema": state, "state_dict": {key: 2 * value for key, value in state.items()}},
+        lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **under("module.", state)}},
+        lambda state: {"model_state_dict": state, "args": argparse.Namespace(lr=1), "best": np.float64(0.7)},
+        lambda state: {"net": under("backbone.", state), "best": np.float32(1), "epoch": np.int64(3)},
+        lambda state: under("model.", state),
     ],
-    ids=["plain", "wrapped", "wrapped, parallel", "parallel"],
+    ids=[
+        "plain",
+        "wrapped",
+        "wrapped, parallel",
+        "parallel",
+        "attacked",
+        "compiled",
+        "averaged",
+        "averaged by torch",
+        "with settings",
+        "with numbers of NumPy",
+        "in a module",
+    ],
 )
 def test_a_local_checkpoint_is_torchvisions_model(
     wrap: Callable[[dict[str, Tensor]], Any], resnet: nn.Module, tmp_path: Path
@@ -404,6 +437,50 @@ def test_a_local_checkpoint_is_torchvisions_model(
         found = look(classifier, center, canvases.float() / 255, 1.0)
     assert expected.std() > 0.1
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_normaliser_inside_is_never_applied_beside_another(resnet: nn.Module, tmp_path: Path) -> None:
+    state = {**under("model.", resnet.state_dict()), "normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)}
+    path = save(state, tmp_path / "mine.pth")
+    with pytest.raises(InputError) as caught:
+        model_source(RESNET, path).load(CPU)
+    said = str(caught.value)
+    assert "its own normaliser has mean [0.0, 0.0, 0.0] and std [1.0, 1.0, 1.0]" in said
+    assert said.endswith("give preprocessing: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0]}")
+    right = model_source(RESNET, path, {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}).load(CPU)
+    pixels = torch.rand((2, 3, 224, 224), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(right(pixels), resnet(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_is_there_twice_has_to_be_the_same(resnet: nn.Module, tmp_path: Path) -> None:
+    state = resnet.state_dict()
+    other = under("module.attacker.model.", {**state, "fc.bias": state["fc.bias"] + 1})
+    path = save({**under("module.model.", state), **other}, tmp_path / "mine.pth")
+    assert "it holds the network twice, and module.model.fc.bias differs" in refused(Path(path))
+
+
+def test_names_that_do_not_fit_are_said(resnet: nn.Module, tmp_path: Path) -> None:
+    state = resnet.state_dict()
+    said = refused(Path(save(under("encoder.", state), tmp_path / "mine.pth")))
+    assert "of the 122 tensors that it needs the file has 0; the file's 122 are encoder.conv1.weight, " in said
+    said = refused(Path(save({**under("model.", state), "head.weight": torch.ones(1)}, tmp_path / "mine.pth")))
+    assert "has 122; the file's 123 are model.conv1.weight, " in said and said.endswith(
+        "too many, for one: head.weight"
+    )
+
+
+def test_a_part_of_the_network_may_be_called_as_a_wrapping_is(tmp_path: Path) -> None:
+    network = nn.ModuleDict({"backbone": nn.Linear(2, 3), "fc": nn.Linear(3, 4)})
+    path = Path(save(under("module.", network.state_dict()), tmp_path / "mine.pth"))
+    read = state_dict_into(lambda: nn.ModuleDict({"backbone": nn.Linear(2, 3), "fc": nn.Linear(3, 4)}))(path, CPU)
+    assert all(torch.equal(value, read.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_the_home_directory(resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(resnet.state_dict(), tmp_path / "mine.pth")
+    assert model_source(RESNET, "~/mine.pth").weights == tmp_path / "mine.pth"
 
 
 def test_a_resized_canvas_looks_to_the_network_as_in_torchvision(resnet: nn.Module, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -74,11 +75,25 @@ class ModelSource:
         path = self.weights
         with reading(path, self.name):
             network = self.read(path, device)
+        self._compare(getattr(network, "normaliser", None))
         # Convolutions are faster with channels last, and no less exact.
         classifier = Classifier(network, self.preprocessing, self.differentiable).to(device)
         classifier = classifier.to(memory_format=torch.channels_last)
         self._try(classifier)
         return classifier
+
+    def _compare(self, normaliser: tuple[tuple[float, ...], tuple[float, ...]] | None) -> None:
+        """Refuses a checkpoint whose own normaliser contradicts the preprocessing, which takes its place."""
+        shown = self.preprocessing
+        if normaliser is None:
+            return
+        mean, std = ([round(value * shown.value_range, 6) for value in each] for each in normaliser)
+        given, found = [*shown.mean, *shown.std], [*mean, *std]
+        if not all(math.isclose(*pair, abs_tol=1e-3 * shown.value_range) for pair in zip(given, found, strict=True)):
+            raise InputError(
+                f"{self.name} ({self.weights}): its own normaliser has mean {mean} and std {std}, the preprocessing "
+                f"{list(shown.mean)} and {list(shown.std)}; give preprocessing: {{mean: {mean}, std: {std}}}"
+            )
 
     def _try(self, classifier: Classifier) -> None:
         size = self.preprocessing.input_size
