@@ -574,6 +574,51 @@ def test_inceptions_are_shown_their_own_scale(name: str, first: str, resized: in
     assert torch.allclose(shown[0], 2 * canvases[..., inside, inside] / 255 - 1, atol=1e-5)
 
 
+# Networks whose rows would depend on chunk_size or on chance ----------------------------------------------------------
+
+
+class Head(nn.Module):
+    """Sees 64 colours of a picture, does something to them, and tells 1000 classes apart."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+        self.head = nn.Linear(192, 1000)
+
+    def forward(self, shown: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.change(F.adaptive_avg_pool2d(shown, 8).flatten(1)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: F.dropout(x, 0.05, training=True), "answers differ from call to call"),
+        (lambda x: x + 0.1 * torch.randn_like(x), "answers differ from call to call"),
+        (lambda x: x - x.mean(0), "answers depend on the other pictures of the batch"),
+        (lambda x: x + 0.05 * x.flip(0), "answers depend on the other pictures of the batch"),
+        (
+            lambda x: F.batch_norm(x, None, None, training=True) if len(x) > 1 else x,
+            "answers depend on the other pictures of the batch",
+        ),
+        (lambda x: x, None),
+        (lambda x: 0 * x, None),
+        (lambda x: 1e6 * x, None),
+    ],
+)
+def test_an_answer_is_of_one_picture_alone(
+    change: Callable[[Tensor], Tensor], said: str | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "weights").write_bytes(b"abc")
+    source = ModelSource("mine", preprocessing(32, 32), lambda: tmp_path / "weights", lambda *_: Head(change))
+    if said is None:
+        source.load(CPU)
+    else:
+        with pytest.raises(InputError, match=rf"^mine \(.*weights\): its {said}, as with "):
+            source.load(CPU)
+
+
 # Files that are not what they say ------------------------------------------------------------------------------------
 
 
