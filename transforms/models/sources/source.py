@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transforms.models.sources.weights import reading
 CLASSES = 1000
 """ImageNet's: a model of this house answers with one logit for each, in their usual order."""
 
+BACKGROUND = "give preprocessing: {offset: 1} if the first is a background"
 _ROUNDING = 0.01
 
 
@@ -49,7 +50,7 @@ class ModelSource:
 
     def with_preprocessing(self, overrides: Mapping[str, Any]) -> "ModelSource":
         """The same weights, shown pictures differently in the keys that are given; raises InputError for wrong ones."""
-        stated = {**asdict(self.preprocessing), **overrides}
+        stated = {**self.preprocessing.keys(), **overrides}
         return replace(self, preprocessing=Preprocessing.stated(self.name, stated))
 
     def with_weights(self, path: Path) -> "ModelSource":
@@ -113,7 +114,8 @@ class ModelSource:
             raise InputError(f"{self.name} fails on an input of {size} × {size}: {printable(error, 300)}") from None
         shape, this = tuple(first.shape), f"{self.name} ({self.weights})"
         if shape != (1, CLASSES):
-            raise InputError(f"{this}: answers {shape} to one picture, not (1, {CLASSES}) logits")
+            hint = f"; {BACKGROUND}" if shape[1:] == (CLASSES + 1,) else ""
+            raise InputError(f"{this}: answers {shape} to one picture, not (1, {CLASSES}) logits{hint}")
         if not first.isfinite().all():
             raise InputError(f"{this}: its logits are not finite numbers")
         if _differ(alone, again):
@@ -127,8 +129,8 @@ class ModelSource:
 def _differ(logits: Tensor, others: Tensor) -> bool:
     """Whether two answers to one picture, (1, CLASSES), are further apart than kernels round that sum in other orders.
 
-    Of the logits' range that is less than 1e-5 in float32 (at most 1.5e-6 in thirteen networks of torchvision and timm),
-    and about one step of 1/255 where activations have 8 bits.
+    Of the logits' range that is at most 1.5e-6 in a dozen float32 networks of torchvision and timm, and about one step
+    of 1/255 where activations have 8 bits.
     """
     slack = _ROUNDING * (logits.max() - logits.min()) + 1e-5 * (1 + logits.abs().max())
     return bool((logits - others).abs().max() > slack)
