@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -38,7 +37,7 @@ def definitions(experiment: Experiment, chunks: Sequence[Chunk], pins: Mapping[s
             name: {
                 "source": pinned.source,
                 "weights_sha256": pinned.weights_sha256,
-                "preprocessing": asdict(pinned.preprocessing),
+                "preprocessing": pinned.preprocessing.keys(),
                 "engine": pinned.engine,
             }
             for name, pinned in pins.items()

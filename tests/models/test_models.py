@@ -1,5 +1,6 @@
 """Models: what they are shown, where their weights come from, and what they make of real images."""
 
+import argparse
 import errno
 import io
 import json
@@ -11,7 +12,7 @@ import tomllib
 import urllib.error
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.pin import pin
 from transforms.models.sources.registry import model_source, source_names
 from transforms.models.sources.source import ModelSource
+from transforms.models.sources.weights import state_dict_into
 from transforms.models.views import VIEWS, center, look
 from transforms.steps.held_models import HeldModels
 
@@ -276,6 +278,8 @@ OTHER: dict[str, Any] = {
     "antialias": False,
     "value_range": 255.0,
     "channels": "BGR",
+    "offset": 1,
+    "outputs": "probabilities",
 }
 
 
@@ -287,13 +291,14 @@ def test_preprocessing_key_by_key() -> None:
         assert found == replace(plain.preprocessing, **expected) != plain.preprocessing
     assert model_source(LITE0, preprocessing={}).preprocessing == plain.preprocessing
     assert list(OTHER) == [field.name for field in fields(Preprocessing)]
+    assert list(plain.preprocessing.keys()) == list(OTHER)[:8]  # run.json says the others where they matter
 
 
 def test_preprocessing_is_plain_json_and_comes_back() -> None:
     """As run.json holds it."""
     found = model_source(LITE0, preprocessing=OTHER).preprocessing
-    assert json.loads(json.dumps(asdict(found))) == OTHER
-    assert model_source(LITE0, preprocessing=json.loads(json.dumps(asdict(found)))).preprocessing == found
+    assert json.loads(json.dumps(found.keys())) == OTHER
+    assert model_source(LITE0, preprocessing=json.loads(json.dumps(found.keys()))).preprocessing == found
     assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301
 
 
@@ -312,6 +317,8 @@ def test_preprocessing_is_plain_json_and_comes_back() -> None:
         ("antialias", "yes", "true or false"),
         ("value_range", 256, "1.0 or 255.0, what white is"),
         ("channels", "GBR", "RGB or BGR"),
+        ("offset", -1, "a whole number of classes"),
+        ("outputs", "softmax", "logits or probabilities"),
     ],
 )
 def test_a_wrong_value_of_preprocessing(key: str, value: Any, right: str) -> None:
@@ -383,15 +390,46 @@ def save(state: Any, path: Path) -> str:
     return str(path)
 
 
+NORMALISER = {
+    "module.normalizer.new_mean": torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+    "module.normalizer.new_std": torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+}
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         lambda state: state,
         lambda state: {"epoch": 90, "state_dict": state, "optimizer": {"lr": 0.1}},
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
-        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: under("module.", state),
+        lambda state: {
+            "model": {**under("module.model.", state), **under("module.attacker.model.", state), **NORMALISER}
+        },
+        lambda state: under("module._orig_mod.", state),
+        lambda state: {"state_dict_ema": state, "state_dict": {key: 2 * value for key, value in state.items()}},
+        lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **under("module.", state)}},
+        lambda state: {"model_state_dict": state, "args": argparse.Namespace(lr=1), "best": np.float64(0.7)},
+        lambda state: {"net": under("backbone.", state), "best": np.float32(1), "epoch": np.int64(3)},
+        lambda state: under("model.", state),
     ],
-    ids=["plain", "wrapped", "wrapped, parallel", "parallel"],
+    ids=[
+        "plain",
+        "wrapped",
+        "wrapped, parallel",
+        "parallel",
+        "attacked",
+        "compiled",
+        "averaged",
+        "averaged by torch",
+        "with settings",
+        "with numbers of NumPy",
+        "in a module",
+    ],
 )
 def test_a_local_checkpoint_is_torchvisions_model(
     wrap: Callable[[dict[str, Tensor]], Any], resnet: nn.Module, tmp_path: Path
@@ -404,6 +442,50 @@ def test_a_local_checkpoint_is_torchvisions_model(
         found = look(classifier, center, canvases.float() / 255, 1.0)
     assert expected.std() > 0.1
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_normaliser_inside_is_never_applied_beside_another(resnet: nn.Module, tmp_path: Path) -> None:
+    state = {**under("model.", resnet.state_dict()), "normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)}
+    path = save(state, tmp_path / "mine.pth")
+    with pytest.raises(InputError) as caught:
+        model_source(RESNET, path).load(CPU)
+    said = str(caught.value)
+    assert "its own normaliser has mean [0.0, 0.0, 0.0] and std [1.0, 1.0, 1.0]" in said
+    assert said.endswith("give preprocessing: {mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0]}")
+    right = model_source(RESNET, path, {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}).load(CPU)
+    pixels = torch.rand((2, 3, 224, 224), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(right(pixels), resnet(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_is_there_twice_has_to_be_the_same(resnet: nn.Module, tmp_path: Path) -> None:
+    state = resnet.state_dict()
+    other = under("module.attacker.model.", {**state, "fc.bias": state["fc.bias"] + 1})
+    path = save({**under("module.model.", state), **other}, tmp_path / "mine.pth")
+    assert "it holds the network twice, and module.model.fc.bias differs" in refused(Path(path))
+
+
+def test_names_that_do_not_fit_are_said(resnet: nn.Module, tmp_path: Path) -> None:
+    state = resnet.state_dict()
+    said = refused(Path(save(under("encoder.", state), tmp_path / "mine.pth")))
+    assert "of the 122 tensors that it needs the file has 0; the file's 122 are encoder.conv1.weight, " in said
+    said = refused(Path(save({**under("model.", state), "head.weight": torch.ones(1)}, tmp_path / "mine.pth")))
+    assert "has 122; the file's 123 are model.conv1.weight, " in said and said.endswith(
+        "too many, for one: head.weight"
+    )
+
+
+def test_a_part_of_the_network_may_be_called_as_a_wrapping_is(tmp_path: Path) -> None:
+    network = nn.ModuleDict({"backbone": nn.Linear(2, 3), "fc": nn.Linear(3, 4)})
+    path = Path(save(under("module.", network.state_dict()), tmp_path / "mine.pth"))
+    read = state_dict_into(lambda: nn.ModuleDict({"backbone": nn.Linear(2, 3), "fc": nn.Linear(3, 4)}))(path, CPU)
+    assert all(torch.equal(value, read.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_the_home_directory(resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(resnet.state_dict(), tmp_path / "mine.pth")
+    assert model_source(RESNET, "~/mine.pth").weights == tmp_path / "mine.pth"
 
 
 def test_a_resized_canvas_looks_to_the_network_as_in_torchvision(resnet: nn.Module, tmp_path: Path) -> None:
@@ -495,6 +577,51 @@ def test_inceptions_are_shown_their_own_scale(name: str, first: str, resized: in
     look(classifier, center, canvases / 255, 1.0)
     inside = slice((resized - size) // 2, (resized - size) // 2 + size)
     assert torch.allclose(shown[0], 2 * canvases[..., inside, inside] / 255 - 1, atol=1e-5)
+
+
+# Networks whose rows would depend on chunk_size or on chance ----------------------------------------------------------
+
+
+class Head(nn.Module):
+    """Sees 64 colours of a picture, does something to them, and tells 1000 classes apart."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+        self.head = nn.Linear(192, 1000)
+
+    def forward(self, shown: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.change(F.adaptive_avg_pool2d(shown, 8).flatten(1)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: F.dropout(x, 0.05, training=True), "answers differ from call to call"),
+        (lambda x: x + 0.1 * torch.randn_like(x), "answers differ from call to call"),
+        (lambda x: x - x.mean(0), "answers depend on the other pictures of the batch"),
+        (lambda x: x + 0.05 * x.flip(0), "answers depend on the other pictures of the batch"),
+        (
+            lambda x: F.batch_norm(x, None, None, training=True) if len(x) > 1 else x,
+            "answers depend on the other pictures of the batch",
+        ),
+        (lambda x: x, None),
+        (lambda x: 0 * x, None),
+        (lambda x: 1e6 * x, None),
+    ],
+)
+def test_an_answer_is_of_one_picture_alone(
+    change: Callable[[Tensor], Tensor], said: str | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "weights").write_bytes(b"abc")
+    source = ModelSource("mine", preprocessing(32, 32), lambda: tmp_path / "weights", lambda *_: Head(change))
+    if said is None:
+        source.load(CPU)
+    else:
+        with pytest.raises(InputError, match=rf"^mine \(.*weights\): its {said}, as with "):
+            source.load(CPU)
 
 
 # Files that are not what they say ------------------------------------------------------------------------------------

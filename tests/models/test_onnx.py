@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def test_an_answer_does_not_depend_on_the_neighbours(exported: Path, samples: Sa
 def test_what_an_export_tells_of_itself(exported: Path) -> None:
     told = {each.key: each.value for each in onnx.load(exported).metadata_props}
     original = model_source(LITE1)
-    assert json.loads(told["megalith.preprocessing"]) == json.loads(json.dumps(asdict(original.preprocessing)))
+    assert json.loads(told["megalith.preprocessing"]) == json.loads(json.dumps(original.preprocessing.keys()))
     assert told["megalith.source"] == LITE1
     assert told["megalith.weights_sha256"] == original.digest()
     assert [each.name for each in exported.parent.iterdir()] == [exported.name]  # nothing else is left
@@ -216,13 +215,101 @@ def test_probabilities_become_logits(tmp_path: Path) -> None:
     linear(tmp_path / "logits.onnx")
     linear(tmp_path / "probabilities.onnx", softmax=True)
     logits, found = (
-        model_source(f"onnx/{tmp_path / name}.onnx", preprocessing=SHOWN).load(CPU)(windows(3))
+        model_source(f"onnx/{tmp_path / name}.onnx", preprocessing={**SHOWN, "outputs": name}).load(CPU)(windows(3))
         for name in ("logits", "probabilities")
     )
     assert torch.allclose(found, logits.log_softmax(dim=1), atol=1e-3)
     session = onnxruntime.InferenceSession(tmp_path / "probabilities.onnx")
     (raw,) = session.run(None, {"x": windows(3).numpy()})
     assert np.allclose(found.softmax(dim=1).numpy(), raw, atol=1e-6)
+
+
+def ending(path: Path, *ends: onnx.NodeProto, shape: tuple[Any, ...] = ("batch", 1000), **linear_: Any) -> Any:
+    """Writes `linear` with further nodes behind it, from "logits" to "answer", and returns its matrix."""
+    matrix = linear(path, **linear_)
+    model = onnx.load(path)
+    model.graph.node.extend(ends)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("answer", TensorProto.FLOAT, shape))
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(1 / 256, np.float32), "scale"),
+            numpy_helper.from_array(np.array(0, np.uint8), "zero"),
+        ]
+    )
+    onnx.save(model, path)
+    return matrix
+
+
+SOFTMAX = helper.make_node("Softmax", ["logits"], ["answer"], axis=1)
+SIGMOID = helper.make_node("Sigmoid", ["logits"], ["answer"])
+EIGHT_BITS = (
+    helper.make_node("Softmax", ["logits"], ["p"], axis=1),
+    helper.make_node("QuantizeLinear", ["p", "scale", "zero"], ["q"]),
+    helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["answer"]),
+)
+
+
+@pytest.mark.parametrize("ends", [(SOFTMAX,), (SIGMOID,), EIGHT_BITS], ids=["softmax", "sigmoid", "8 bits"])
+def test_what_may_be_probabilities_is_asked_about_and_never_guessed(ends: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    ending(path, *ends)
+    with pytest.raises(InputError, match=r"give preprocessing: {outputs: probabilities}, or {outputs: logits}$"):
+        model_source(f"onnx/{path}", preprocessing=SHOWN).load(CPU)
+    (raw,) = onnxruntime.InferenceSession(path).run(None, {"x": windows(3).numpy()})
+    found, plain = (
+        model_source(f"onnx/{path}", preprocessing={**SHOWN, "outputs": outputs}).load(CPU)(windows(3)).numpy()
+        for outputs in ("probabilities", "logits")
+    )
+    assert np.array_equal(plain, raw)
+    expected = raw / raw.sum(axis=1, keepdims=True)
+    assert np.allclose(torch.from_numpy(found).softmax(dim=1).numpy(), expected, atol=1e-6)
+
+
+def test_an_answer_of_four_dimensions(tmp_path: Path) -> None:
+    matrix = ending(
+        tmp_path / "x.onnx",
+        helper.make_node("Unsqueeze", ["logits", "ends"], ["answer"]),
+        shape=("batch", 1000, 1, 1),
+    )
+    model = onnx.load(tmp_path / "x.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "ends"))
+    onnx.save(model, tmp_path / "x.onnx")
+    found = model_source(f"onnx/{tmp_path / 'x.onnx'}", preprocessing=SHOWN).load(CPU)(windows(2))
+    assert np.allclose(found.numpy(), windows(2).numpy().reshape(2, -1) @ matrix.T, atol=1e-4)
+
+
+def test_a_background_class_is_left_out(tmp_path: Path) -> None:
+    matrix = linear(tmp_path / "x.onnx", classes=1001)
+    found = model_source(f"onnx/{tmp_path / 'x.onnx'}", preprocessing={**SHOWN, "offset": 1}).load(CPU)(windows(2))
+    assert np.allclose(found.numpy(), (windows(2).numpy().reshape(2, -1) @ matrix.T)[:, 1:], atol=1e-4)
+
+
+def test_pictures_in_half_precision(tmp_path: Path) -> None:
+    matrix = linear(tmp_path / "x.onnx", kind=TensorProto.FLOAT16)
+    found = model_source(f"onnx/{tmp_path / 'x.onnx'}", preprocessing=SHOWN).load(CPU)(windows(2))
+    assert found.dtype == torch.float32
+    assert np.allclose(found.numpy(), windows(2).half().float().numpy().reshape(2, -1) @ matrix.T, atol=1e-4)
+
+
+def test_pictures_as_pixels(tmp_path: Path) -> None:
+    matrix = linear(tmp_path / "x.onnx", kind=TensorProto.UINT8)
+    shown = {**SHOWN, "value_range": 255.0}
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    found = model_source(f"onnx/{tmp_path / 'x.onnx'}", preprocessing=shown).load(CPU)(pixels / 255)
+    assert np.allclose(found.numpy(), pixels.float().numpy().reshape(2, -1) @ matrix.T, rtol=1e-4, atol=1e-2)
+
+
+def test_a_pin_holds_what_a_file_answers_with(tmp_path: Path) -> None:
+    linear(tmp_path / "x.onnx", softmax=True)
+    pinned = pin(f"onnx/{tmp_path / 'x.onnx'}", preprocessing={**SHOWN, "outputs": "probabilities"})
+    assert HeldModels({"x": pinned}, "cpu")["x"](windows(2)).max() < 0
+
+
+def test_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    linear(tmp_path / "x.onnx")
+    assert model_source("onnx/~/x.onnx", preprocessing=SHOWN).weights == tmp_path / "x.onnx"
 
 
 def test_a_black_box_has_no_gradient(tmp_path: Path) -> None:
@@ -256,13 +343,21 @@ def refused(path: Path, preprocessing: dict[str, Any] | None = None) -> str:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"classes": 1001}, "it: tells 1001 classes apart, not 1000"),
+        (
+            {"classes": 1001},
+            "it: tells 1001 classes apart, not 1000; give preprocessing: {offset: 1} if the first is a background",
+        ),
         ({"classes": 10}, "it: tells 10 classes apart, not 1000"),
         ({"shape": ("batch", 3, 9, 9)}, "it: preprocessing.input_size is 8, and the file takes 9"),
-        ({"shape": ("batch", 3, 8, 9)}, "it: takes any × 3 × 8 × 9; it has to take float pictures"),
-        ({"shape": ("batch", 1, 8, 8)}, "it: takes any × 1 × 8 × 8; it has to take float pictures"),
-        ({"shape": (2, 3, 8)}, "it: takes 2 × 3 × 8; it has to take float pictures"),
-        ({"kind": TensorProto.UINT8}, "it: takes any × 3 × 8 × 8; it has to take float pictures"),
+        ({"shape": ("batch", 3, 8, 9)}, "it: takes any × 3 × 8 × 9 of type float; it has to take pictures"),
+        ({"shape": ("batch", 1, 8, 8)}, "it: takes any × 1 × 8 × 8 of type float; it has to take pictures"),
+        ({"shape": (2, 3, 8)}, "it: takes 2 × 3 × 8 of type float; it has to take pictures"),
+        ({"kind": TensorProto.INT8}, "it: takes any × 3 × 8 × 8 of type int8; it has to take pictures"),
+        (
+            {"kind": TensorProto.UINT8},
+            "it: takes pixels as uint8 and normalises them itself; "
+            "give preprocessing: {value_range: 255.0, mean: [0, 0, 0], std: [1, 1, 1]}",
+        ),
     ],
     ids=str,
 )

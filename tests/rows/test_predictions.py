@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from transforms.attacks.objectives import Goal
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.grid import parse
 from transforms.models.answers import Answers, defend_batch
@@ -59,6 +60,17 @@ def test_the_order_of_the_top_five_survives_a_confidence_of_one() -> None:
     logits[0, [5, 9, 3]] = torch.tensor([900.0, 500.0, 300.0])  # all but the first have probability 0 in float32
     (row,) = _rows(logits.log_softmax(dim=1))
     assert row["top5_labels"][:3] == [5, 9, 3]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_equally_probable_classes_the_lowest_is_predicted_as_attacks_have_it(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tied = torch.randperm(1000, generator=generator)[:7]
+    logits = torch.rand((1, 1000), generator=generator)
+    logits[0, tied] = 9.0
+    (row,) = _rows(logits.log_softmax(dim=1))
+    assert row["top5_labels"] == sorted(tied.tolist())[:5]
+    assert not Goal(torch.tensor([row["predicted"]])).reached(logits)
 
 
 def test_an_answer_that_is_not_a_number_is_no_row() -> None:

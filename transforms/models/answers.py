@@ -57,6 +57,18 @@ def predict_batch(classifier: Classifier, view: str, pixels: Tensor, conditions:
     return log_probabilities
 
 
+def highest(values: Tensor, count: int) -> Tensor:
+    """The classes of the largest values, in their order, of equal ones the lower class first, as argmax has it.
+
+    Args:
+        values: (N, classes), without NaN where it matters.
+
+    Returns:
+        int64 (N, count). (torch's topk leaves the order of equal values open.)
+    """
+    return values.sort(dim=1, descending=True, stable=True).indices[:, :count]
+
+
 class Answers:
     """What a model says of N images each time that a random defence was drawn; once, where nothing is random."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ class Preprocessing:
         antialias: whether resizing to fewer pixels filters first, as Pillow does. Nearest never does.
         value_range: what white is before mean and std: 1.0 or 255.0.
         channels: the order in which the network takes them, "RGB" or "BGR".
+        offset: how many of the network's answers come before ImageNet's classes, such as a background; left out.
+        outputs: what the network answers with, "logits" or "probabilities"; None where nobody says, and logits are
+            meant. Probabilities become their logarithms, whose softmax they are, divided by their sum.
     """
 
     input_size: int
@@ -39,6 +42,13 @@ class Preprocessing:
     antialias: bool = True
     value_range: float = 1.0
     channels: str = "RGB"
+    offset: int = 0
+    outputs: str | None = None
+
+    def keys(self) -> dict[str, Any]:
+        """As `stated` reads them; what hardly any network needs is left out where it is not needed."""
+        found = asdict(self)
+        return {key: value for key, value in found.items() if key not in _RARE or value != _RARE[key]}
 
     @classmethod
     def stated(cls, model: str, keys: Mapping[str, Any]) -> "Preprocessing":
@@ -54,7 +64,7 @@ class Preprocessing:
             fits, right = _RULES[key]
             if not fits(value):
                 raise InputError(f"{model}: preprocessing.{key} is {value!r}; give {right}")
-        if missing := [name for name in names if name not in keys]:
+        if missing := [name for name in names if name not in keys and name not in _RARE]:
             raise InputError(f"{model}: give its preprocessing, which nothing else says: {', '.join(missing)}")
         values: dict[str, Any] = {**keys, "mean": tuple(keys["mean"]), "std": tuple(keys["std"])}
         return cls(**values)
@@ -96,7 +106,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "antialias": (lambda value: isinstance(value, bool), "true or false"),
     "value_range": (lambda value: _is_number(value) and value in (1, 255), "1.0 or 255.0, what white is"),
     "channels": (lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
+    "offset": (lambda value: value == 0 or _is_side(value), "a whole number of classes"),
+    "outputs": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }
+_RARE = {"offset": 0, "outputs": None}
 
 
 def _range(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,5 +154,8 @@ class Classifier(nn.Module):
             resized = F.interpolate(windows, size=size, mode=_MODES[mode], antialias=antialias)
             windows = resized.clamp(*_range(windows))
         shown = (windows - self.mean) / self.std
-        logits: Tensor = self.network(shown.flip(1) if expected.channels == "BGR" else shown)
-        return logits
+        answers: Tensor = self.network(shown.flip(1) if expected.channels == "BGR" else shown)
+        answers = answers[:, expected.offset :] if expected.offset else answers
+        if expected.outputs == "probabilities":
+            return answers.clamp_min(torch.finfo(answers.dtype).tiny).log()
+        return answers

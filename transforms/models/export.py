@@ -6,7 +6,6 @@ import os
 import uuid
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +91,7 @@ def _by_keras(name: str, path: Path, weights: str | None) -> None:
 
 def _publish(source: ModelSource, model: Any, path: Path) -> None:
     told = {
-        PREPROCESSING: json.dumps(asdict(source.preprocessing)),
+        PREPROCESSING: json.dumps(source.preprocessing.keys()),
         "megalith.source": source.name,
         "megalith.weights_sha256": source.digest(),
     }

@@ -7,7 +7,7 @@ import torch
 from transforms.data.classes import class_name
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import Defense
-from transforms.models.answers import Answers
+from transforms.models.answers import Answers, highest
 from transforms.rows.tables import TOP
 
 
@@ -23,7 +23,7 @@ def prediction_rows(
     log_probabilities = answers.log_probabilities
     probabilities = log_probabilities.exp()
     # Of logarithms, because small probabilities are all zero.
-    top = log_probabilities.topk(TOP, dim=1).indices
+    top = highest(log_probabilities, TOP)
     certified = None if defense.smoothing is None else defense.smoothing.certify(answers.choices)
     rows = []
     for item in answers.finite.nonzero().flatten().tolist():

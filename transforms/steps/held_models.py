@@ -1,7 +1,6 @@
 """Models as DoFns hold them: named and pinned when the graph is built, loaded at most once per worker process."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from apache_beam.utils.shared import Shared
 
@@ -63,7 +62,7 @@ class HeldModels:
     def _load(self, name: str) -> Classifier:
         prepare_torch()
         pinned = self._pins[name]
-        source = model_source(pinned.source, pinned.weights, asdict(pinned.preprocessing))
+        source = model_source(pinned.source, pinned.weights, pinned.preprocessing.keys())
         if source.digest() != pinned.weights_sha256:
             raise InputError(f"{source.weights}: not the weights of {source.name} that this run was started with")
         return source.load(torch_device(self._device))

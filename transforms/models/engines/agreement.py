@@ -1,10 +1,9 @@
 """Agreement: whether another engine answers as torch does."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from transforms.models.classifier import Classifier
+from transforms.models.probes import probes
 
 AGREEMENT = 1e-4
 """Largest difference of a probability."""
@@ -16,7 +15,7 @@ def disagreement(plain: Classifier, other: Classifier) -> str | None:
 
     They agree if all labels are the same, and no probability differs by more than 1e-4.
     """
-    windows = _probes(plain.preprocessing.input_size)
+    windows = probes(_PROBES, plain.preprocessing.input_size)
     with torch.inference_mode():
         first, second = (each(windows).softmax(dim=1) for each in (plain, other))
     labels = int((first.argmax(dim=1) != second.argmax(dim=1)).sum())
@@ -24,9 +23,3 @@ def disagreement(plain: Classifier, other: Classifier) -> str | None:
     if labels:
         return f"{labels} of {_PROBES} labels differ"
     return None if farthest <= AGREEMENT else f"probabilities differ by up to {farthest:.2g}"
-
-
-def _probes(side: int) -> Tensor:
-    """Pictures of soft random shapes, float (8, 3, side, side) in [0, 1]."""
-    shapes = torch.rand(_PROBES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(shapes, size=(side, side), mode="bicubic").clamp(0, 1)

@@ -11,23 +11,26 @@ from torch import Tensor, nn
 
 from transforms.errors import InputError
 from transforms.models.batches import in_micro_batches
-from transforms.models.classifier import Preprocessing
-from transforms.models.sources.source import CLASSES, ModelSource, needed
+from transforms.models.classifier import Classifier, Preprocessing
+from transforms.models.probes import probes
+from transforms.models.sources.source import BACKGROUND, CLASSES, ModelSource, needed
 from transforms.models.sources.weights import reading
 
 PREPROCESSING = "megalith.preprocessing"
 """Key of the file's metadata under which an exported model carries its preprocessing, as JSON."""
 
-_FLOAT = 1  # TensorProto.FLOAT
-_ROUNDING = 1e-3
+_TYPES = {1: torch.float32, 2: torch.uint8, 10: torch.float16}
+"""Those of TensorProto that pictures may have."""
+_PROBES = 4
 
 
 class Pictures(NamedTuple):
-    """What a file takes: how many at a time and of which side, None for any."""
+    """What a file takes: how many at a time and of which side, None for any; uint8 are pixels of 0 to 255."""
 
     batch: int | None
     side: int | None
     channels_first: bool
+    dtype: torch.dtype = torch.float32
 
 
 def names() -> tuple[()]:
@@ -39,16 +42,24 @@ def source(name: str, path: Path, preprocessing: Mapping[str, Any]) -> ModelSour
     """Raises InputError unless the file is a classifier of ImageNet's classes whose preprocessing is known in full."""
     needed(name, "onnx", "onnxruntime")
     model = _parsed(name, path)
-    pictures = _pictures(name, model)
+    pictures, classes = _pictures(name, model), _classes(name, model)
     stated = {each.key: each.value for each in model.metadata_props}.get(PREPROCESSING, "{}")
     found = Preprocessing.stated(name, {**_keys(stated), **preprocessing})
     if pictures.side not in (None, found.input_size):
         raise InputError(f"{name}: preprocessing.input_size is {found.input_size}, and the file takes {pictures.side}")
+    if pictures.dtype == torch.uint8 and (found.value_range, found.mean, found.std) != (255, (0, 0, 0), (1, 1, 1)):
+        raise InputError(
+            f"{name}: takes pixels as uint8 and normalises them itself; give preprocessing: "
+            "{value_range: 255.0, mean: [0, 0, 0], std: [1, 1, 1]}"
+        )
+    if classes not in (None, CLASSES + found.offset):
+        hint = BACKGROUND if classes == CLASSES + 1 else "it has to be one of ImageNet"
+        raise InputError(f"{name}: tells {classes} classes apart, not {CLASSES + found.offset}; {hint}")
     return ModelSource(
         name,
         found,
         fetch=lambda: path,
-        read=lambda file, device: _network(Session(file.read_bytes(), device, pictures), found.input_size),
+        read=lambda file, device: _asked(name, Session(file.read_bytes(), device, pictures), found),
         differentiable=False,
         local=True,
     )
@@ -90,22 +101,32 @@ def _tensors(part: Any) -> Iterator[Any]:
 
 
 def _pictures(name: str, model: Any) -> Pictures:
-    """What a file takes, after a look at what it answers."""
+    """What a file takes."""
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise InputError(f"{name}: has {len(inputs)} inputs and {len(model.graph.output)} outputs, not one of each")
-    *_, classes = _shape(model.graph.output[0]) or [None]
-    if classes not in (None, CLASSES):
-        raise InputError(f"{name}: tells {classes} classes apart, not {CLASSES}")
-    shape = _shape(inputs[0])
-    match shape, inputs[0].type.tensor_type.elem_type == _FLOAT:
-        case [batch, 3, height, width], True if height == width:
-            return Pictures(batch, height, channels_first=True)
-        case [batch, height, width, 3], True if height == width:
-            return Pictures(batch, height, channels_first=False)
+    shape, kind = _shape(inputs[0]), inputs[0].type.tensor_type.elem_type
+    match shape, _TYPES.get(kind):
+        case [batch, 3, height, width], torch.dtype() as dtype if height == width:
+            return Pictures(batch, height, True, dtype)
+        case [batch, height, width, 3], torch.dtype() as dtype if height == width:
+            return Pictures(batch, height, False, dtype)
     written = " × ".join("any" if each is None else str(each) for each in shape)
-    raise InputError(f"{name}: takes {written}; it has to take float pictures, any × 3 × h × h or any × h × h × 3")
+    named = importlib.import_module("onnx").TensorProto.DataType.Name(kind).lower()
+    raise InputError(
+        f"{name}: takes {written} of type {named}; it has to take pictures, any × 3 × h × h or any × h × h × 3, of "
+        "type float, float16 or uint8"
+    )
+
+
+def _classes(name: str, model: Any) -> int | None:
+    """How many a file tells apart, if it says so; (B, classes, 1, 1) is as good as (B, classes)."""
+    shape = _shape(model.graph.output[0])
+    several = [each for each in shape[1:] if each != 1]
+    if len(several) > 1 and None not in several:
+        raise InputError(f"{name}: answers {' × '.join(map(str, several))} numbers to a picture, not {CLASSES}")
+    return several[0] if len(several) == 1 else None
 
 
 def _shape(value: Any) -> list[int | None]:
@@ -141,20 +162,22 @@ class Session(nn.Module):
 
     def _answer(self, shown: Tensor) -> Tensor:
         (entry,) = self.session.get_inputs()
-        (answer,) = self.session.run(None, {entry.name: shown.contiguous().numpy()})
-        return torch.from_numpy(answer)
+        shown = shown.round() if self.pictures.dtype == torch.uint8 else shown
+        (answer,) = self.session.run(None, {entry.name: shown.to(self.pictures.dtype).contiguous().numpy()})
+        return torch.from_numpy(answer).float().reshape(len(shown), -1)
 
 
-def _network(session: Session, side: int) -> nn.Module:
-    """The file's, answering with logits."""
-    answer = session(torch.zeros(1, 3, side, side))
-    # A network that ends in a softmax gives what sums to 1, which logits do not do by chance.
-    are_probabilities = (answer >= 0).all() and (answer.sum(dim=1) - 1).abs().max() < _ROUNDING
-    return nn.Sequential(session, _Logarithm()) if are_probabilities else session
+def _asked(name: str, session: Session, shown: Preprocessing) -> nn.Module:
+    """The network, unless it answers between 0 and 1 and nobody says whether these are probabilities.
 
-
-class _Logarithm(nn.Module):
-    """Of probabilities: they are the softmax of their logarithms."""
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+    Softmax and sigmoid, of 8 bits too, answer so; logits do it so rarely that a question does no harm.
+    """
+    if shown.outputs is None:
+        answers = Classifier(session, shown, differentiable=False)(probes(_PROBES, shown.input_size))
+        if answers.min() >= 0 and answers.max() <= 1:
+            raise InputError(
+                f"{name}: answers from {float(answers.min()):.2g} to {float(answers.max()):.2g}, which add up to "
+                f"{float(answers.sum(dim=1).mean()):.3g} for a picture; give preprocessing: "
+                "{outputs: probabilities}, or {outputs: logits}"
+            )
+    return session

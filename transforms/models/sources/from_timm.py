@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from transforms.errors import InputError, printable, unknown
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources.source import CLASSES, ModelSource, needed
-from transforms.models.sources.weights import downloaded, state_dict
+from transforms.models.sources.weights import downloaded, state_dict, unwrapped
 
 _FILE = "model.safetensors"
 """As timm's repositories on the Hugging Face hub call it."""
@@ -96,8 +96,12 @@ def _reader(model: str) -> Callable[[Path, torch.device], nn.Module]:
     def read(path: Path, _device: torch.device) -> nn.Module:
         # Through timm's own door, which knows how each architecture's published files differ from its module.
         timm = importlib.import_module("timm")
-        overlay = {"state_dict": state_dict(path), "custom_load": False}
+        with torch.device("meta"):
+            expected = timm.create_model(model).state_dict().keys()
+        found = unwrapped(state_dict(path), expected)
+        overlay = {"state_dict": found.state, "custom_load": False}
         network: nn.Module = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+        cast(Any, network).normaliser = found.normaliser  # for ModelSource.load, which knows the preprocessing
         return network
 
     return read

@@ -44,15 +44,16 @@ def model_source(name: str, weights: str | None = None, preprocessing: Mapping[s
         InputError: unknown source, model, weights or key; missing package; missing file.
     """
     kind, slash, model = name.partition("/")
-    if weights is not None and not Path(weights).is_file():
-        raise InputError(f"weights of {name}: no file {weights!r}; give the path of a file with weights")
+    path = None if weights is None else Path(weights).expanduser()
+    if path is not None and not path.is_file():
+        raise InputError(f"weights of {name}: no file {str(path)!r}; give the path of a file with weights")
     if kind == "onnx" and slash:
         # Such a file is its own weights, and what it does not say of its preprocessing the experiment has to.
         from_onnx = importlib.import_module(_SOURCES[kind])
-        return cast(ModelSource, from_onnx.source(name, Path(weights or model), preprocessing or {}))
+        return cast(ModelSource, from_onnx.source(name, path or Path(model).expanduser(), preprocessing or {}))
     found = _named(name)
-    if weights is not None:
-        found = found.with_weights(Path(weights))
+    if path is not None:
+        found = found.with_weights(path)
     return found.with_preprocessing(preprocessing) if preprocessing else found
 
 
