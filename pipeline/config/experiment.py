@@ -66,7 +66,8 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _exists(self) -> "ModelConfig":
-        if self.engine == "torch" and not self.resolved.differentiable:
+        differentiable = self.resolved.differentiable  # where there is no such model, it is said here
+        if self.engine == "torch" and not differentiable:
             raise InputError(f"engine: torch cannot run {self.source}, which ONNX Runtime runs; leave it out")
         return self
 
