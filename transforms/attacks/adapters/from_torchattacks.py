@@ -13,6 +13,7 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.protocol import Batch
 from transforms.attacks.recipe import Goals, Recipe
 from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.units import Length
 from transforms.plugins import refusing
 
 # A class says its norm in prose only. Its README and these lines agree where the README does.
@@ -40,7 +41,9 @@ def recipe(name: str) -> Recipe:
     library = imported("torchattacks", "torchattacks", "pip install torchattacks")
     full_name = chosen("torchattacks", name, (each for each in _NORMS if hasattr(library, each)))
     attack = getattr(library, name)
-    parameters = offered(attack, _WITHHELD, _REALS)
+    parameters: dict[str, tuple[Any, Any]] = dict(offered(attack, _WITHHELD, _REALS))
+    if "alpha" in parameters and name not in _MINIMAL:
+        parameters["alpha"] = Length, parameters["alpha"][1]
     takes = signature(attack).parameters
     norms = {norm: {"norm": _SPELLING[norm]} if "norm" in takes else {} for norm in _NORMS[name]}
 

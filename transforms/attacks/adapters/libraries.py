@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transforms.attacks.adapters.bridge import Find, ImageByImage, iterations
-from transforms.attacks.adapters.parameters import Offered, maker
+from transforms.attacks.adapters.parameters import maker
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack
@@ -40,7 +40,7 @@ class Kept:
     norms: Mapping[str, Mapping[str, Any]]
     minimal: bool
     goals: Goals
-    parameters: Mapping[str, Offered]
+    parameters: Mapping[str, tuple[Any, Any]]
     make: Callable[[Ball, dict[str, Any]], Find] = field(repr=False)
     gradients: bool = True
 
