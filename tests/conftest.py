@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.coarse import INSTALLED
+from tests.support.runs import ROOT
 from transforms.data.decode import CanvasSpec, decode
 from transforms.models.classifier import Classifier
 from transforms.models.sources.registry import model_source
@@ -21,6 +24,10 @@ pytest_plugins = [
     "tests.support.object_stores",
     "tests.support.runners",
 ]
+
+# Every process of the tests runs this checkout, beside the models that tests are quick with.
+sys.path.insert(0, str(INSTALLED))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INSTALLED), str(ROOT), os.environ.get("PYTHONPATH"))))
 
 # Keras chooses its backend when it is imported, once per process.
 os.environ["KERAS_BACKEND"] = "torch"

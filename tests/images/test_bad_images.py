@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.preforked import command
 from tests.support.runs import (
     Row,
-    command,
     complaint,
     invoke,
     is_root,

@@ -147,7 +147,7 @@ def test_a_model_predicts_alike_whether_an_attack_follows_it_or_not(
 
 def test_another_engine_under_an_old_name_is_refused(attacked_later: tuple[Path, Path]) -> None:
     path, output = attacked_later
-    said = refused(path, output, "--set=models.lite0={source: packaged/efficientnet-lite0, engine: torch}")
+    said = refused(path, output, "--set=models.lite0={source: coarse0, engine: torch}")
     assert re.search(r'models\.lite0\.engine: .* was made with "onnxruntime", the experiment says "torch"', said)
 
 

@@ -38,7 +38,9 @@ def test_a_model_far_below_what_was_published_is_warned_about(tmp_path: Path) ->
     labels = "".join(f"{file.name},0\n" for file in sample_files()[:4])
     (tmp_path / "images" / "labels.csv").write_text(f"file,label\n{labels}")
     images = {"folder": str(tmp_path / "images"), "labels": "labels.csv"}
-    result = run(written(tmp_path, tiny(images=images, attacks={}, defenses={})), tmp_path / "run")
+    models = {"lite0": "packaged/efficientnet-lite0"}
+    experiment = tiny(images=images, models=models, attacks={}, defenses={})
+    result = run(written(tmp_path, experiment), tmp_path / "run")
     assert "lite0: 0 of 4 clean images right\n" in result.stdout
     assert (
         "warning: lite0 is right on 0 of 4 clean images, far below the published 75.1%; "

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import pytest
 from pipeline.results.tables import open_run
 from pipeline.run.compaction import FEW, compact
 from tests.run.test_resume import DIES_BEFORE_RENAMING
-from tests.support.runs import contents, everything, invoke, rows, run, sample_files, stamps, start, tiny, written
+from tests.support.preforked import start
+from tests.support.runs import contents, everything, invoke, rows, run, sample_files, stamps, tiny, written
 from transforms.rows.canvases import canvas_table
 from transforms.rows.parts import GROUPS, Part, attacks_part, canvases_part, superseded
 from transforms.rows.tables import TABLES, rows_table
@@ -235,7 +235,7 @@ def test_killed_while_parts_are_gathered_the_same_command_goes_on(large: tuple[P
     first.unlink()
     second.unlink()
     arguments = ["run", experiment, "--output", output, "--direct_num_workers=1", second]
-    process = start(tmp_path / "log", Path(sys.executable), "-c", DIES_BEFORE_RENAMING, *arguments)
+    process = start(tmp_path / "log", *arguments, program=DIES_BEFORE_RENAMING)
     assert process.wait() == -signal.SIGKILL, (tmp_path / "log" / "stderr").read_text()
     assert [len(list(each.parent.glob("[cg]*.parquet"))) for each in (first, second)] == [1, FEW + 2]
     assert first.exists() and not second.exists()

@@ -30,6 +30,7 @@ from transforms.models.sources.registry import model_source
 from transforms.rows.attacks import attack_rows
 from transforms.rows.parts import predictions_part
 from transforms.rows.predictions import prediction_rows
+from transforms.rows.tables import TABLES
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 
@@ -56,7 +57,8 @@ class PlainLoop:
             surrogates = [models[name] for name in spec.surrogates]
             attacked = attack_batch(spec, surrogates, batch, conditions)
             made = attack_rows(spec, experiment.seed, batch, attacked)
-            self.attacks += [{**row, "attack": spec.name} for row in made]
+            unsaid = dict.fromkeys(TABLES["attacks"].columns.names)  # null, as where an attack has no band
+            self.attacks += [{**unsaid, **row, "attack": spec.name} for row in made]
             batches[spec.name] = CanvasBatch(batch.image_ids, batch.labels, attacked.canvases.numpy())
         wanted = {"none": None, **{spec.name: spec.target for spec in experiment.specs}}
         for attack, seen in batches.items():
@@ -95,21 +97,28 @@ class PlainLoop:
         return CanvasBatch(tuple(ids), tuple(labels), np.stack(pixels))
 
 
+@pytest.fixture(scope="module", params=["small_run", pytest.param("real_run", marks=pytest.mark.system)])
+def finished(request: pytest.FixtureRequest) -> Finished:
+    """By models that cost next to nothing, and by real ones."""
+    found: Finished = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture(scope="module")
-def plain(small_run: Finished) -> PlainLoop:
-    return PlainLoop(load_experiment(str(small_run.experiment)))
+def plain(finished: Finished) -> PlainLoop:
+    return PlainLoop(load_experiment(str(finished.experiment)))
 
 
 @pytest.mark.parametrize("table", ["images", "attacks", "predictions"])
-def test_tables_equal_a_plain_loop_bit_for_bit(table: str, small_run: Finished, plain: PlainLoop) -> None:
-    assert len(list((small_run.output / "images").iterdir())) == 3  # more than one chunk, the last one short
-    stored = rows(small_run.output, table)
+def test_tables_equal_a_plain_loop_bit_for_bit(table: str, finished: Finished, plain: PlainLoop) -> None:
+    assert len(list((finished.output / "images").iterdir())) == 3  # more than one chunk, the last one short
+    stored = rows(finished.output, table)
     assert stored == in_order(getattr(plain, table))
     assert stored
 
 
-def test_stored_canvases_are_what_the_plain_loop_attacked(small_run: Finished, plain: PlainLoop) -> None:
-    stored = rows(small_run.output, "canvases")
+def test_stored_canvases_are_what_the_plain_loop_attacked(finished: Finished, plain: PlainLoop) -> None:
+    stored = rows(finished.output, "canvases")
     assert {(row["attack"], row["image_id"]) for row in stored} == set(plain.canvases)
     for row in stored:
         expected = plain.canvases[row["attack"], row["image_id"]]
@@ -119,21 +128,21 @@ def test_stored_canvases_are_what_the_plain_loop_attacked(small_run: Finished, p
         assert row["canvas_sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
 
 
-def test_rows_are_counted_out_exactly(small_run: Finished) -> None:
+def test_rows_are_counted_out_exactly(finished: Finished) -> None:
     images, attacks, models, views, defenses = 7, 3, 2, 1, 2
-    found = rows(small_run.output, "predictions")
+    found = rows(finished.output, "predictions")
     assert len(found) == images * (1 + attacks) * models * views * (1 + defenses)
     keys = {(row["image_id"], row["attack"], row["model"], row["view"], row["defense"]) for row in found}
     assert len(keys) == len(found)
-    assert len(rows(small_run.output, "attacks")) == images * attacks
-    assert len(rows(small_run.output, "canvases")) == images * (1 + attacks)
-    assert len(rows(small_run.output, "images")) == images
-    assert rows(small_run.output, "failures") == []
+    assert len(rows(finished.output, "attacks")) == images * attacks
+    assert len(rows(finished.output, "canvases")) == images * (1 + attacks)
+    assert len(rows(finished.output, "images")) == images
+    assert rows(finished.output, "failures") == []
 
 
-def test_attacks_attack(small_run: Finished) -> None:
+def test_attacks_attack(finished: Finished) -> None:
     """Equal tables could be equally empty of meaning: budgets are kept and spent, and the white-box attack works."""
-    found = rows(small_run.output, "attacks")
+    found = rows(finished.output, "attacks")
     for row in found:
         if row["norm"] == "linf":
             assert 3 / 255 < row["linf"] <= 4 / 255 + 1e-12
@@ -147,26 +156,26 @@ def test_attacks_attack(small_run: Finished) -> None:
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
-def test_parts_are_byte_identical_with_two_workers(mode: str, small_run: Finished, tmp_path: Path) -> None:
-    run(small_run.experiment, tmp_path / "run", "--direct_num_workers=2", f"--direct_running_mode={mode}")
-    assert contents(tmp_path / "run") == contents(small_run.output)
+def test_parts_are_byte_identical_with_two_workers(mode: str, finished: Finished, tmp_path: Path) -> None:
+    run(finished.experiment, tmp_path / "run", "--direct_num_workers=2", f"--direct_running_mode={mode}")
+    assert contents(tmp_path / "run") == contents(finished.output)
 
 
-def test_parts_are_byte_identical_with_one_model_in_memory(small_run: Finished, tmp_path: Path) -> None:
+def test_parts_are_byte_identical_with_one_model_in_memory(finished: Finished, tmp_path: Path) -> None:
     other = {**small()["attacks"]["fgsm"], "surrogates": ["lite1"]}
     attacks = {**small()["attacks"], "both": other}  # that one needs two models at once
     made = []
     for name, options in (("all", []), ("one", ["--models-in-memory=1"])):
-        run(small_run.experiment, tmp_path / name, f"--set=attacks={json.dumps(attacks)}", *options)
+        run(finished.experiment, tmp_path / name, f"--set=attacks={json.dumps(attacks)}", *options)
         made.append(contents(tmp_path / name))
     assert made[0] == made[1]
 
 
-def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Path) -> None:
+def test_the_graph_alone_makes_the_same_parts(finished: Finished, tmp_path: Path) -> None:
     """`build` needs nothing of the command around it, and answers with the parts that were written."""
     attacks = {name: attack for name, attack in small()["attacks"].items() if name == "fgsm"}
     changes = [f"attacks={json.dumps(attacks)}", "defenses={}", "targets=[lite0]"]
-    prepared = prepare(load_experiment(str(small_run.experiment), changes), str(tmp_path / "run"))
+    prepared = prepare(load_experiment(str(finished.experiment), changes), str(tmp_path / "run"))
     experiment = prepared.experiment
     models = HeldModels(prepared.pins, "cpu")
     context = StepContext(prepared.store, models, experiment.canvas.spec, prepared.conditions("cpu"))
@@ -180,17 +189,17 @@ def test_the_graph_alone_makes_the_same_parts(small_run: Finished, tmp_path: Pat
             for attack in ("none", "fgsm")
         ]
         assert_that(parts, equal_to(expected))
-    made, known = contents(tmp_path / "run"), contents(small_run.output)
+    made, known = contents(tmp_path / "run"), contents(finished.output)
     assert made == {path: known[path] for path in made}
     assert count_by_table(made) == {"images": 3, "canvases": 3 * 2, "attacks": 3, "predictions": 3 * 2}
 
 
-def test_run_json_says_what_the_rows_were_made_from(small_run: Finished) -> None:
-    said = json.loads((small_run.output / "run.json").read_text())
+def test_run_json_says_what_the_rows_were_made_from(finished: Finished) -> None:
+    said = json.loads((finished.output / "run.json").read_text())
     assert said["experiment"]["seed"] == 7
     assert {"lite0", "lite1"} == set(said["definitions"]["models"])
-    for name, model in said["definitions"]["models"].items():
-        weights = model_source(f"packaged/efficientnet-{name}").weights.read_bytes()
+    for model in said["definitions"]["models"].values():
+        weights = model_source(model["source"]).weights.read_bytes()
         assert model["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert {"python", "torch", "apache-beam"} <= set(said["versions"])
     assert said["definitions"]["attacks"]["both"]["steps"] == 2

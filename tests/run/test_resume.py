@@ -21,9 +21,9 @@ from pipeline.results.tables import open_run
 from pipeline.run.execute import execute
 from pipeline.run.prepare import prepare
 from pipeline.run.runners import runner_options
+from tests.support.preforked import command, start, wait_until
 from tests.support.runs import (
     Finished,
-    command,
     contents,
     count_by_table,
     everything,
@@ -34,9 +34,7 @@ from tests.support.runs import (
     run,
     sample_files,
     stamps,
-    start,
     tiny,
-    wait_until,
     written,
 )
 from transforms.errors import InputError
@@ -125,7 +123,7 @@ main()
 def test_killed_in_the_middle_of_a_unit(doomed: str, tiny_run: Finished, tmp_path: Path) -> None:
     output = tmp_path / "run"
     arguments = ["run", tiny_run.experiment, "--output", output, "--direct_num_workers=1"]
-    process = start(tmp_path / "log", Path(sys.executable), "-c", DIES_BEFORE_RENAMING, *arguments, f"/{doomed}")
+    process = start(tmp_path / "log", *arguments, f"/{doomed}", program=DIES_BEFORE_RENAMING)
     assert process.wait() == -signal.SIGKILL, (tmp_path / "log" / "stderr").read_text()
     before = stamps(output)
     assert not (output / doomed).exists()
@@ -277,7 +275,7 @@ def test_the_same_command_again_does_nothing(
         pytest.param({"all_probabilities": True}, ["all_probabilities"], id="all-probabilities"),
         pytest.param(
             {"models": {**MODELS, "lite0": "packaged/efficientnet-lite2"}},
-            ["models.lite0", "packaged/efficientnet-lite0", "packaged/efficientnet-lite2"],
+            ["models.lite0", MODELS["lite0"], "packaged/efficientnet-lite2"],
             id="model-source",
         ),
         pytest.param(
@@ -409,7 +407,7 @@ def test_only_canvases_of_its_own_attacks_are_not_kept(tiny_run: Finished, tmp_p
         ('"definitions": {', "", "run.json is damaged"),
         ('"count": 3', '"count": "3"', "definitions.images.count"),
         ('"weights_sha256"', '"digest"', "definitions.models.lite0.weights_sha256"),
-        ('"crop"', '"corp"', "definitions.canvas.corp"),
+        ('"crop"', '"corp"', "definitions.canvas.crop"),
     ],
 )
 def test_a_damaged_run_json_is_refused(

@@ -35,6 +35,7 @@ from pipeline.run.compaction import compact
 from pipeline.run.lock import LOCK, lock
 from pipeline.run.plan import Tasks
 from pipeline.run.progress import progress_bar
+from tests.support.preforked import start, wait_until
 from tests.support.runs import (
     complaint,
     contents,
@@ -43,9 +44,7 @@ from tests.support.runs import (
     rows,
     run,
     sample_files,
-    start,
     tiny,
-    wait_until,
     written,
 )
 from transforms.data.chunks import ImageRef
@@ -197,7 +196,7 @@ def same_but_for_uris(found: Path, expected: Path) -> None:
 
 def read_the_same(output: str, copy: Path) -> None:
     remote, local = open_run(output), open_run(str(copy))
-    assert remote.metadata == local.metadata
+    assert remote.record == local.record
     for table in TABLES:
         assert remote.dataset(table).to_table().equals(local.dataset(table).to_table()), table
     assert remote.success().equals(local.success())

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.support.runs import ROOT, Finished, everything, run, small, tiny
+from tests.support.runs import REAL, ROOT, Finished, everything, run, small, tiny
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """`small()`, made by the command with one worker."""
     yield from _finished(tmp_path_factory, "small", json.dumps(small()))
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """The same with real models."""
+    yield from _finished(tmp_path_factory, "real", json.dumps(small(models=REAL)))
 
 
 @pytest.fixture(scope="session")

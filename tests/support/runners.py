@@ -18,11 +18,11 @@ from typing import NoReturn
 import pytest
 from filelock import FileLock
 
-from tests.support.runs import start
+from tests.support.preforked import Process, start
 
 GoInstall = Callable[[str], Path]
 """From a package with its version to the program."""
-Begin = Callable[..., "subprocess.Popen[bytes]"]
+Begin = Callable[..., Process]
 
 BEAM_IN_GO = "github.com/apache/beam/sdks/v2"
 _KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megalith-tests"
@@ -85,9 +85,9 @@ def _is(link: Path, program: Path) -> bool:
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
     """The real command, which ends with the test at the latest; its output is in files of `log`."""
-    begun: list[subprocess.Popen[bytes]] = []
+    begun: list[Process] = []
 
-    def begin(*arguments: object) -> "subprocess.Popen[bytes]":
+    def begin(*arguments: object) -> Process:
         begun.append(start(tmp_path / "log", *arguments))
         return begun[-1]
 
@@ -97,11 +97,12 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
             interrupt(process)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
-def interrupt(process: "subprocess.Popen[bytes]") -> None:
+def interrupt(process: Process) -> None:
     """Ctrl-C: a terminal tells the command and everything that it started."""
     os.killpg(process.pid, signal.SIGINT)
 

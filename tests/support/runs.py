@@ -6,9 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +59,11 @@ def label_of(file: Path) -> int:
     return int(file.stem.rpartition("_")[2])
 
 
+COARSE = {"lite0": "coarse0", "lite1": "coarse1"}
+"""Models of `tests.support.coarse`, under the names that experiments give to real ones."""
+REAL = {"lite0": "packaged/efficientnet-lite0", "lite1": "packaged/efficientnet-lite1"}
+
+
 def small(**changes: Any) -> Json:
     """Seven images in three chunks, the last a short one; two models, three kinds of attack, two of defence."""
     return {
@@ -67,7 +71,7 @@ def small(**changes: Any) -> Json:
         "seed": 7,
         "chunk_size": 3,
         "images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[:7]]},
-        "models": {"lite0": "packaged/efficientnet-lite0", "lite1": "packaged/efficientnet-lite1"},
+        "models": COARSE,
         "attacks": {
             "fgsm": {"recipe": "fgsm", "surrogates": ["lite0"], "eps": "4/255"},
             "both": {
@@ -91,7 +95,7 @@ def tiny(**changes: Any) -> Json:
         "seed": 3,
         "chunk_size": 2,
         "images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[:3]]},
-        "models": {"lite0": "packaged/efficientnet-lite0", "lite1": "packaged/efficientnet-lite1"},
+        "models": COARSE,
         "attacks": {
             "pgd": {"recipe": "pgd", "surrogates": ["lite0"], "eps": "4/255", "steps": 1},
             "mi": {"recipe": "mi-fgsm", "surrogates": ["lite0"], "target": 649, "eps": "4/255", "steps": 2},
@@ -153,24 +157,6 @@ def command(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess
     """The real command, to its end."""
     line = [str(MEGALITH), *map(str, arguments)]
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-
-
-def start(log: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    """The real command, or another program, in a session of its own; its stdout and stderr go to files under `log`."""
-    log.mkdir(parents=True, exist_ok=True)
-    program = arguments if isinstance(arguments[0], Path) else (MEGALITH, *arguments)
-    with (log / "stdout").open("wb") as out, (log / "stderr").open("wb") as err:
-        return subprocess.Popen(list(map(str, program)), cwd=ROOT, stdout=out, stderr=err, start_new_session=True)
-
-
-def wait_until(moment: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Returns as soon as the moment has come, while the process still runs."""
-    deadline = time.monotonic() + 300
-    while not moment():
-        assert process.poll() is None, f"ended with {process.returncode} before its moment"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    assert process.poll() is None
 
 
 # --- what is on the disk

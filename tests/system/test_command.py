@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline.main import main
+from tests.support.preforked import start
 from tests.support.runs import (
     MEGALITH,
     Finished,
@@ -28,7 +29,6 @@ from tests.support.runs import (
     rows,
     run,
     stamps,
-    start,
     tiny,
     written,
 )
@@ -662,11 +662,10 @@ main()
 """
     output = tmp_path / "run"
     arguments = ["run", tiny_run.experiment, "--output", output]
-    process = start(tmp_path / "log", Path(sys.executable), "-c", program, *arguments)
+    process = start(tmp_path / "log", *arguments, program=program)
     assert process.wait() == 1
-    stderr = (tmp_path / "log" / "stderr").read_text()
-    assert "Traceback" not in stderr
-    said = stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+    said = process.stderr.splitlines()[-1]
     assert said.startswith("megalith: ") and "No space left on device" in said
     assert count_by_table(stamps(output))["attacks"] == 0
     run(tiny_run.experiment, output)

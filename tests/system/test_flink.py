@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.flink.cluster import Cluster, running
+from tests.support.preforked import wait_until
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt
-from tests.support.runs import Finished, contents, invoke, run, wait_until
+from tests.support.runs import Finished, contents, invoke, run
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 
@@ -32,11 +33,11 @@ def test_flink_makes_the_same_tables(cluster: Cluster, quickstart_run: Finished,
 
 
 def test_killed_workers_and_a_killed_task_manager_change_nothing(
-    cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin
+    cluster: Cluster, real_run: Finished, tmp_path: Path, begin: Begin
 ) -> None:
     """What they had finished is kept; the rest goes on elsewhere, and in what is started in their place."""
     output = tmp_path / "run"
-    process = begin("run", small_run.experiment, "--output", output, *cluster.options)
+    process = begin("run", real_run.experiment, "--output", output, *cluster.options)
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
     cluster.kill_workers()
     wait_until(lambda: len(cluster.setbacks()) == 1, process)
@@ -47,31 +48,31 @@ def test_killed_workers_and_a_killed_task_manager_change_nothing(
     cluster.start_task_manager(lost)
     assert process.wait() == 0, (tmp_path / "log" / "stderr").read_text()
     assert cluster.setbacks()[0]["taskManagerId"] == lost
-    assert contents(output) == contents(small_run.output)
+    assert contents(output) == contents(real_run.output)
 
 
 def test_workers_of_worker_pools_may_be_killed_too(
-    cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin
+    cluster: Cluster, real_run: Finished, tmp_path: Path, begin: Begin
 ) -> None:
     output = tmp_path / "run"
-    process = begin("run", small_run.experiment, "--output", output, *cluster.pooled)
+    process = begin("run", real_run.experiment, "--output", output, *cluster.pooled)
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
     assert cluster.pools_at_work() == 2
     cluster.kill_workers()
     assert process.wait() == 0, (tmp_path / "log" / "stderr").read_text()
     assert len(cluster.setbacks()) == 1
-    assert contents(output) == contents(small_run.output)
+    assert contents(output) == contents(real_run.output)
 
 
-def test_ctrl_c_ends_the_command(cluster: Cluster, small_run: Finished, tmp_path: Path, begin: Begin) -> None:
+def test_ctrl_c_ends_the_command(cluster: Cluster, real_run: Finished, tmp_path: Path, begin: Begin) -> None:
     """Its job may go on: this job server is asked to cancel it, says that it does, and does not. That harms nothing."""
     output = tmp_path / "run"
-    process = begin("run", small_run.experiment, "--output", output, *cluster.options)
+    process = begin("run", real_run.experiment, "--output", output, *cluster.options)
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
     interrupt(process)
     assert process.wait(60) == 130
     said = (tmp_path / "log" / "stderr").read_text().splitlines()[-1]
     assert said == "megalith: interrupted; what is finished is kept, the same command goes on"
-    run(small_run.experiment, output)
+    run(real_run.experiment, output)
     cluster.wait(lambda: cluster.last_job()["state"] in {"CANCELED", "FINISHED"} and not cluster.workers())
-    assert contents(output) == contents(small_run.output)
+    assert contents(output) == contents(real_run.output)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.preforked import wait_until
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt, running
-from tests.support.runs import Finished, command, contents, run, tiny, wait_until, written
+from tests.support.runs import REAL, Finished, command, contents, run, tiny, written
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 
@@ -39,10 +40,10 @@ def test_prism_makes_the_same_tables(prism: Path, quickstart_run: Finished, tmp_
     assert contents(tmp_path / "run") == contents(quickstart_run.output)
 
 
-def test_an_interrupted_run_goes_on(prism: Path, small_run: Finished, tmp_path: Path, begin: Begin) -> None:
+def test_an_interrupted_run_goes_on(prism: Path, real_run: Finished, tmp_path: Path, begin: Begin) -> None:
     """Ctrl-C is one line, and the same command goes on."""
     output = tmp_path / "run"
-    process = begin("run", small_run.experiment, "--output", output, *options(prism))
+    process = begin("run", real_run.experiment, "--output", output, *options(prism))
     wait_until(lambda: any(output.glob("attacks/*/*.parquet")), process)
     assert len(running(prism)) == 1
     interrupt(process)
@@ -50,9 +51,9 @@ def test_an_interrupted_run_goes_on(prism: Path, small_run: Finished, tmp_path: 
     said = (tmp_path / "log" / "stderr").read_text().splitlines()[-1]
     assert said == "megalith: interrupted; what is finished is kept, the same command goes on"
     assert running(prism) == []
-    assert contents(output).items() < contents(small_run.output).items()
-    run(small_run.experiment, output)
-    assert contents(output) == contents(small_run.output)
+    assert contents(output).items() < contents(real_run.output).items()
+    run(real_run.experiment, output)
+    assert contents(output) == contents(real_run.output)
 
 
 def test_a_run_that_fails_says_why_and_leaves_no_process(prism: Path, tmp_path: Path, begin: Begin) -> None:
@@ -70,7 +71,7 @@ def test_a_run_that_fails_says_why_and_leaves_no_process(prism: Path, tmp_path: 
 def test_a_lost_prism_is_one_line(prism: Path, tmp_path: Path, begin: Begin) -> None:
     """And what was finished is kept."""
     output = tmp_path / "run"
-    process = begin("run", written(tmp_path, tiny()), "--output", output, *options(prism))
+    process = begin("run", written(tmp_path, tiny(models=REAL)), "--output", output, *options(prism))
     wait_until(lambda: any(output.glob("images/*.parquet")), process)
     os.kill(running(prism)[0], signal.SIGKILL)
     assert process.wait(60) == 1

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.run.execute import _machine_failure
-from tests.support.preforked import Preforked, Process, preforked
+from tests.support.preforked import Process, start
 from tests.support.runners import give_up
 from tests.support.runs import (
     Finished,
@@ -35,12 +35,6 @@ pytestmark = pytest.mark.system
 KILLS = 20
 MOUNT, UMOUNT = shutil.which("mount") or "", shutil.which("umount") or ""
 PART = "attacks/attack=mi/chunk-00000.parquet"
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Preforked]:
-    with preforked() as found:
-        yield found
 
 
 def wait_for(output: Path, pattern: str, process: Process, count: int = 1) -> None:
@@ -65,9 +59,7 @@ def last_line(process: Process) -> str:
 # --- killed
 
 
-def test_killed_at_random_moments_the_tables_are_the_same(
-    commands: Preforked, tiny_run: Finished, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments_the_tables_are_the_same(tiny_run: Finished, tmp_path: Path) -> None:
     """Twenty runs, each killed once or twice: after some of their files, and some milliseconds more."""
     moments = random.Random()  # noqa: S311 - others each time
     expected = contents(tiny_run.output)
@@ -76,12 +68,12 @@ def test_killed_at_random_moments_the_tables_are_the_same(
         output = tmp_path / f"run-{number}"
         arguments = ["run", tiny_run.experiment, "--output", output]
         for _ in range(moments.choice([1, 2])):
-            process = commands.start(tmp_path / "log", *arguments)
+            process = start(tmp_path / "log", *arguments)
             wait_for(output, "**/*.parquet", process, moments.randint(len(stamps(output)), len(expected)))
             time.sleep(moments.uniform(0, 0.2))
             process.kill(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
-        process = commands.start(tmp_path / "log", *arguments)
+        process = start(tmp_path / "log", *arguments)
         assert process.wait() == 0, process.stderr
         assert contents(output) == expected
         assert unfinished(output) == []
@@ -113,34 +105,36 @@ killer = killer:attack
 
 
 @pytest.fixture(scope="module")
-def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preforked]:
-    """Commands beside a user's package of an attack and a defence that kill."""
+def killing(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A path for Python with a user's package of an attack and a defence that kill."""
     package = tmp_path_factory.mktemp("package")
     (package / "killer-0.1.dist-info").mkdir()
     (package / "killer.py").write_text(KILLER)
     (package / "killer-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 0.1\n")
     (package / "killer-0.1.dist-info" / "entry_points.txt").write_text(POINTS)
-    with preforked(PYTHONPATH=str(package)) as found:
-        yield found
+    return os.pathsep.join([str(package), os.environ["PYTHONPATH"]])
 
 
-def until_none_is_killed(commands: Preforked, log: Path, *arguments: object) -> tuple[list[int], str]:
+def until_none_is_killed(
+    log: Path, *arguments: object, environment: dict[str, str], program: str = ""
+) -> tuple[list[int], str]:
     """The same command again and again; its exit codes, and what the last one said."""
     codes: list[int] = []
     while not codes or codes[-1] == -signal.SIGKILL:
         assert len(codes) < 10
-        process = commands.start(log, *arguments)
+        process = start(log, *arguments, program=program, environment=environment)
         codes.append(process.wait())
     return codes, process.stderr
 
 
-def test_an_image_that_kills_its_process_is_isolated(killing: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+def test_an_image_that_kills_its_process_is_isolated(killing: str, tiny_run: Finished, tmp_path: Path) -> None:
     """Behind an own defence that kills: after three deaths there is a row of failures, and the rest is as ever."""
     output = tiny_run.copy(tmp_path / "run")
     before = contents(output)
     level, doomed = first_pixel_of_a_clean_canvas(output)
     experiment = written(tmp_path, tiny(defenses={"jpeg": {"quality": [75]}, "killer": {"level": level}}))
-    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    arguments = ["run", experiment, "--output", output]
+    codes, said = until_none_is_killed(tmp_path / "log", *arguments, environment={"PYTHONPATH": killing})
     assert codes[-1] == 3, said
     failures = rows(output, "failures")
     assert {row["image_id"] for row in failures} == {doomed}
@@ -155,16 +149,15 @@ def test_an_image_that_kills_its_process_is_isolated(killing: Preforked, tiny_ru
     assert unfinished(output) == []
 
 
-def test_an_image_that_kills_whoever_attacks_it_is_isolated(
-    killing: Preforked, tiny_run: Finished, tmp_path: Path
-) -> None:
+def test_an_image_that_kills_whoever_attacks_it_is_isolated(killing: str, tiny_run: Finished, tmp_path: Path) -> None:
     """The rest of its chunk is attacked."""
     output = tiny_run.copy(tmp_path / "run")
     before = contents(output)
     level, doomed = first_pixel_of_a_clean_canvas(output)
     killer = {"recipe": "killer", "surrogates": ["lite0"], "eps": "4/255", "level": level}
     experiment = written(tmp_path, tiny(attacks={"killer": killer}, defenses={}))
-    codes, said = until_none_is_killed(killing, tmp_path / "log", "run", experiment, "--output", output)
+    arguments = ["run", experiment, "--output", output]
+    codes, said = until_none_is_killed(tmp_path / "log", *arguments, environment={"PYTHONPATH": killing})
     assert codes == [-signal.SIGKILL] * 3 + [3], said
     (failure,) = rows(output, "failures")
     assert (failure["stage"], failure["attack"], failure["error_type"]) == ("attack", "killer", "ProcessDied")
@@ -186,16 +179,19 @@ def killer(data, canvas, decode=transforms.storage.images.decode):
     return decode(data, canvas)
 
 transforms.storage.images.decode = killer
+
+from pipeline.main import main
+main()
 """
 
 
 def test_an_image_that_kills_whoever_decodes_it_is_isolated(tiny_run: Finished, tmp_path: Path) -> None:
     """After three deaths in the proofs, which go on without it, and three while it is loaded."""
-    (tmp_path / "sitecustomize.py").write_text(DECODER)
     doomed = rows(tiny_run.output, "images")[1]
     output, experiment = tmp_path / "run", written(tmp_path, tiny(attacks={}, defenses={}))
-    with preforked(PYTHONPATH=str(tmp_path), DOOMED=doomed["bytes_sha256"]) as commands:
-        codes, said = until_none_is_killed(commands, tmp_path / "log", "run", experiment, "--output", output)
+    arguments = ["run", experiment, "--output", output]
+    environment = {"DOOMED": doomed["bytes_sha256"]}
+    codes, said = until_none_is_killed(tmp_path / "log", *arguments, program=DECODER, environment=environment)
     assert codes == [-signal.SIGKILL] * 6 + [3], said
     (failure,) = rows(output, "failures")
     assert (failure["stage"], failure["image_id"], failure["error_type"]) == ("load", doomed["image_id"], "ProcessDied")
@@ -236,12 +232,12 @@ def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_stopped_on_purpose_it_says_so_and_blames_nobody(
-    number: int, code: int, word: str, commands: Preforked, small_run: Finished, tmp_path: Path
+    number: int, code: int, word: str, small_run: Finished, tmp_path: Path
 ) -> None:
     """Ctrl-C, or a machine that is taken away: as often as one likes."""
     output = tmp_path / "run"
     for _ in range(3):
-        process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
+        process = start(tmp_path / "log", "run", small_run.experiment, "--output", output)
         wait_for(output, "attempts/*", process)
         process.kill(number)
         assert process.wait() == code
@@ -249,7 +245,7 @@ def test_stopped_on_purpose_it_says_so_and_blames_nobody(
         assert not [path for path in (output / "attempts").iterdir() if not is_temporary(f"attempts/{path.name}")]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
-    process = commands.start(tmp_path / "log", "run", small_run.experiment, "--output", output)
+    process = start(tmp_path / "log", "run", small_run.experiment, "--output", output)
     assert process.wait() == 0
     assert contents(output) == contents(small_run.output)
 
@@ -270,32 +266,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_with_more_room(
-    small_disk: Path, commands: Preforked, tiny_run: Finished, tmp_path: Path
+    small_disk: Path, tiny_run: Finished, tmp_path: Path
 ) -> None:
     output = small_disk / "run"
-    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
     assert process.wait() == 1
     assert os.strerror(errno.ENOSPC) in last_line(process)
     before = stamps(output)
     assert 0 < len(before) < len(stamps(tiny_run.output))
     subprocess.run([MOUNT, "-o", "remount,size=10m", str(small_disk)], check=True)
-    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
     assert process.wait() == 0, process.stderr
     after = stamps(output)
     assert before == {path: after[path] for path in before}
     assert contents(output) == contents(tiny_run.output)
 
 
-def test_a_run_directory_that_is_removed_in_the_middle(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+def test_a_run_directory_that_is_removed_in_the_middle(tiny_run: Finished, tmp_path: Path) -> None:
     """Whatever was then made cannot be whole: the run says so, and the same command makes everything."""
     output = tmp_path / "run"
-    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
     wait_for(output, "attacks/*/*.parquet", process)
     shutil.rmtree(output, ignore_errors=True)
     assert process.wait() == 1
     assert last_line(process).startswith("megalith: stopped: ")
     shutil.rmtree(output, ignore_errors=True)
-    process = commands.start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
     assert process.wait() == 0, process.stderr
     assert contents(output) == contents(tiny_run.output)
 
@@ -324,11 +320,11 @@ def test_a_part_of_another_chunk_is_found_by_verify(tiny_run: Finished, tmp_path
 # --- two at once
 
 
-def test_two_runs_at_once_do_no_damage(commands: Preforked, tiny_run: Finished, tmp_path: Path) -> None:
+def test_two_runs_at_once_do_no_damage(tiny_run: Finished, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    first = commands.start(tmp_path / "first", "run", tiny_run.experiment, "--output", output)
+    first = start(tmp_path / "first", "run", tiny_run.experiment, "--output", output)
     wait_for(output, "images/*.parquet", first)
-    second = commands.start(tmp_path / "second", "run", tiny_run.experiment, "--output", output)
+    second = start(tmp_path / "second", "run", tiny_run.experiment, "--output", output)
     assert second.wait() == 2
     assert last_line(second) == f"megalith: --output: another run is at work in {output}; wait for it, or stop it"
     assert first.wait() == 0

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.verify.tables import ACCOUNTS
-from tests.support.runs import Finished, command, complaint, invoke, run, sample_files, stamps, tiny, written
+from tests.support.preforked import command
+from tests.support.runs import Finished, complaint, invoke, run, sample_files, stamps, tiny, written
 from transforms.errors import StoppedError
 from transforms.models.sources.registry import model_source
 from transforms.rows.canvases import canvas_sha256
