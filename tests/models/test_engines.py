@@ -1,6 +1,8 @@
 """Engines: whoever runs a network, its answers have to be those of torch."""
 
+import gc
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from apache_beam.utils.shared import Shared
 from torch import Tensor, nn
 
 from tests.conftest import Samples
@@ -106,6 +109,24 @@ def test_gradients_are_torchs_whatever_predicts() -> None:
     assert models["plain"].differentiable and models["quick"].differentiable
     assert models.target("plain") is models["plain"] and not models.target("quick").differentiable
     assert [models.engine(name) for name in ("plain", "quick")] == ["torch", "onnxruntime"]
+
+
+def test_a_worker_elsewhere_does_not_choose_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was resolved travels along: an engine that is not to be had there is said, and no other taken."""
+    models = HeldModels({"quick": pin("packaged/efficientnet-lite0")}, "cpu")
+    assert models.engine("quick") == "onnxruntime"
+    sent = pickle.dumps(models)
+    del models  # as in a process that has not loaded anything: Beam keeps the last object that was shared, another now
+    Shared().acquire(nn.Identity)
+    gc.collect()
+
+    def unavailable(classifier: Classifier) -> Classifier:
+        raise InputError("not here")
+
+    monkeypatch.setitem(ENGINES, "onnxruntime", unavailable)
+    monkeypatch.setattr("transforms.models.engines.onnxruntime_engine.prepare", unavailable)
+    with pytest.raises(InputError, match=r"models\.quick\.engine: not here"):
+        pickle.loads(sent).target("quick")  # noqa: S301 - our own
 
 
 def _engines(output: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Models as DoFns hold them: named and pinned when the graph is built, loaded at most once per worker process."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from apache_beam.utils.shared import Shared
 
@@ -55,6 +56,7 @@ class HeldModels:
             predictor = predicting(classifier, self._pins[name].engine)
         except InputError as error:
             raise InputError(f"models.{name}.engine: {error}") from None
+        self._pins[name] = replace(self._pins[name], engine=predictor.engine)  # other processes choose no other
         if predictor.classifier is classifier:
             self._loaded[name] = self._shared[name][0].acquire(lambda: classifier)
         return predictor
