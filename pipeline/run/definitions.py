@@ -12,7 +12,10 @@ from pipeline.config.attacks import AttackConfig
 from pipeline.config.experiment import Experiment
 from pipeline.results.record import Definitions, Json
 from transforms.data.chunks import Chunk
+from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
+from transforms.models.conditions import Conditions, usual_micro_batch
+from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
 
 _LIBRARIES = (
@@ -76,6 +79,17 @@ def merge_definitions(root: str, before: Definitions, now: Definitions) -> Defin
         )
     named = {key: {**old[key], **new[key]} for key in ("models", "attacks")}
     return Definitions.model_validate_json(json.dumps({**old, **new, **named}))
+
+
+def conditions(defined: Definitions, device: str) -> Conditions:
+    """Under which the models of a run are asked, on a device: auto, cpu or cuda.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    field_of_view = CanvasSpec(defined.canvas.resize, defined.canvas.crop).field_of_view
+    size = defined.micro_batch or usual_micro_batch(torch_device(device), defined.chunk_size)
+    return Conditions(defined.seed, field_of_view, size, device)
 
 
 def _completed(old: Json, new: Json) -> Json:

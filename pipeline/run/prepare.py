@@ -8,14 +8,13 @@ from pathlib import Path
 from pipeline.config.experiment import Experiment
 from pipeline.images.manifest import list_images
 from pipeline.results.record import Model, RunRecord, read_record
-from pipeline.run.definitions import definitions, merge_definitions, versions
+from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
 from pipeline.run.lock import LOCK, WATCH
 from pipeline.run.plan import Plan, make_plan
 from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
-from transforms.models.conditions import Conditions, usual_micro_batch
-from transforms.models.device import torch_device
+from transforms.models.conditions import Conditions
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import of_tables, part_of
 from transforms.storage.files import absolute, is_remote
@@ -58,9 +57,7 @@ class Prepared:
 
     def conditions(self, device: str) -> Conditions:
         """Under which models are asked, on a device: auto, cpu or cuda; raises InputError if it is not there."""
-        experiment, defined = self.experiment, self.record.definitions
-        size = defined.micro_batch or usual_micro_batch(torch_device(device), experiment.chunk_size)
-        return Conditions(experiment.seed, experiment.canvas.spec.field_of_view, size, device)
+        return conditions(self.record.definitions, device)
 
     @property
     def paths(self) -> Iterator[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from pipeline.results.tables import Run
+from pipeline.run.definitions import conditions
 from pipeline.verify.tables import CLOSE, Check, Row, picture
 from transforms.data.chunks import ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
@@ -16,8 +17,8 @@ from transforms.data.pixels import CanvasBatch, Pixels
 from transforms.defenses.grid import parse
 from transforms.errors import InputError, StoppedError
 from transforms.models.answers import ask
-from transforms.models.conditions import Conditions, usual_micro_batch
-from transforms.models.device import prepare_torch, torch_device
+from transforms.models.conditions import Conditions
+from transforms.models.device import prepare_torch
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import CLEAN
 from transforms.rows.predictions import prediction_rows
@@ -58,7 +59,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     """Asks models again about some canvases, where their weights are to be had."""
     check = Check("predictions, drawn at random, are made again alike")
     prepare_torch()
-    conditions = _conditions(run, device)
+    asked_under = conditions(run.record.definitions, device)
     rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
     stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
     for name, of_model in groupby(rows, key=lambda row: str(row["model"])):
@@ -71,7 +72,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
         for row in of_model:
             if (row["image_id"], row["attack"]) in stored:
                 check.looked_at += 1
-                again = _made_again(row, stored[row["image_id"], row["attack"]], models, conditions)
+                again = _made_again(row, stored[row["image_id"], row["attack"]], models, asked_under)
                 differ = [key for key in _CHOICES if again[key] != row[key]]
                 differ += [key for key in _CONFIDENCES if not _close(again[key], row[key])]
                 if differ:
@@ -83,20 +84,13 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     return check
 
 
-def _made_again(row: Row, canvas: Pixels, models: HeldModels, conditions: Conditions) -> Row:
+def _made_again(row: Row, canvas: Pixels, models: HeldModels, asked_under: Conditions) -> Row:
     batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None])
     look, defense = (row["model"], row["view"]), parse(row["defense"])
     targets = {look: models.target(row["model"])}
-    answers = ask(targets, defense, batch, conditions)
+    answers = ask(targets, defense, batch, asked_under)
     (again,) = prediction_rows(batch, answers[look], defense, row["target"], all_probabilities=False)
     return again
-
-
-def _conditions(run: Run, device: str) -> Conditions:
-    """Under which the run's models were asked."""
-    defined = run.record.definitions
-    size = defined.micro_batch or usual_micro_batch(torch_device(device), defined.chunk_size)
-    return Conditions(defined.seed, _canvas(run).field_of_view, size, device)
 
 
 def _pin(run: Run, name: str) -> ModelPin:
