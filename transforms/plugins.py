@@ -1,15 +1,16 @@
-"""What stands between other people's code and the house: one line for whatever goes wrong, and keyed randomness."""
+"""Plug-ins: code of a user's own package. Whatever goes wrong in it is one line, and its random draws are keyed."""
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import torch
 
-from transforms.errors import InputError, StoppedError, said_by
+from transforms.errors import InputError, StoppedError, said_by, unknown
 
 # These are the machine's, nobody's wrong input: whoever called deals with them.
 _MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
@@ -36,6 +37,22 @@ def installed(group: str, what: str) -> dict[str, EntryPoint]:
         if other.value != each.value:
             raise InputError(f"{what} {each.name!r} is offered twice, by {other.value} and by {each.value}")
     return found
+
+
+def loaded(group: str, what: str, name: str) -> Any:
+    """What an installed package offers under a name.
+
+    Args:
+        what: it is, as in "attack".
+
+    Raises:
+        InputError: no package offers it, or it cannot be loaded.
+    """
+    offered = installed(group, what)
+    if name not in offered:
+        raise unknown(f"{what} of an installed package", name, offered)
+    with refusing(f"{what} {name} ({offered[name].value})"):
+        return offered[name].load()
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from transforms.errors import InputError, unknown
-from transforms.plugins import installed, keyed_randomness, refusing
+from transforms.errors import InputError
+from transforms.plugins import installed, keyed_randomness, loaded, refusing
 from transforms.randomness import Draws
 
 _GROUP = "megalith.defenses"
@@ -22,7 +22,7 @@ def plugin_names() -> list[str]:
 
 
 def plugin_defense(name: str) -> Callable[..., Tensor]:
-    """By the name of its entry point, a function of the form of the house's own.
+    """By the name of its entry point, a function of the form of the built-in ones.
 
     It is called with one canvas at a time, uint8 (1, 3, S, S), so that no image's result depends on its neighbours; the
     generators of torch, NumPy and Python are seeded, for each draw of a random defence and always alike for others.
@@ -31,12 +31,7 @@ def plugin_defense(name: str) -> Callable[..., Tensor]:
         InputError: no package offers it, it cannot be loaded, or it has another form; when called, whatever it raises,
             in one line, and an answer that is not uint8 of the same shape.
     """
-    offered = installed(_GROUP, "defense")
-    if name not in offered:
-        raise unknown("defense of an installed package", name, offered)
-    point = offered[name]
-    with refusing(f"defense {name} ({point.value})"):
-        function = point.load()
+    function = loaded(_GROUP, "defense", name)
     _check(name, function)
 
     @wraps(function)

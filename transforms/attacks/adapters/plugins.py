@@ -15,8 +15,8 @@ from transforms.attacks.protocol import Attack, Batch, Found, PoolUse
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
-from transforms.errors import InputError, unknown
-from transforms.plugins import installed, refusing
+from transforms.errors import InputError
+from transforms.plugins import installed, loaded, refusing
 
 _GROUP = "megalith.attacks"
 _GIVEN = 3
@@ -35,17 +35,13 @@ def recipe(name: str) -> Recipe:
     image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` makes attacks
     on whole batches, which see to that themselves. What both return is brought onto the 8-bit grid inside the budget.
     """
-    offered = installed(_GROUP, "attack")
-    if name not in offered:
-        raise unknown("attack of an installed package", name, offered)
-    point = offered[name]
-    with refusing(f"attack {name} ({point.value})"):
-        loaded = point.load()
-    if isinstance(loaded, Recipe):
-        return _GuardedRecipe(**vars(loaded), name=name)
-    if not callable(loaded):
-        raise InputError(f"attack {name}: {point.value} is neither a function nor a Recipe")
-    return _of_function(name, loaded)
+    found = loaded(_GROUP, "attack", name)
+    if isinstance(found, Recipe):
+        return _GuardedRecipe(**vars(found), name=name)
+    if not callable(found):
+        place = installed(_GROUP, "attack")[name].value
+        raise InputError(f"attack {name}: {place} is neither a function nor a Recipe")
+    return _of_function(name, found)
 
 
 def _of_function(name: str, function: Callable[..., Tensor]) -> Recipe:
