@@ -52,8 +52,8 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback(epilog="Exit codes: 0 done, 1 stopped, 2 wrong input, 3 done with failures, 130 interrupted.")
-def options(
-    version: Annotated[
+def megalith(
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Shows the version and exits.")
     ] = False,
 ) -> None:

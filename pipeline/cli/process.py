@@ -29,6 +29,7 @@ class Exit(IntEnum):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
+    """Says what went wrong in one line, and ends the command with the exit code for it."""
     try:
         yield
     except InputError as error:
@@ -68,6 +69,7 @@ def _unless_a_runner_is_lost(error: threading.ExceptHookArgs) -> None:
 
 
 def leave(message: str, code: Exit) -> NoReturn:
+    """Ends the process at once, whatever its threads are at; nothing that was computed is lost."""
     say(message)
     sys.stdout.flush()
     # Beam stops the job servers that it started when Python ends, which it is not going to.

@@ -16,7 +16,7 @@ FEW = 16
 
 
 def compact(store: Store, chunks: int, title: str) -> None:
-    """Gathers the parts of each full group of chunks in one file, and removes them.
+    """Compacts the parts of each full group of chunks into one file, and removes them.
 
     What is compacted depends on the chunks' numbers alone. Killed in the middle, it leaves files of which readers pass
     over those that are superseded, and the next run goes on.
@@ -32,7 +32,7 @@ def compact(store: Store, chunks: int, title: str) -> None:
     store.delete(gone)
     if chunks > FEW:
         groups = [group for group in _groups(paths - gone) if len(group) == _size(group[0], chunks)]
-        for group in tqdm(groups, desc=f"{title}: gathering parts", unit="file", delay=1):
+        for group in tqdm(groups, desc=f"{title}: compacting parts", unit="file", delay=1):
             with ThreadPoolExecutor(THREADS) as threads:
                 rows = list(threads.map(store.read, group))
             # Workers read canvases chunk by chunk; of everything else, many small row groups would be slow to query.

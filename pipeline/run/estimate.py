@@ -70,8 +70,8 @@ class Estimate:
 def estimate(prepared: Prepared, device: str) -> Estimate:
     """Times each step of which anything is missing, on some of the experiment's images, in a temporary folder.
 
-    Not in it are the start of workers, the models' proofs, and what a runner takes for itself. An attack that ends
-    when it has succeeded is taken to need what it needed in the trial or, where that was stopped, all it may.
+    Not in it are the start of workers, the clean-accuracy check, and what a runner takes for itself. An attack that
+    ends when it has succeeded is taken to need what it needed in the trial or, where that was stopped, all it may.
 
     Args:
         device: auto, cpu or cuda.

@@ -1,8 +1,8 @@
-"""Attempts: whatever may kill its process is recorded before it begins, so that it is not tried for ever.
+"""Crash guard. A unit that has killed two processes is retried image by image; an image that kills a third is skipped
+and recorded in `failures`.
 
-A segmentation fault, or the kernel that kills for want of memory, reaches no `except`. What reaches the next process is
-a file that says what was begun and never ended. The images of a unit of which processes have died twice are first tried
-one by one: those of which a third process dies are left out, and the rest is done as ever.
+No `except` catches a segmentation fault, nor the kernel that kills for want of memory. So a file says what was begun,
+before it begins, and is removed when it ends: the next process finds the files of those that died.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
