@@ -24,7 +24,7 @@ FROM base AS cpu
 # The lock names CUDA's libraries, which torch's CPU build does not ask for.
 RUN uv pip install --system --compile-bytecode --no-cache --torch-backend=cpu \
     --constraint requirements.txt --requirement pyproject.toml \
-    --extra adapters --extra models --extra samples --extra s3 --extra gs
+    --extra adapters --extra models --extra samples --extra s3 --extra gs --extra heif
 
 FROM base AS cuda
 # torch's wheel brings CUDA's libraries; only the driver is the machine's, where Dataflow and NVIDIA's toolkit mount it.
@@ -32,7 +32,7 @@ ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 PATH=/usr/local/nvidia/bin:${PATH} \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN uv pip install --system --compile-bytecode --no-cache \
     --constraint requirements.txt --requirement pyproject.toml \
-    --extra adapters --extra models --extra samples --extra s3 --extra gs
+    --extra adapters --extra models --extra samples --extra s3 --extra gs --extra heif
 
 # Last, because it changes most: a new attack does not install torch anew, nor do other models.
 FROM ${DEVICE} AS worker

@@ -141,7 +141,9 @@ def test_an_image_that_kills_its_process_is_isolated(killing: str, tiny_run: Fin
     assert {(row["stage"], row["defense"], row["error_type"]) for row in failures} == {
         ("predict", f"killer:level={level}", "ProcessDied")
     }
-    assert codes == [-signal.SIGKILL] * (2 + len(failures)) + [3]
+    # Three deaths to an image; two chunks that were at work side by side may share the first two.
+    assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
+    assert 2 + len(failures) <= len(codes[:-1]) <= 3 * len(failures)
     behind = [row for row in rows(output, "predictions") if row["defense"] == f"killer:level={level}"]
     assert len(behind) + len(failures) == 3 * 3  # images, attacks and clean
     after = contents(output)
