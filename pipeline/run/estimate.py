@@ -18,7 +18,6 @@ from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.errors import InputError
 from transforms.models.answers import Answers, defend_batch, predict_batch
 from transforms.models.classifier import Classifier
-from transforms.models.device import prepare_torch
 from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import CLEAN, predictions_part
 from transforms.rows.predictions import prediction_rows
@@ -27,6 +26,7 @@ from transforms.steps.attack import AttackImages
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
+from transforms.steps.process import prepare_numerics
 from transforms.storage.store import Store
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
 
@@ -79,7 +79,7 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
     Raises:
         InputError: the device is not there, weights are not what they say, or the images cannot be read.
     """
-    prepare_torch()
+    prepare_numerics()
     experiment, missing = prepared.experiment, prepared.plan.missing
     models = HeldModels(prepared.pins, device)
     with TemporaryDirectory() as folder:
@@ -162,7 +162,7 @@ class _Trial:
 
     def _write(self, step: TaskKind) -> None:
         every = self._experiment.all_probabilities
-        rows = prediction_rows(self._batch, self._answers, NO_DEFENSE, None, all_probabilities=every)
+        rows = prediction_rows(self._batch, self._answers.summed_up(), NO_DEFENSE, None, all_probabilities=every)
         part = predictions_part(self._chunk.index, CLEAN, step.model, step.view, NO_DEFENSE.name)
         self._context.store.publish(part, rows_table("predictions", rows))
 

@@ -23,11 +23,12 @@ from pipeline.run.runners import run_to_end, workers_here
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
-from transforms.models.device import prepare_torch, torch_device
+from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import canvases_part, of_tables
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
+from transforms.steps.process import prepare_numerics
 from transforms.storage.crash_guard import FOLDER as ATTEMPTS
 from transforms.storage.crash_guard import no_blame
 from transforms.storage.store import Store, is_temporary
@@ -54,7 +55,7 @@ def execute(
             directory cannot be written, or another run is at work in it, or was since `prepare`.
         StoppedError: the run directory or the accelerator fails in the middle.
     """
-    prepare_torch()
+    prepare_numerics()
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
     models = _Models(prepared.pins, device, together=len(waves) <= 1)
     for name, pinned in prepared.pins.items():

@@ -18,7 +18,6 @@ from transforms.defenses.grid import parse
 from transforms.errors import InputError, StoppedError
 from transforms.models.answers import ask
 from transforms.models.conditions import Conditions
-from transforms.models.device import prepare_torch
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import CLEAN
 from transforms.rows.predictions import prediction_rows
@@ -58,7 +57,6 @@ def check_images(run: Run, sample: int) -> Check:
 def check_predictions(run: Run, sample: int, device: str) -> Check:
     """Asks models again about some canvases, where their weights are to be had."""
     check = Check("predictions, drawn at random, are made again alike")
-    prepare_torch()
     asked_under = conditions(run.record.definitions, device)
     rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
     stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])

@@ -6,6 +6,7 @@ from pipeline.results.tables import open_run
 from pipeline.verify.replay import check_images, check_predictions
 from pipeline.verify.tables import Check, check_agreement, check_canvases, check_files, check_plan, check_rows
 from transforms.models.device import torch_device
+from transforms.steps.process import prepare_numerics
 
 
 def verify(path: str, sample: int, device: str) -> Iterator[Check]:
@@ -19,6 +20,7 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
         InputError: there is no run at `path`, or no such device.
     """
     torch_device(device)
+    prepare_numerics()
     run = open_run(path)
     files = check_files(run.store)
     yield files

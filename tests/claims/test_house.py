@@ -18,15 +18,42 @@ from transforms.rows.tables import TABLES
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_column_is_documented_in_order() -> None:
+def _section(table: str) -> str:
+    """What docs/tables.md says of a table."""
     text = (ROOT / "docs" / "tables.md").read_text()
+    return re.split(r"^## ", text.partition(f"\n## {table}\n")[2], maxsplit=1, flags=re.M)[0]
+
+
+def test_every_column_is_documented_in_order() -> None:
     for name, table in TABLES.items():
-        section = re.split(r"^## ", text.partition(f"\n## {name}\n")[2], maxsplit=1, flags=re.M)[0]
+        section = _section(name)
         rows = re.findall(r"^\| (\w+) \| (.+?) \|", section, flags=re.M)[1:]
         assert [column for column, _ in rows] == table.schema.names
         assert {column for column, kind in rows if "*path*" in kind} == set(table.partitions)
         nullable = {field.name for field in table.schema if field.nullable}
         assert {column for column, kind in rows if "null" in kind} == nullable
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_columns_are_computed_where_the_tables_page_says(name: str) -> None:
+    modules = re.findall(r"`(transforms/rows/\w+\.py)`", _section(name))
+    written = {
+        each.value
+        for module in modules
+        for each in ast.walk(ast.parse((ROOT / module).read_text()))
+        if isinstance(each, ast.Constant)
+    }
+    assert modules and set(TABLES[name].columns.names) <= written
+
+
+def test_rows_need_neither_torch_nor_beam_nor_experiments() -> None:
+    """Whoever reads a run directory, or tries how a row is computed, needs none of them: not even indirectly."""
+    rooms = sorted(each.stem for each in (ROOT / "transforms" / "rows").glob("*.py") if each.stem != "__init__")
+    imports = "; ".join(f"import transforms.rows.{each}" for each in rooms)
+    banned = "{'torch', 'apache_beam', 'pipeline', 'transforms.attacks', 'transforms.models', 'transforms.defenses'}"
+    line = [sys.executable, "-c", f"import sys; {imports}; print({banned} & set(sys.modules))"]
+    found = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert found.strip() == "set()"
 
 
 PACKAGES = ("megalith", "pipeline", "transforms")

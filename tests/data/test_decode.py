@@ -17,6 +17,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from transforms.data.decode import SUFFIXES, BadImage, CanvasSpec, decode, formats
 from transforms.errors import InputError
+from transforms.steps.process import prepare_numerics
 
 # With sides equal to the image's, decoding neither resizes nor crops: the canvas is the image.
 SAME = CanvasSpec(resize=8, crop=8)
@@ -220,7 +221,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_a_bomb_is_refused_from_its_header_without_a_word(size: tuple[int, int]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        prepare_numerics()
         with pytest.raises(BadImage, match="too large"):
             decode(png_header(*size), CanvasSpec())
     assert caught == []

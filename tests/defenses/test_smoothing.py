@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
 
 from tests.support.defenses import draws_for, pictures
 from transforms.defenses.grid import parse
@@ -21,9 +20,9 @@ from transforms.errors import InputError
 from transforms.randomness import Draws
 
 
-def choices_of(counts: np.ndarray) -> Tensor:
+def choices_of(counts: np.ndarray) -> np.ndarray:
     """Votes, (N, classes) that add up to the same for each, as what the samples chose: (samples, N)."""
-    return torch.from_numpy(np.stack([np.repeat(np.arange(len(each)), each) for each in counts], axis=1))
+    return np.stack([np.repeat(np.arange(len(each)), each) for each in counts], axis=1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,7 +54,7 @@ def test_the_bound_is_where_so_many_votes_are_as_unlikely_as_said() -> None:
 @pytest.mark.parametrize("samples", [20, 100, 1000])
 def test_unanimous_votes(samples: int) -> None:
     """The bound is the samples-th root of alpha / 2."""
-    found = Smoothing(0.5, samples, 0.001).certify(torch.full((samples, 1), 7))
+    found = Smoothing(0.5, samples, 0.001).certify(np.full((samples, 1), 7))
     assert found.predicted.tolist() == [7] and found.abstained.tolist() == [False]
     assert found.radius.item() == pytest.approx(0.5 * stats.norm.ppf(0.0005 ** (1 / samples)), rel=1e-12)
 
@@ -99,11 +98,11 @@ def test_the_risk_is_alpha(probabilities: tuple[float, ...], samples: int, alpha
     chances = stats.multinomial.pmf(counts, samples, probabilities)
     assert chances.sum() == pytest.approx(1)
     found = Smoothing(1.0, samples, alpha).certify(choices_of(counts))
-    radius, predicted = found.radius.numpy(), found.predicted.numpy()
+    radius, predicted = found.radius, found.predicted
     true = np.maximum(stats.norm.ppf(np.array(probabilities)[predicted]), 0)
     assert chances[radius > true].sum() <= alpha
     likeliest = np.array(probabilities)[predicted] == max(probabilities)
-    assert chances[~likeliest & ~found.abstained.numpy()].sum() <= alpha
+    assert chances[~likeliest & ~found.abstained].sum() <= alpha
 
 
 def test_a_linear_classifier_is_certified_up_to_its_boundary() -> None:
@@ -120,7 +119,7 @@ def test_a_linear_classifier_is_certified_up_to_its_boundary() -> None:
         noisy = defense(grey, draws_for(1).at("repeat", number)).double() / 255
         chosen.append((weight * noisy).sum(dim=(1, 2, 3)) + offset > 0)
     assert defense.smoothing is not None
-    found = defense.smoothing.certify(torch.stack(chosen).long())
+    found = defense.smoothing.certify(torch.stack(chosen).long().numpy())
     assert found.predicted.tolist() == [1] and 0.9 * distance < found.radius.item() <= distance
 
 
@@ -162,5 +161,5 @@ def test_what_is_refused(written: str, message: str) -> None:
 
 
 def test_the_least_samples_tell_something() -> None:
-    found = Smoothing(0.1, 11, 0.001).certify(torch.zeros(11, 1, dtype=torch.int64))
+    found = Smoothing(0.1, 11, 0.001).certify(np.zeros((11, 1), np.int64))
     assert not found.abstained and found.radius.item() > 0

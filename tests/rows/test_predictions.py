@@ -28,7 +28,7 @@ def _rows(
     given = Answers(batch.labels)
     for each in answers:
         given.add(each)
-    return prediction_rows(batch, given, parse(defense), target, all_probabilities=all_probabilities)
+    return prediction_rows(batch, given.summed_up(), parse(defense), target, all_probabilities=all_probabilities)
 
 
 def test_a_row_by_hand() -> None:
@@ -107,7 +107,7 @@ def test_a_single_answer_has_no_spread_and_is_what_the_model_said() -> None:
     given = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
     answers = Answers(range(5))
     answers.add(given)
-    assert torch.equal(answers.log_probabilities, given)
+    assert np.array_equal(answers.summed_up().log_probabilities, given)
     assert {row[key] for row in _rows(given) for key in ("label_confidence_std", "agreement", "abstained")} == {None}
 
 

@@ -41,8 +41,9 @@ from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
+from transforms.rows.failures import failure_row
 from transforms.rows.parts import Part
-from transforms.rows.tables import failure_row, rows_table
+from transforms.rows.tables import rows_table
 from transforms.storage.store import Store
 
 

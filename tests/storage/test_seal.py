@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.rows.tables import failure_row, rows_table
+from transforms.rows.failures import failure_row
+from transforms.rows.tables import rows_table
 from transforms.storage.seal import is_whole, sealed
 
 ROWS = rows_table("failures", [failure_row(f"i{number}", "E", "m" * number) for number in range(50)])

@@ -17,8 +17,9 @@ from tests.support.runs import Finished, complaint, invoke, run, sample_files, s
 from transforms.errors import StoppedError
 from transforms.models.sources.registry import model_source
 from transforms.rows.canvases import canvas_sha256
+from transforms.rows.failures import failure_row
 from transforms.rows.parts import Part, part_of
-from transforms.rows.tables import TABLES, failure_row, rows_table
+from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.seal import sealed
 from transforms.storage.store import Store
 

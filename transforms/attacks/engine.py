@@ -1,9 +1,10 @@
 """The engine: attacks a chunk of canvases in micro-batches, and regroups them between the stages of a cascade."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import Precision, Surrogates
+from transforms.data.outcomes import Attacked
 from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.defenses.differentiable import differentiable
 from transforms.models.batches import in_micro_batches
@@ -18,28 +20,6 @@ from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """What an attack made of N images; CPU tensors.
-
-    Attributes:
-        canvases: uint8 (N, 3, S, S).
-        norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
-            was none; NaN for attacks of a fixed budget.
-        finite: bool (N,); where False a gradient or an answer was not finite, and the canvas means nothing.
-        forwards, backwards: int (N,), passes of one network over one window that the attack took.
-        clean, adversarial: float (N, classes), the fused surrogates' probabilities for the stored canvases.
-    """
-
-    canvases: Tensor
-    norms: Tensor
-    finite: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    clean: Tensor
-    adversarial: Tensor
 
 
 def attack_batch(
@@ -61,7 +41,7 @@ def attack_batch(
     chunk = _UnderAttack(spec, classifiers, batch, conditions, pool)
     attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))))
     for number, stage in enumerate(stages[1:], start=1):
-        standing = (~chunk.goal.reached(attacked.adversarial) & attacked.finite).nonzero().flatten().tolist()
+        standing = chunk.standing(attacked)
         if not standing:
             break
         again = chunk.in_micro_batches(stage, standing, stage=number)
@@ -91,7 +71,7 @@ class _UnderAttack:
         pictures, classes = (self._canvases[:0], []) if pool is None else (torch.from_numpy(pool.pixels), pool.labels)
         self._pool = pictures.to(self._device)
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
-        self.goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
+        self._goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
 
     def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
         """Attacks some of the chunk's images, by number."""
@@ -99,12 +79,18 @@ class _UnderAttack:
         def work(items: list[int]) -> tuple[Tensor, ...]:
             return self._attack(attack, [images[item] for item in items], stage)
 
-        return Attacked(*in_micro_batches(work, len(images), self._conditions.micro_batch))
+        found = in_micro_batches(work, len(images), self._conditions.micro_batch)
+        return Attacked(*(each.numpy() for each in found))
+
+    def standing(self, attacked: Attacked) -> list[int]:
+        """The numbers of the images that the attack has not brought to its goal."""
+        reached = self._goal.reached(torch.from_numpy(attacked.adversarial)).numpy()
+        return np.flatnonzero(~reached & attacked.finite).tolist()
 
     def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
         canvases = self._canvases[items].to(self._device)
         labels = self._labels[items].to(self._device)
-        targets = None if self.goal.targets is None else self.goal.targets[items].to(self._device)
+        targets = None if self._goal.targets is None else self._goal.targets[items].to(self._device)
         draws = Draws(self._conditions.seed, self._spec.name, [self._batch.image_ids[item] for item in items])
         surrogates = self._surrogates(draws, self._spec.precision)
         tally = surrogates.tally
@@ -145,7 +131,7 @@ def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     """Some images' results replaced by those of a later stage, with the passes of both."""
-    replaced = {each.name: getattr(attacked, each.name).clone() for each in fields(Attacked)}
+    replaced = {each.name: getattr(attacked, each.name).copy() for each in fields(Attacked)}
     for name, values in replaced.items():
         before = values[items]
         values[items] = getattr(again, name)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
 from transforms.attacks.surrogates import Surrogates, Transform
-from transforms.data.pixels import WHITE
+from transforms.data.pixels import WHITE, Pixels
 from transforms.errors import InputError
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least
@@ -126,10 +127,11 @@ class AttackLoop(BaseAttack):
         if self.band is not None:
             bands.check(self.band, side)
 
-    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+    def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
         if self.band is None:
             return {}
-        return {"out_of_band": float(bands.leaked(self.band, (adversarial.double() - clean)[None]))}
+        perturbation = torch.from_numpy(adversarial.astype(np.float64) - clean)
+        return {"out_of_band": float(bands.leaked(self.band, perturbation[None]))}
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from transforms.attacks.objectives import Goal
 from transforms.attacks.surrogates import Surrogates
-from transforms.data.pixels import WHITE
+from transforms.data.pixels import WHITE, Pixels
 from transforms.randomness import Draws
 
 
@@ -116,11 +116,11 @@ class Attack(Protocol):
     def check(self, side: int) -> None:
         """Raises InputError for a parameter that is out of range, or without effect, on canvases of so many pixels."""
 
-    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+    def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
         """Columns of an image's row in `attacks` that other attacks leave empty.
 
         Args:
-            clean, adversarial: uint8 (3, S, S), CPU.
+            clean, adversarial: uint8 (3, S, S).
         """
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found: ...
@@ -144,5 +144,5 @@ class BaseAttack:
     def check(self, side: int) -> None:
         pass
 
-    def columns(self, clean: Tensor, adversarial: Tensor) -> dict[str, float]:
+    def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
         return {}

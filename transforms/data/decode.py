@@ -1,7 +1,6 @@
 """Encoded bytes → canvas. Pure: no files, no Beam, and no exception but `BadImage`, whatever the bytes."""
 
 import re
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -63,10 +62,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Pillow warns on stderr about what BadImage reports or what does no harm. Set once, for Pillow's modules alone:
-# warnings.catch_warnings around each decode would race with other threads and could silence everybody for good.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @cache

@@ -12,9 +12,6 @@ from transforms.data.pixels import WHITE
 from transforms.defenses.eight_bit import Picture, picture_by_picture, to_8bit, up_to_white
 from transforms.errors import InputError
 
-# A worker is one thread.
-cv2.setNumThreads(0)
-
 _TV_STEPS = 200
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def smoothing(canvases: Tensor, draws: Draws, *, sigma: float, samples: int, alp
 
 @dataclass(frozen=True)
 class Certified:
-    """What votes say of N images; CPU tensors.
+    """What votes say of N images.
 
     Attributes:
         predicted: int64 (N,), the class with the most votes; of equal ones the lowest.
@@ -44,9 +44,9 @@ class Certified:
             classifier's answer. 0 where nothing is certified, always so where it abstained.
     """
 
-    predicted: Tensor
-    abstained: Tensor
-    radius: Tensor
+    predicted: NDArray[np.int64]
+    abstained: NDArray[np.bool_]
+    radius: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Smoothing:
         if self.samples < least:
             raise InputError(f"smoothing: {self.samples} samples tell nothing at alpha {self.alpha}; {least} do")
 
-    def certify(self, choices: Tensor) -> Certified:
+    def certify(self, choices: NDArray[np.int64]) -> Certified:
         """The smoothed classifier's answer and its certified radius, each wrong with probability alpha or less.
 
         The answer is PREDICT of the paper: the two classes with the most votes are compared by a two-sided binomial
@@ -81,11 +81,10 @@ class Smoothing:
         Args:
             choices: int64 (samples, N), the class that the base classifier chose for each noisy canvas.
         """
-        chosen = choices.T.cpu()
-        votes = torch.zeros(len(chosen), max(2, int(chosen.max()) + 1), dtype=torch.int64)
-        top = votes.scatter_add(1, chosen, torch.ones_like(chosen)).sort(dim=1, descending=True, stable=True)
-        first, second = top.values[:, 0].numpy(), top.values[:, 1].numpy()
+        votes = np.stack([np.bincount(each, minlength=max(2, choices.max() + 1)) for each in choices.T])
+        order = np.argsort(-votes, axis=1, kind="stable")
+        first, second = np.take_along_axis(votes, order[:, :2], axis=1).T
         doubt = 2 * stats.binom.sf(first - 1, first + second, 0.5)
         lower = stats.beta.ppf(self.alpha / 2, first, len(choices) - first + 1)
         radius = self.sigma * stats.norm.ppf(np.maximum(lower, 0.5))
-        return Certified(top.indices[:, 0], torch.from_numpy(doubt > self.alpha), torch.from_numpy(radius))
+        return Certified(order[:, 0], doubt > self.alpha, radius)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from transforms.data.outcomes import TOP, Answered
 from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.defenses.defense import Defense
 from transforms.models.batches import in_micro_batches
@@ -70,7 +71,7 @@ def highest(values: Tensor, count: int) -> Tensor:
 
 
 class Answers:
-    """What a model says of N images each time that a random defence was drawn; once, where nothing is random."""
+    """Sums up what a model says of N images each time that a random defence is drawn; once, where nothing is random."""
 
     def __init__(self, labels: Sequence[int]) -> None:
         self._labels = torch.tensor(labels).unsqueeze(1)
@@ -84,37 +85,27 @@ class Answers:
         self._label_confidences.append(log_probabilities.gather(1, self._labels).exp())
         self._choices.append(log_probabilities.argmax(dim=1))
 
-    @property
-    def log_probabilities(self) -> Tensor:
-        """Logarithms of the probabilities, averaged over the answers: float32 (N, classes)."""
-        return (self._summed - math.log(len(self._choices))).float()
-
-    @property
-    def choices(self) -> Tensor:
-        """The most probable class of each answer: int64 (answers, N)."""
-        return torch.stack(self._choices)
-
-    @property
-    def finite(self) -> Tensor:
-        """Which images got answers that are numbers, bool (N,)."""
-        return ~self.log_probabilities.isnan().any(dim=1)
-
-    def spread(self, item: int) -> float | None:
-        """Standard deviation of the label's confidence over the answers; None of a single one."""
-        if len(self._choices) == 1:
-            return None
-        return float(torch.cat(self._label_confidences, dim=1)[item].std())
-
-    def agreement(self, item: int, predicted: int) -> float | None:
-        """The share of the answers that are `predicted`; None of a single one."""
-        if len(self._choices) == 1:
-            return None
-        return float((self.choices[:, item] == predicted).double().mean())
+    def summed_up(self) -> Answered:
+        """All answers so far, at least one. Probabilities are averaged over them."""
+        log_probabilities = (self._summed - math.log(len(self._choices))).float()
+        spread = None
+        if len(self._choices) > 1:
+            # Image by image: a reduction over a larger tensor may differ in the last bit.
+            spread = torch.stack([each.std() for each in torch.cat(self._label_confidences, dim=1)]).numpy()
+        return Answered(
+            log_probabilities.numpy(),
+            log_probabilities.exp().numpy(),
+            # By logarithms, because small probabilities are all zero.
+            highest(log_probabilities, TOP).numpy(),
+            spread,
+            torch.stack(self._choices).numpy(),
+            (~log_probabilities.isnan().any(dim=1)).numpy(),
+        )
 
 
 def ask(
     looks: Mapping[Look, Classifier], defense: Defense, batch: CanvasBatch, conditions: Conditions
-) -> dict[Look, Answers]:
+) -> dict[Look, Answered]:
     """What each model, in each view, says of canvases behind a defence, as often as that is drawn.
 
     Args:
@@ -126,4 +117,4 @@ def ask(
         pixels = defend_batch(defense, batch, repeat, conditions)
         for each, classifier in looks.items():
             answers[each].add(predict_batch(classifier, each[1], pixels, conditions))
-    return answers
+    return {each: some.summed_up() for each, some in answers.items()}

@@ -1,4 +1,4 @@
-"""The device that models are on, and kernels that are repeatable on it."""
+"""The device that models are on."""
 
 import torch
 
@@ -17,12 +17,3 @@ def torch_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise InputError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
     return device
-
-
-def prepare_torch() -> None:
-    """Makes results repeatable, bit for bit: kernels sum in another order with other threads, or as cuDNN pleases."""
-    torch.set_num_threads(1)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False

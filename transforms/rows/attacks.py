@@ -1,29 +1,31 @@
 """Rows of `attacks`: what was done to an image, and what its surrogates say of it before and after."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from transforms.attacks.engine import Attacked
-from transforms.attacks.objectives import Goal
-from transforms.attacks.spec import AttackSpec
+from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
 from transforms.rows.canvases import canvas_sha256
 from transforms.rows.distances import distances
 
+if TYPE_CHECKING:
+    from transforms.attacks.spec import AttackSpec
 
-def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
-    """Rows of `attacks` for the images whose gradients were finite."""
-    goal = Goal(torch.tensor(batch.labels), None if spec.target is None else torch.tensor(spec.target))
-    reached = goal.reached(attacked.adversarial).tolist()
-    clean_confidence, clean_predicted = attacked.clean.max(dim=1)
-    confidence, predicted = attacked.adversarial.max(dim=1)
-    attack = spec.build()
+
+def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
+    """Rows of `attacks` for the images whose gradients and answers were finite.
+
+    Args:
+        seed: the experiment's.
+        batch: the clean canvases of the images that were attacked.
+    """
+    clean, adversarial, attack = attacked.clean, attacked.adversarial, spec.build()
     rows = []
-    for item in attacked.finite.nonzero().flatten().tolist():
-        canvas = attacked.canvases[item].numpy()
-        norm = float(attacked.norms[item])
+    for item in np.flatnonzero(attacked.finite).tolist():
+        canvas, label = attacked.canvases[item], batch.labels[item]
+        before, after = int(clean[item].argmax()), int(adversarial[item].argmax())
         rows.append(
             {
                 "image_id": batch.image_ids[item],
@@ -33,23 +35,27 @@ def attack_rows(spec: AttackSpec, seed: int, batch: CanvasBatch, attacked: Attac
                 "view": spec.view,
                 "through": spec.defense.name,
                 "objective": dict(spec.parameters).get("objective"),
-                "label": batch.labels[item],
+                "label": label,
                 "target": spec.target,
                 "norm": spec.norm,
                 "eps": spec.eps,
                 "steps": attack.steps,
                 "seed": seed,
-                "clean_predicted": int(clean_predicted[item]),
-                "clean_confidence": float(clean_confidence[item]),
-                "adversarial_predicted": int(predicted[item]),
-                "adversarial_confidence": float(confidence[item]),
-                "success": reached[item],
-                "minimal_norm": None if math.isnan(norm) else norm,
+                "clean_predicted": before,
+                "clean_confidence": float(clean[item, before]),
+                "adversarial_predicted": after,
+                "adversarial_confidence": float(adversarial[item, after]),
+                "success": after != label if spec.target is None else after == spec.target,
+                "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
-                **attack.columns(torch.from_numpy(batch.pixels[item]), attacked.canvases[item]),
+                **attack.columns(batch.pixels[item], canvas),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "canvas_sha256": canvas_sha256(canvas),
             }
         )
     return rows
+
+
+def _unless_nan(value: np.floating) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -8,7 +8,13 @@ from transforms.data.classes import class_name
 from transforms.data.decode import Decoded
 
 
-def _image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
+def image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
+    """A row of `images`.
+
+    Args:
+        ref: with a label, 0–999.
+        data: the encoded bytes.
+    """
     return {
         "image_id": ref.image_id,
         "uri": ref.uri,

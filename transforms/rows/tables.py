@@ -1,4 +1,4 @@
-"""The tables that a run writes: their columns, their partitions, and what is derived from probabilities.
+"""The tables that a run writes: their columns and their partitions.
 
 Partition columns stand in the path of a part (Hive style: `attack=mi4`), not in the file.
 """
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-
-TOP = 5
 
 
 @dataclass(frozen=True)
@@ -128,10 +126,3 @@ TABLES = {
 def rows_table(table: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Rows of one part as an Arrow table with the table's columns; raises pyarrow.ArrowInvalid for a wrong type."""
     return pa.Table.from_pylist(list(rows), schema=TABLES[table].columns)
-
-
-def failure_row(
-    image_id: str, error_type: str, message: str, uri: str | None = None, attempt: int = 1
-) -> dict[str, Any]:
-    """A row of `failures`; what fails is not tried again, so that `attempt` is 1, unless it ended its process."""
-    return {"image_id": image_id, "uri": uri, "error_type": error_type, "message": message, "attempt": attempt}

@@ -5,16 +5,18 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.attacks.engine import Attacked, attack_batch
+from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
 from transforms.data.chunks import Chunk, ImageRef, Work
+from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch, Pixels
-from transforms.models.device import prepare_torch
 from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_table
+from transforms.rows.failures import not_finite_rows
 from transforms.rows.parts import CLEAN, attack_parts
-from transforms.rows.tables import failure_row, rows_table
+from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
+from transforms.steps.process import prepare_numerics
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import read_batch
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
@@ -36,7 +38,7 @@ class AttackImages(beam.DoFn):
         self._pool_read: CanvasBatch | None = None
 
     def setup(self) -> None:
-        prepare_torch()
+        prepare_numerics()
 
     def process(self, work: Work) -> Iterator[CanvasRef]:
         clean = CanvasRef(work.chunk, CLEAN)
@@ -81,10 +83,9 @@ class AttackImages(beam.DoFn):
             failures = death_rows(batch.image_ids, kept)
             if attacked is not None:
                 rows = attack_rows(spec, context.conditions.seed, batch.take(kept), attacked)
-                canvases = list(attacked.canvases[attacked.finite].numpy())
-                broken = [batch.image_ids[each] for each, fine in zip(kept, attacked.finite, strict=True) if not fine]
+                canvases = list(attacked.canvases[attacked.finite])
                 reason = "a gradient or an answer of the surrogates is not finite"
-                failures += [failure_row(each, "FloatingPointError", reason) for each in broken]
+                failures += not_finite_rows(batch.take(kept).image_ids, attacked.finite, reason)
         context.store.publish(failures_at, rows_table("failures", failures))
         context.store.publish(canvases_at, canvas_table([row["image_id"] for row in rows], canvases))
         context.store.publish(attacks_at, rows_table("attacks", rows))

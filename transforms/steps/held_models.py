@@ -7,7 +7,7 @@ from apache_beam.utils.shared import Shared
 
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.device import prepare_torch, torch_device
+from transforms.models.device import torch_device
 from transforms.models.engines.registry import Predictor, predicting
 from transforms.models.pin import ModelPin
 from transforms.models.sources.registry import model_source
@@ -62,7 +62,6 @@ class HeldModels:
         return predictor
 
     def _load(self, name: str) -> Classifier:
-        prepare_torch()
         pinned = self._pins[name]
         source = model_source(pinned.source, pinned.weights, pinned.preprocessing.keys())
         if source.digest() != pinned.weights_sha256:

@@ -9,9 +9,11 @@ from transforms.data.chunks import Chunk, ImageRef, Work
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.data.pixels import Pixels
 from transforms.rows.canvases import canvas_table
-from transforms.rows.images import _image_row
+from transforms.rows.failures import failure_row
+from transforms.rows.images import image_row
 from transforms.rows.parts import load_parts
-from transforms.rows.tables import failure_row, rows_table
+from transforms.rows.tables import rows_table
+from transforms.steps.process import prepare_numerics
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import read_image
 from transforms.storage.store import Store
@@ -23,6 +25,9 @@ class LoadImages(beam.DoFn):
     def __init__(self, store: Store, canvas: CanvasSpec) -> None:
         self._store = store
         self._canvas = canvas
+
+    def setup(self) -> None:
+        prepare_numerics()
 
     def process(self, work: Work) -> Iterator[Work]:
         if not all(self._store.has(part) for part in load_parts(work.chunk.index)):
@@ -54,4 +59,4 @@ def _load(ref: ImageRef, canvas: CanvasSpec) -> tuple[dict[str, Any], Pixels | N
         data, decoded = read_image(ref, canvas)
     except BadImage as error:
         return failure_row(ref.image_id, type(error).__name__, str(error), ref.uri), None
-    return _image_row(ref, data, decoded), decoded.canvas
+    return image_row(ref, data, decoded), decoded.canvas

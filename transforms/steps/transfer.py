@@ -5,15 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import apache_beam as beam
 import pyarrow as pa
 
+from transforms.data.outcomes import Answered
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import Defense
-from transforms.models.answers import Answers, Look, ask
-from transforms.models.device import prepare_torch
+from transforms.models.answers import Look, ask
+from transforms.rows.failures import not_finite_rows
 from transforms.rows.parts import Part, predictions_part
 from transforms.rows.predictions import prediction_rows
-from transforms.rows.tables import failure_row, rows_table
+from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
 from transforms.steps.fan_out import DefenseTask
+from transforms.steps.process import prepare_numerics
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.store import Store
 from transforms.storage.stored_canvases import read_canvases
@@ -38,7 +40,7 @@ class Transfer(beam.DoFn):
         self._all_probabilities = all_probabilities
 
     def setup(self) -> None:
-        prepare_torch()
+        prepare_numerics()
 
     def process(self, defended: DefenseTask) -> Iterator[tuple[Part, pa.Table]]:
         canvases, defense = defended.canvases, defended.defense
@@ -64,16 +66,15 @@ class Transfer(beam.DoFn):
         for look, part in missing.items():
             rows, failures = [], deaths
             if asked is not None:
-                answers, target = asked[look], self._wanted.get(canvases.attack)
-                rows = prediction_rows(looked_at, answers, defense, target, all_probabilities=self._all_probabilities)
-                silent = [looked_at.image_ids[item] for item in (~answers.finite).nonzero().flatten().tolist()]
+                answered, target = asked[look], self._wanted.get(canvases.attack)
+                rows = prediction_rows(looked_at, answered, defense, target, all_probabilities=self._all_probabilities)
                 reason = "the model's answer is NaN"
-                failures = deaths + [failure_row(each, "FloatingPointError", reason) for each in silent]
+                failures = deaths + not_finite_rows(looked_at.image_ids, answered.finite, reason)
             if failures:
                 yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
             yield part, rows_table("predictions", rows)
 
-    def _ask(self, looks: Iterable[Look], defense: Defense, batch: CanvasBatch) -> dict[Look, Answers]:
+    def _ask(self, looks: Iterable[Look], defense: Defense, batch: CanvasBatch) -> dict[Look, Answered]:
         models = self._context.models
         asked = {(model, view): models.target(model) for model, view in looks}
         return ask(asked, defense, batch, self._context.conditions)

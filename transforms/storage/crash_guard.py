@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from transforms.errors import StoppedError
-from transforms.rows.tables import failure_row
+from transforms.rows.failures import failure_row
 from transforms.storage.patience import within
 from transforms.storage.store import Store
 

@@ -757,7 +757,7 @@ def test_an_own_recipe_may_be_a_cascade_or_band_limited(package: Package) -> Non
     assert limited.stages == (limited,)
     clean, adversarial = some_batch(range(2)).canvases
     share = leaked(DctBand(0.25), (adversarial.double() - clean)[None]).item()
-    assert theirs.columns(clean, adversarial) == {}
-    assert limited.columns(clean, adversarial) == {"out_of_band": share} and 0.1 < share < 1
+    assert theirs.columns(clean.numpy(), adversarial.numpy()) == {}
+    assert limited.columns(clean.numpy(), adversarial.numpy()) == {"out_of_band": share} and 0.1 < share < 1
     with pytest.raises(InputError, match=r"cutoff: 0\.996 keeps every frequency of a canvas of 224 pixels"):
         adapted("limited").make(LinfBall(0.1), cutoff=0.996).check(224)
