@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
     with one_line_errors():
-        from pipeline.cli.terminal import console, print_clean_accuracy, print_plan
+        from pipeline.cli.terminal import console, print_clean_accuracy, print_plan, print_times
         from pipeline.config.experiment import load_experiment
         from pipeline.results.render import print_summary
         from pipeline.results.tables import open_run
@@ -94,7 +94,9 @@ def run(
         prepared = prepare(load_experiment(experiment, change or []), output)
         check_paths(runner, prepared.paths)
         print_plan(prepared)
-        execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
+        cost = execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
+        if cost is not None:
+            print_times(cost)
         results = open_run(output)
         print_summary(results, console())
         command = "megalith" if shutil.which("megalith") else sys.argv[0]

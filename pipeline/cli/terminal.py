@@ -14,6 +14,7 @@ from pipeline.cli.process import warn
 from transforms.errors import InputError
 
 if TYPE_CHECKING:
+    from pipeline.results.record import Json
     from pipeline.run.clean_accuracy import CleanAccuracy
     from pipeline.run.prepare import Prepared
 
@@ -79,3 +80,15 @@ def print_clean_accuracy(found: "CleanAccuracy") -> None:
             f"{found.model} is right on {found.correct} of {found.of} clean images{known}; check its weights, "
             "its preprocessing, and the labels"
         )
+
+
+def print_times(cost: "Json") -> None:
+    """What took the time of a run: an entry of the record's `costs`. Seconds of all workers are added up."""
+    steps = cost.get("steps", {})
+    rows = (
+        (name, each["count"], f"{each['seconds']:.1f}", f"{each['seconds'] / max(1, each['count']):.3g}")
+        for name, each in steps.items()
+    )
+    if steps:
+        title = f"Time: {cost['seconds']} s on the clock; on workers, added up:"
+        console().print(text_table(title, ["work", "times", "seconds", "seconds each"], rows))

@@ -22,11 +22,12 @@ from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import CLEAN, predictions_part
 from transforms.rows.predictions import prediction_rows
 from transforms.rows.tables import rows_table
-from transforms.steps.attack import AttackImages
+from transforms.steps.attack import AttackChunk
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
 from transforms.steps.process import prepare_numerics
+from transforms.steps.stored import publish
 from transforms.storage.store import Store
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
 
@@ -107,12 +108,12 @@ class _Trial:
     def __init__(self, prepared: Prepared, context: StepContext, chunk: Chunk) -> None:
         experiment = prepared.experiment
         self._experiment, self._context, self._chunk = experiment, context, chunk
-        self._attacks = AttackImages(context, experiment.specs, prepared.pool)
+        self._attacks = AttackChunk(context, experiment.specs, prepared.pool)
         self._specs = {spec.name: spec for spec in experiment.specs}
         self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
         self._answers = Answers(())
         self._known: dict[tuple[str, ...], float] = {}
-        self._timed(("load",), lambda: load_chunk(context.store, chunk, context.canvas))
+        self._timed(("load",), lambda: publish(context.store, load_chunk(context.store, chunk, context.canvas)))
         self._batch = read_canvases(context.store, CanvasRef(chunk, CLEAN))
         if not self._batch.labels:
             raise InputError(f"images: there is nothing to time, {chunk.refs[0].uri} and others cannot be read")

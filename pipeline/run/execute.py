@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.results.record import RunRecord, read_record, write_record
+from pipeline.results.record import Json, RunRecord, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
 from pipeline.run.compaction import compact
 from pipeline.run.definitions import versions
@@ -28,6 +29,7 @@ from transforms.models.pin import ModelPin
 from transforms.rows.parts import canvases_part, of_tables
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
+from transforms.steps.metrics import recorded
 from transforms.steps.process import prepare_numerics
 from transforms.storage.crash_guard import FOLDER as ATTEMPTS
 from transforms.storage.crash_guard import no_blame
@@ -41,7 +43,7 @@ def execute(
     report: Callable[[CleanAccuracy], None],
     warn: Callable[[str], None],
     models_in_memory: int | None = None,
-) -> None:
+) -> Json | None:
     """Does everything that is missing.
 
     Args:
@@ -49,6 +51,9 @@ def execute(
         models_in_memory: most models that a worker may hold at once; None for all.
         report: told how each model did on clean images, before any rows are written.
         warn: told in one line of what changes while the run is at work.
+
+    Returns:
+        Its entry in the record's `costs`; None where nothing was missing.
 
     Raises:
         InputError: the device is not there, weights are not what they say, an engine cannot run its model, the run
@@ -68,6 +73,7 @@ def execute(
         if waves:
             _compute(prepared, options, device, waves, models, journal, warn)
         _tidy(prepared)
+    return journal.record.costs[-1] if waves else None
 
 
 class _Models:
@@ -143,6 +149,7 @@ def _compute(
     experiment, store, plan = prepared.experiment, prepared.store, prepared.plan
     started = time.monotonic()
     conditions, done = prepared.conditions(device), False
+    counters: Counter[str] = Counter()
     with (
         _machine_failures(),
         no_blame(store, workers_here(options)),
@@ -154,7 +161,7 @@ def _compute(
                     context = StepContext(store, models.held(wave.models), experiment.canvas.spec, conditions)
                     root = beam.Pipeline(options=options)
                     build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
-                    run_to_end(root)
+                    counters += run_to_end(root)
                 done = True
             except Exception as error:
                 conditions = _with_less_memory(conditions, error)
@@ -165,7 +172,7 @@ def _compute(
                 )
         _see_that_all_is_there(prepared)
     seconds = round(time.monotonic() - started, 1)
-    cost = {**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions()}
+    cost = {**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions(), **recorded(counters)}
     journal.write(costs=(*journal.record.costs, cost))
 
 

@@ -39,12 +39,10 @@ def build(
     return (
         root
         | "Chunks of image refs" >> beam.Create(work)
-        | "Load" >> beam.ParDo(LoadImages(context.store, context.canvas))
-        | "Attack" >> beam.ParDo(AttackImages(context, experiment.specs, pool))
-        | "Fan out to defences" >> beam.ParDo(FanOut(experiment.defenses_of))
+        | "Load" >> LoadImages(context.store, context.canvas)
+        | "Attack" >> AttackImages(context, experiment.specs, pool)
+        | "Fan out to defences" >> FanOut(experiment.defenses_of)
         | "Transfer"
-        >> beam.ParDo(
-            Transfer(context, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
-        )
-        | "Write" >> beam.ParDo(WriteParts(context.store))
+        >> Transfer(context, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
+        | "Write" >> WriteParts(context.store)
     )

@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentError, ArgumentParser
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -26,6 +27,7 @@ from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import PythonLoopbackEnvironment
 
 from transforms.errors import InputError, StoppedError, unknown
+from transforms.steps.metrics import totals
 from transforms.storage.files import is_remote
 from transforms.storage.preflight import reach
 
@@ -153,8 +155,11 @@ def check_paths(runner: str, paths: Iterable[str]) -> None:
             raise InputError(f"--runner dataflow: its workers cannot see {path}; give gs:// or s3:// paths")
 
 
-def run_to_end(root: beam.Pipeline) -> None:
+def run_to_end(root: beam.Pipeline) -> Counter[str]:
     """Runs a pipeline and waits for its end; a job that goes on elsewhere is cancelled when we stop waiting.
+
+    Returns:
+        What its steps have counted (`steps.metrics`); nothing where the runner does not tell.
 
     Raises:
         StoppedError: the runner does not take the job, or loses it. What workers raise comes as the runner gives it.
@@ -171,6 +176,9 @@ def run_to_end(root: beam.Pipeline) -> None:
         if isinstance(root.runner, FnApiRunner) or "Traceback" in str(error):
             raise
         raise StoppedError(f"{type(root.runner).__name__}: {_first_line(error)}") from error
+    with suppress(Exception):  # Some runners have no metrics, and some ask a server that may be gone.
+        return totals(result.metrics())
+    return Counter()
 
 
 def _first_line(error: Exception) -> str:

@@ -29,10 +29,11 @@ from transforms.models.sources.registry import model_source
 from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_sha256
 from transforms.rows.parts import CLEAN
-from transforms.steps.attack import AttackImages
+from transforms.steps.attack import AttackChunk
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
+from transforms.steps.stored import publish
 from transforms.storage.crash_guard import MOST
 from transforms.storage.images import read_batch
 from transforms.storage.store import Store
@@ -180,13 +181,13 @@ def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monke
     monkeypatch.setattr(Store, "delete", lambda store, paths: None if dead else delete(store, paths))
     (spec,) = [each for each in experiment.specs if each.name == "admix"]
     chunk, store = make_chunks(refs, 2)[0], Store(str(tmp_path))
-    load_chunk(store, chunk, canvas)
+    publish(store, load_chunk(store, chunk, canvas))
     models = HeldModels({"lite0": pin("coarse0")}, "cpu")
     deaths, done = 0, False
     while not done:
         dead.clear()
         try:
-            worker = AttackImages(StepContext(store, models, canvas, conditions), [spec], (doomed, *rest))
+            worker = AttackChunk(StepContext(store, models, canvas, conditions), [spec], (doomed, *rest))
             done = bool(list(worker.process(Work(chunk, frozenset(["admix"])))))
         except DeathError:
             deaths += 1

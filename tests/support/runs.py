@@ -225,7 +225,19 @@ def in_order(found: list[Row]) -> list[Row]:
     return sorted(found, key=lambda row: [str(row.get(key)) for key in keys])
 
 
-# --- runs that many tests look at: fixtures in pipeline_fixtures.py
+def costs(output: Path) -> list[Json]:
+    """As run.json keeps them, one for each run that computed anything."""
+    found: list[Json] = json.loads((output / "run.json").read_text())["costs"]
+    return found
+
+
+def what_was_counted(output: Path) -> dict[str, int]:
+    """By the last run that computed anything; every counter but those of time."""
+    cost = costs(output)[-1]
+    return {**cost["counts"], **{name: each["count"] for name, each in cost["steps"].items()}}
+
+
+# --- runs that many tests look at: fixtures in finished.py
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ IMAGE = "us-docker.pkg.dev/project/repository/megalith:1"
 GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 
 STEPS = {
-    "Load": "LoadImages",
-    "Attack": "AttackImages",
-    "Fan out to defences": "FanOut",
-    "Transfer": "Transfer",
-    "Write": "WriteParts",
+    "Load/Load chunk": "_LoadChunk",
+    "Attack/Attack chunk": "AttackChunk",
+    "Fan out to defences/One task per defence": "CallableWrapperDoFn",
+    "Transfer/Predict chunk": "_PredictChunk",
+    "Write/Publish part": "CallableWrapperDoFn",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.flink.cluster import Cluster, running
 from tests.support.preforked import wait_until
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt
-from tests.support.runs import Finished, contents, invoke, run
+from tests.support.runs import Finished, contents, invoke, run, what_was_counted
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 
@@ -29,6 +29,7 @@ def test_flink_makes_the_same_tables(cluster: Cluster, quickstart_run: Finished,
     result = invoke("run", quickstart_run.experiment, "--output", tmp_path / "run", *cluster.options)
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "run") == contents(quickstart_run.output)
+    assert what_was_counted(tmp_path / "run") == what_was_counted(quickstart_run.output)
     assert cluster.setbacks() == []
 
 

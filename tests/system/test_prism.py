@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.preforked import wait_until
 from tests.support.runners import Begin, GoInstall, beam_in_go, interrupt, running
-from tests.support.runs import REAL, Finished, command, contents, run, tiny, written
+from tests.support.runs import REAL, Finished, command, contents, run, tiny, what_was_counted, written
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 
@@ -38,6 +38,7 @@ def test_prism_makes_the_same_tables(prism: Path, quickstart_run: Finished, tmp_
     said = (tmp_path / "log" / "stderr").read_text()
     assert {line.partition(":")[0] for line in said.splitlines()} == {"quickstart", ""}, said
     assert contents(tmp_path / "run") == contents(quickstart_run.output)
+    assert what_was_counted(tmp_path / "run") == what_was_counted(quickstart_run.output)
 
 
 def test_an_interrupted_run_goes_on(prism: Path, real_run: Finished, tmp_path: Path, begin: Begin) -> None:

@@ -1,7 +1,8 @@
 """Answers: what models say of canvases behind a defence, each time that it is drawn."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from transforms.randomness import Draws
 
 Look = tuple[str, str]
 """A model's name, and a view."""
+
+Timed = Callable[[str, int], AbstractContextManager[None]]
+"""Notes how long a body takes: ("defend" or "predict", canvases)."""
 
 
 def defend_batch(defense: Defense, batch: CanvasBatch, repeat: int, conditions: Conditions) -> Tensor:
@@ -103,8 +107,16 @@ class Answers:
         )
 
 
+def _untimed(_work: str, _count: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def ask(
-    looks: Mapping[Look, Classifier], defense: Defense, batch: CanvasBatch, conditions: Conditions
+    looks: Mapping[Look, Classifier],
+    defense: Defense,
+    batch: CanvasBatch,
+    conditions: Conditions,
+    timed: Timed = _untimed,
 ) -> dict[Look, Answered]:
     """What each model, in each view, says of canvases behind a defence, as often as that is drawn.
 
@@ -114,7 +126,9 @@ def ask(
     """
     answers = {each: Answers(batch.labels) for each in looks}
     for repeat in range(defense.repeats):
-        pixels = defend_batch(defense, batch, repeat, conditions)
+        with timed("defend", len(batch.labels)):
+            pixels = defend_batch(defense, batch, repeat, conditions)
         for each, classifier in looks.items():
-            answers[each].add(predict_batch(classifier, each[1], pixels, conditions))
+            with timed("predict", len(batch.labels)):
+                answers[each].add(predict_batch(classifier, each[1], pixels, conditions))
     return {each: some.summed_up() for each, some in answers.items()}

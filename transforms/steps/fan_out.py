@@ -17,13 +17,18 @@ class DefenseTask:
     defense: Defense
 
 
-class FanOut(beam.DoFn):
-    """Canvases -> DefenseTask, once for each defence. No side effects."""
+class FanOut(beam.PTransform):
+    """`CanvasRef` -> a `DefenseTask` for each defence, no defence among them. No side effects."""
 
     def __init__(self, defenses: Mapping[str, Sequence[Defense]]) -> None:
         """`defenses` holds those behind which each attack's canvases are looked at, by the attack's name."""
+        super().__init__()
         self._defenses = dict(defenses)
 
-    def process(self, canvases: CanvasRef) -> Iterator[DefenseTask]:
-        for defense in self._defenses[canvases.attack]:
-            yield DefenseTask(canvases, defense)
+    def expand(self, canvases: beam.PCollection) -> beam.PCollection:
+        return canvases | "One task per defence" >> beam.FlatMap(_tasks, self._defenses)
+
+
+def _tasks(canvases: CanvasRef, defenses: Mapping[str, Sequence[Defense]]) -> Iterator[DefenseTask]:
+    for defense in defenses[canvases.attack]:
+        yield DefenseTask(canvases, defense)

@@ -1,13 +1,11 @@
 """Transfer evaluation: target models look at stored canvases, and each look becomes a row of `predictions`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import apache_beam as beam
-import pyarrow as pa
 
 from transforms.data.outcomes import Answered
 from transforms.data.pixels import CanvasBatch
-from transforms.defenses.defense import Defense
 from transforms.models.answers import Look, ask
 from transforms.rows.failures import not_finite_rows
 from transforms.rows.parts import Part, predictions_part
@@ -15,14 +13,19 @@ from transforms.rows.predictions import prediction_rows
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
 from transforms.steps.fan_out import DefenseTask
+from transforms.steps.metrics import counted, timed
 from transforms.steps.process import prepare_numerics
+from transforms.steps.stored import Rows, publish, read
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.store import Store
-from transforms.storage.stored_canvases import read_canvases
 
 
-class Transfer(beam.DoFn):
-    """DefenseTask -> (part, rows) for every model and view whose rows are not there yet."""
+class Transfer(beam.PTransform):
+    """`DefenseTask` -> (part, rows) for every model and view whose rows are not stored yet.
+
+    Rows are of `predictions`, and of `failures` where an image has no answer. No side effect that lasts, so that doing
+    it again is harmless.
+    """
 
     def __init__(
         self,
@@ -34,59 +37,83 @@ class Transfer(beam.DoFn):
         all_probabilities: bool,
     ) -> None:
         """`wanted` holds the class that each targeted attack wants, by the attack's name; None for the others."""
+        super().__init__()
+        looks = tuple((model, view) for model in targets for view in views)
+        self._chunks = _PredictChunk(context, looks, wanted, all_probabilities=all_probabilities)
+
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+        return tasks | "Predict chunk" >> beam.ParDo(self._chunks)
+
+
+class _PredictChunk(beam.DoFn):
+    def __init__(
+        self,
+        context: StepContext,
+        looks: Sequence[Look],
+        wanted: Mapping[str, int | None],
+        *,
+        all_probabilities: bool,
+    ) -> None:
         self._context = context
-        self._looks = tuple((model, view) for model in targets for view in views)
+        self._looks = tuple(looks)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities
 
     def setup(self) -> None:
         prepare_numerics()
 
-    def process(self, defended: DefenseTask) -> Iterator[tuple[Part, pa.Table]]:
-        canvases, defense = defended.canvases, defended.defense
+    def process(self, task: DefenseTask) -> Iterator[Rows]:
+        store, canvases = self._context.store, task.canvases
         parts = {
-            (model, view): predictions_part(canvases.chunk.index, canvases.attack, model, view, defense.name)
+            (model, view): predictions_part(canvases.chunk.index, canvases.attack, model, view, task.defense.name)
             for model, view in self._looks
         }
-        missing = {look: part for look, part in parts.items() if not self._context.store.has(part)}
-        if not missing:
-            return
-        batch = read_canvases(self._context.store, canvases)
-        if not batch.labels:
-            yield from ((part, rows_table("predictions", [])) for part in missing.values())
-            return
-        unit = f"{canvases.chunk.index} {canvases.attack} {defense.name} {self._looks}"
-        kept, asked = guarded(
-            self._context.store,
-            unit,
-            batch.image_ids,
-            lambda some: self._ask(missing, defense, batch.take(some)),
-        )
-        deaths, looked_at = death_rows(batch.image_ids, kept), batch.take(kept)
-        for look, part in missing.items():
+        missing = {look: part for look, part in parts.items() if not store.has(part)}
+        if missing:
+            yield from self._predict(task, read(store, canvases), missing)
+
+    def _predict(self, task: DefenseTask, batch: CanvasBatch, parts: Mapping[Look, Part]) -> Iterator[Rows]:
+        kept, answers = self._ask(task, batch, list(parts))
+        deaths, seen = death_rows(batch.image_ids, kept), batch.take(kept)
+        for look, part in parts.items():
             rows, failures = [], deaths
-            if asked is not None:
-                answered, target = asked[look], self._wanted.get(canvases.attack)
-                rows = prediction_rows(looked_at, answered, defense, target, all_probabilities=self._all_probabilities)
-                reason = "the model's answer is NaN"
-                failures = deaths + not_finite_rows(looked_at.image_ids, answered.finite, reason)
+            if answers:
+                answered, target = answers[look], self._wanted.get(task.canvases.attack)
+                with timed("rows", len(kept)):
+                    rows = prediction_rows(
+                        seen, answered, task.defense, target, all_probabilities=self._all_probabilities
+                    )
+                failures = deaths + not_finite_rows(seen.image_ids, answered.finite, "the model's answer is NaN")
+            counted("predictions_made", len(rows))
             if failures:
                 yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
             yield part, rows_table("predictions", rows)
 
-    def _ask(self, looks: Iterable[Look], defense: Defense, batch: CanvasBatch) -> dict[Look, Answered]:
-        models = self._context.models
-        asked = {(model, view): models.target(model) for model, view in looks}
-        return ask(asked, defense, batch, self._context.conditions)
+    def _ask(
+        self, task: DefenseTask, batch: CanvasBatch, looks: Sequence[Look]
+    ) -> tuple[list[int], dict[Look, Answered] | None]:
+        """The numbers of the images that do not kill, and what models say of them; None where there are none."""
+        models, conditions = self._context.models, self._context.conditions
+
+        def work(some: Sequence[int]) -> dict[Look, Answered]:
+            asked = {(model, view): models.target(model) for model, view in looks}
+            return ask(asked, task.defense, batch.take(some), conditions, timed)
+
+        unit = f"{task.canvases.chunk.index} {task.canvases.attack} {task.defense.name} {self._looks}"
+        return guarded(self._context.store, unit, batch.image_ids, work) if batch.labels else ([], None)
 
 
-class WriteParts(beam.DoFn):
-    """(part, rows) -> the part, once it is published. Idempotent."""
+class WriteParts(beam.PTransform):
+    """(part, rows) -> the part, once it is published. Side effect: publishes it. Idempotent."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store = store
 
-    def process(self, element: tuple[Part, pa.Table]) -> Iterator[Part]:
-        part, rows = element
-        self._store.publish(part, rows)
-        yield part
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        return rows | "Publish part" >> beam.Map(_published, self._store)
+
+
+def _published(rows: Rows, store: Store) -> Part:
+    publish(store, [rows])
+    return rows[0]

@@ -33,7 +33,13 @@ _NEIGHBOURS = 16
 
 
 def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
-    """Reads and decodes one image; returns its encoded bytes as well.
+    """Reads and decodes one image; returns its encoded bytes as well. Raises what `image_bytes` and `decode` raise."""
+    data = image_bytes(ref)
+    return data, decode(data, canvas)
+
+
+def image_bytes(ref: ImageRef) -> bytes:
+    """The encoded bytes of one image.
 
     Raises:
         BadImage: it cannot be used, and that is the image's fault.
@@ -42,8 +48,7 @@ def read_image(ref: ImageRef, canvas: CanvasSpec) -> tuple[bytes, Decoded]:
     """
     if ref.problem:
         raise BadImage(ref.problem)
-    data = _read(ref.uri)
-    return data, decode(data, canvas)
+    return _read(ref.uri)
 
 
 def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch | None:

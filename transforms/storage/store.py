@@ -71,17 +71,22 @@ class Store:
         first = "delete it, and " if is_remote(self.root) else ""
         return OSError(f"{self._at(path)} is damaged; {first}the same command makes it again")
 
-    def publish(self, part: Part, rows: pa.Table) -> None:
+    def publish(self, part: Part, rows: pa.Table) -> int:
         """Writes a part under a temporary name and renames it: seen whole or not at all. Idempotent.
 
         A part that is there with the same content stays untouched.
+
+        Returns:
+            Bytes written.
 
         Raises:
             OSError: the filesystem refuses, for example because it is full.
         """
         content = sealed(rows)
-        if not (self.exists(part.path) and self.read_bytes(part.path) == content):
-            self.publish_bytes(part.path, content)
+        if self.exists(part.path) and self.read_bytes(part.path) == content:
+            return 0
+        self.publish_bytes(part.path, content)
+        return len(content)
 
     def publish_bytes(self, path: str, content: bytes, *, lasting: bool = True) -> None:
         """Publishes any file, the same way; `path` is relative to the root.

@@ -1,0 +1,28 @@
+"""Parts as steps read and publish them, timed and counted."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from transforms.data.pixels import CanvasBatch
+from transforms.rows.parts import Part
+from transforms.steps.metrics import counted, timed
+from transforms.storage.store import Store
+from transforms.storage.stored_canvases import CanvasRef, read_canvases
+
+Rows = tuple[Part, pa.Table]
+"""A part, and the rows that are to be in it."""
+
+
+def read(store: Store, canvases: CanvasRef) -> CanvasBatch:
+    """The canvases that a reference stands for."""
+    with timed("read", len(canvases.chunk.refs)):
+        return read_canvases(store, canvases)
+
+
+def publish(store: Store, parts: Iterable[Rows]) -> None:
+    """Publishes parts in their order; one that is there with the same content stays untouched."""
+    for part, rows in parts:
+        with timed("write", 1):
+            written = store.publish(part, rows)
+        counted("bytes_written", written)
