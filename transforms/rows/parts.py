@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import quote, unquote
 
 from transforms.rows.tables import TABLES
@@ -14,7 +15,7 @@ _VARIANT = "@"
 
 GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
 """Of each table, chunks whose parts of one kind are made one file at the end of a large run."""
-_FILE = re.compile(r"(?P<table>[^/]+)/(?P<folders>(.+/)?)(?P<kind>chunk|group)-(?P<number>[0-9]{5,})\.parquet")
+_FILE = re.compile(r"(?P<kind>chunk|group)-(?P<number>[0-9]{5}|[1-9][0-9]{5,})\.parquet")
 
 
 def variant_name(attack: str, defense: str) -> str:
@@ -87,30 +88,55 @@ def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
     return _failures_part(chunk, "attack", attack), canvases_part(chunk, attack), attacks_part(chunk, attack)
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What the path of a table's file says."""
+
+    table: str
+    keys: tuple[str, ...]
+    number: int
+    compacted: bool
+
+    @property
+    def chunks(self) -> range:
+        size = GROUPS[self.table] if self.compacted else 1
+        return range(self.number * size, (self.number + 1) * size)
+
+
+def _read_name(path: str) -> _Name | None:
+    """None for a path that is not spelled as a run spells its own."""
+    folder, _, name = path.rpartition("/")
+    found, keys = _FILE.fullmatch(name), _keys(folder)
+    if found is None or keys is None:
+        return None
+    return _Name(folder.partition("/")[0], keys, int(found["number"]), found["kind"] == "group")
+
+
+@cache
+def _keys(folder: str) -> tuple[str, ...] | None:
+    """The values of a table's partition columns in the path of a folder; None where it is none of a table's."""
+    table, *levels = folder.split("/")
+    if table not in TABLES or len(levels) != len(TABLES[table].partitions):
+        return None
+    keys = tuple(unquote(level.partition("=")[2]) for level in levels)
+    return keys if all(keys) and folder == Part(table, 0, keys).folder else None
+
+
 def part_of(path: str) -> Part | None:
     """The part that a file of one chunk is; None for any other file."""
-    found = _FILE.fullmatch(path)
-    if found is None or found["kind"] == "group":
-        return None
-    table, folders = found["table"], found["folders"].split("/")[:-1]
-    names, keys = [each.partition("=")[0] for each in folders], [each.partition("=")[2] for each in folders]
-    if table not in TABLES or names != list(TABLES[table].partitions):
-        return None
-    return Part(table, int(found["number"]), tuple(map(unquote, keys)))
+    name = _read_name(path)
+    return None if name is None or name.compacted else Part(name.table, name.number, name.keys)
 
 
 def chunks_in(path: str) -> range:
     """The chunks whose rows a table's file holds, by its name: one, or a group's; none if it is no such file."""
-    found = _FILE.fullmatch(path)
-    if found is None or found["table"] not in GROUPS:
-        return range(0)
-    size, number = GROUPS[found["table"]] if found["kind"] == "group" else 1, int(found["number"])
-    return range(number * size, (number + 1) * size)
+    name = _read_name(path)
+    return range(0) if name is None else name.chunks
 
 
 def of_tables(paths: Iterable[str]) -> set[str]:
-    """Those files of a run directory that its tables consist of; what else lies in it is somebody else's."""
-    return {path for path in paths if path.endswith(".parquet") and path.partition("/")[0] in TABLES}
+    """Those files of a run directory that its tables consist of, by their names; the others are somebody else's."""
+    return {path for path in paths if _read_name(path)}
 
 
 def superseded(paths: Collection[str]) -> set[str]:
