@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.process import Exit, one_line_errors, prepare_process, say, warn
-from transforms.errors import InputError
+from transforms.errors import InputError, printable
 
 
 class Format(StrEnum):
@@ -155,7 +155,7 @@ def verify(
         console().print(text_table("Verified", ["it was checked that", "cases", "wrong", "unknown"], rows))
         for check in checks:
             for line in [*check.wrong[:_SHOWN], *check.unknown[:_SHOWN]]:
-                print(line)
+                print(printable(line))
         code = Exit.DONE_WITH_FAILURES if any(each.wrong for each in checks) else Exit.DONE
     raise typer.Exit(code)
 
@@ -166,18 +166,22 @@ def sql(
     run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
     query: Annotated[str, typer.Argument(help="DuckDB's SQL over images, attacks, canvases, predictions, failures.")],
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
+    allow_files: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="A CSV, JSON or Parquet file that it may read: from 'PATH'")
+    ] = None,
 ) -> None:
     """Answers a query over a run's tables. Other options are Beam's own."""
     with one_line_errors():
-        from pipeline.cli.terminal import json_object, print_table
+        from pipeline.cli.terminal import csv_value, json_object, print_table
         from pipeline.results.tables import open_run
 
         _tell_beam(context)
-        headings, rows = open_run(run_directory).rows(query)
+        headings, rows = open_run(run_directory).rows(query, allow_files or [])
         if form is Format.CSV:
-            csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *rows])
+            written = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in rows)
+            csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *written])
         elif form is Format.JSON:
-            print(json.dumps([json_object(headings, row) for row in rows], default=str))
+            print(json.dumps([json_object(headings, row) for row in rows]))
         else:
             print_table(headings, rows)
 

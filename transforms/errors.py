@@ -37,8 +37,13 @@ def printable(said: object, longest: int = 2000) -> str:
     """A text, or what an exception says, on one line, cut to a length: without signs that a terminal acts upon, and
     without passwords in URLs."""
     words = " ".join(_USER_OF_A_URL.sub("://", str(said)).split()) or type(said).__name__
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words[: longest + 1])
+    shown = visible(words[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[:longest]} …"
+
+
+def visible(text: str) -> str:
+    """A text with whatever a terminal would act upon, but for ends of lines, spelled out as in Python."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
 
 
 def said_by(error: Exception) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from transforms.errors import InputError, StoppedError
+from transforms.errors import InputError, StoppedError, printable
 
 
 class Exit(IntEnum):
@@ -68,6 +69,11 @@ def _unless_a_runner_is_lost(error: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(error)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """What libraries and readers of results warn of, without the line of code."""
+    warn(str(message))
+
+
 def leave(message: str, code: Exit) -> NoReturn:
     """Ends the process at once, whatever its threads are at; nothing that was computed is lost."""
     say(message)
@@ -87,6 +93,7 @@ def prepare_process() -> None:
     # Beam sets the level of this one when it starts Prism.
     logging.getLogger("PrismJobServer").propagate = False
     logging.getLogger("PrismJobServer").handlers = [logging.NullHandler()]
+    warnings.showwarning = _show_warning
     threading.excepthook = _unless_a_runner_is_lost
     for library, level in {"apache_beam.utils.retry": logging.WARNING, "google.api_core.retry": logging.DEBUG}.items():
         retries = logging.getLogger(library)
@@ -102,4 +109,4 @@ def warn(message: str) -> None:
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(" ".join(message.split()), file=sys.stderr)
+    print(printable(message), file=sys.stderr)

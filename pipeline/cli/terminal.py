@@ -1,6 +1,7 @@
 """What a person reads on the terminal: tables, plans, and lines on stderr."""
 
 import base64
+import json
 import math
 import sys
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.process import warn
-from transforms.errors import InputError
+from transforms.errors import InputError, printable, visible
 
 if TYPE_CHECKING:
     from pipeline.results.record import Json
@@ -30,7 +31,7 @@ def console() -> Console:
 def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[object]]) -> Table:
     """A table for the terminal; numbers are rounded to six digits."""
     table = Table(title=title or None, title_justify="left")
-    written = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    written = [[f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell)) for cell in row] for row in rows]
     for place, heading in enumerate(map(str, headings)):
         longest = max((len(cells[place]) for cells in written), default=0)
         table.add_column(Text(heading), overflow="fold", min_width=min(_NARROWEST, max(longest, len(heading))))
@@ -48,15 +49,40 @@ def json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
     """A row as JSON, which has neither infinities, nor bytes, nor two keys of one name; raises InputError for those."""
     if len(set(headings)) < len(headings):
         raise InputError(f"sql: JSON needs a name of its own for each column, not {', '.join(headings)}")
-    values = (base64.b64encode(cell).decode() if isinstance(cell, bytes) else cell for cell in row)
-    finite = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in values)
-    return dict(zip(headings, finite, strict=True))
+    return dict(zip(headings, map(json_value, row), strict=True))
+
+
+def json_value(value: Any) -> Any:
+    """A value as JSON has it, lists and structures too: null for infinities and NaN, base64 for bytes."""
+    if isinstance(value, dict):
+        return {str(key): json_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(each) for each in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def csv_value(value: Any, *, shown: bool) -> Any:
+    """A value as CSV has it: JSON for lists and structures, base64 for bytes.
+
+    Args:
+        shown: whether it goes to a terminal, which acts upon some signs.
+    """
+    if isinstance(value, list | tuple | dict):
+        value = json.dumps(json_value(value), ensure_ascii=False)
+    elif isinstance(value, bytes):
+        value = base64.b64encode(value).decode()
+    return visible(value) if shown and isinstance(value, str) else value
 
 
 def print_plan(prepared: "Prepared") -> None:
     """What is going to be computed, and its cost."""
     images = sum(len(chunk.refs) for chunk in prepared.chunks)
-    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {prepared.store.root}")
+    where = printable(prepared.store.root)
+    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {where}")
     cost, total = prepared.plan.cost, prepared.plan.total
     print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
     attacks = prepared.plan.attack_passes
@@ -65,7 +91,7 @@ def print_plan(prepared: "Prepared") -> None:
         print_table(["passes of", "forwards", "backwards"], rows)
     print(f"to do: about {cost['forwards']:,} forward and {cost['backwards']:,} backward passes")
     if prepared.damaged:
-        print(f"damaged parts: {len(prepared.damaged)}, {prepared.damaged[0]} among them")
+        print(f"damaged parts: {len(prepared.damaged)}, {printable(prepared.damaged[0])} among them")
         print("`run` removes them, and makes those of this experiment again")
     for warning in prepared.warnings:
         warn(warning)

@@ -1,13 +1,16 @@
 """The record of a run, `run.json`: what its rows were made from. Frozen; a changed record is a new one."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.config.base import first_problem
 from transforms.errors import InputError
+from transforms.rows.parts import CLEAN, TableFile, table_file, variant_of
+from transforms.rows.tables import TABLES
 from transforms.storage.store import Store
 
 RUN_JSON = "run.json"
@@ -97,6 +100,31 @@ class RunRecord(_Frozen):
     versions: dict[str, str]
     proofs: dict[str, tuple[int, int]]
     costs: tuple[Json, ...]
+
+
+def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
+    """Those files that hold rows of what is defined, by their names; whatever else lies there is somebody else's.
+
+    Args:
+        paths: relative to the run directory.
+    """
+    chunks = math.ceil(definitions.images.count / definitions.chunk_size)
+
+    def is_own(file: TableFile | None) -> bool:
+        if file is None or file.chunks.start >= chunks:
+            return False
+        partitions = file.partitions
+        attack, model = partitions.get("attack", CLEAN), partitions.get("model", CLEAN)
+        made_by, _ = variant_of(attack) or (attack, None)
+        return made_by in {CLEAN, *definitions.attacks} and model in {CLEAN, *definitions.models}
+
+    return {path for path in paths if is_own(table_file(path))}
+
+
+def strangers(paths: Iterable[str], own: Collection[str]) -> set[str]:
+    """Parquet files in the folders of tables that are not among a run's own: copies, and what other programs left."""
+    below = tuple(f"{table}/" for table in TABLES)
+    return {path for path in paths if path.startswith(below) and path.endswith(".parquet") and path not in own}
 
 
 def read_record(store: Store) -> RunRecord | None:

@@ -1,5 +1,6 @@
 """Reading a run directory: tables as pandas frames, SQL over them, and success rates under each denominator."""
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -11,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.results import findings
-from pipeline.results.record import RUN_JSON, RunRecord, read_record
+from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
@@ -63,12 +64,19 @@ class Run:
         return self._dataset(table, self._paths())
 
     def _paths(self) -> set[str]:
+        """The run's own files, without those whose rows stand in a compacted one as well."""
         paths = self.store.paths()
-        return paths - superseded(paths)
+        own = own_files(self.record.definitions, paths)
+        others = strangers(paths, own)
+        if others:
+            named = f"{min(others)} among them" if len(others) > 1 else min(others)
+            passed_over = f"{len(others)} files that are not this run's own are passed over"
+            warnings.warn(f"{self.store.root}: {passed_over}: {named}", stacklevel=1)
+        return own - superseded(own)
 
     def _dataset(self, table: str, paths: Collection[str]) -> ds.Dataset:
         schema = TABLES[table].schema
-        parts = sorted(path for path in paths if path.startswith(f"{table}/") and path.endswith(".parquet"))
+        parts = sorted(path for path in paths if path.startswith(f"{table}/"))
         if not parts:
             return ds.dataset(schema.empty_table())
         partitions = pa.schema([schema.field(name) for name in TABLES[table].partitions])
@@ -82,29 +90,36 @@ class Run:
         with self._answer(query) as answer:
             return answer.df()
 
-    def rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Like `sql`, as the names of columns and plain Python values, null as None."""
-        with self._answer(query) as answer:
+    def rows(self, query: str, files: Sequence[str] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Like `sql`, as the names of columns and plain Python values, null as None.
+
+        Args:
+            files: paths of CSV, JSON or Parquet files that the query may read as well, as in `from 'my/labels.csv'`.
+        """
+        with self._answer(query, files) as answer:
             return answer.columns, answer.fetchall()
 
     def _for_duckdb(self, dataset: ds.Dataset) -> ds.Dataset:
         return _remote().for_duckdb(dataset) if is_remote(self.store.root) else dataset
 
     @contextmanager
-    def _answer(self, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
+    def _answer(self, query: str, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyRelation]:
         with duckdb.connect() as connection:
             paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._for_duckdb(self._dataset(table, paths)))
             try:
+                for path in files:
+                    _take_in(connection, path)
+                connection.execute(_NOTHING_ELSE)
                 kinds = [statement.type for statement in connection.extract_statements(query)]
-                if kinds != [duckdb.StatementType.SELECT]:
+                if len(kinds) != 1 or kinds[0] not in _QUERIES:
                     raise InputError("sql: give one query, such as: select * from predictions limit 10")
                 yield connection.sql(query)
             except duckdb.Error as error:
                 # Where a part cannot be read, Arrow adds a traceback.
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
-                mended = f"; {_MENDED}" if isinstance(error, duckdb.InvalidInputException) else ""
+                mended = f"; {_MENDED}" if _READING in reason else ""
                 raise InputError(f"sql: {reason.rstrip('.')}{mended}") from None
 
     def success(self, denominator: findings.Denominator = "clean-correct") -> "pd.DataFrame":
@@ -114,6 +129,29 @@ class Run:
     def curve(self, attack: str, eps: Sequence[float]) -> "pd.DataFrame":
         """Success of a minimal-norm attack within each budget: see `findings.curve`."""
         return findings.curve(self, attack, eps).rows
+
+
+_QUERIES = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
+"""DESCRIBE and SUMMARIZE are SELECT for DuckDB, and a PIVOT that looks for its columns first is MULTI."""
+
+_READING = "reading the stream registered as"
+"""DuckDB's words for a table that cannot be read; all else is the query's fault."""
+
+_NOTHING_ELSE = """
+set enable_external_access = false;
+set python_enable_replacements = false;
+set lock_configuration = true
+"""
+"""A query reads the tables: no file, no address, no variable of Python. Nor does it write."""
+
+
+def _take_in(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Copies a file into a table that has its path for a name."""
+    name, literal = path.replace('"', '""'), path.replace("'", "''")
+    try:
+        connection.execute(f"create table \"{name}\" as from '{literal}'")
+    except duckdb.Error as error:
+        raise InputError(f"--allow-files: {path}: {str(error).splitlines()[0]}") from None
 
 
 def _remote() -> ModuleType:

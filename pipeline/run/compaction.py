@@ -15,23 +15,23 @@ FEW = 16
 """Chunks of which the parts are left as they are."""
 
 
-def compact(store: Store, chunks: int, title: str) -> None:
+def compact(store: Store, files: set[str], chunks: int, title: str) -> None:
     """Compacts the parts of each full group of chunks into one file, and removes them.
 
     What is compacted depends on the chunks' numbers alone. Killed in the middle, it leaves files of which readers pass
     over those that are superseded, and the next run goes on.
 
     Args:
+        files: the run's own.
         chunks: how many the run has; the last group may be shorter.
 
     Raises:
         OSError: the filesystem refuses.
     """
-    paths = store.paths()
-    gone = superseded(paths)
+    gone = superseded(files)
     store.delete(gone)
     if chunks > FEW:
-        groups = [group for group in _groups(paths - gone) if len(group) == _size(group[0], chunks)]
+        groups = [group for group in _groups(files - gone) if len(group) == _size(group[0], chunks)]
         for group in tqdm(groups, desc=f"{title}: compacting parts", unit="file", delay=1):
             with ThreadPoolExecutor(THREADS) as threads:
                 rows = list(threads.map(store.read, group))

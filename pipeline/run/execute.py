@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.results.record import Json, RunRecord, read_record, write_record
+from pipeline.results.record import Json, RunRecord, own_files, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
 from pipeline.run.compaction import compact
 from pipeline.run.definitions import versions
@@ -26,7 +26,7 @@ from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
-from transforms.rows.parts import canvases_part, of_tables
+from transforms.rows.parts import canvases_part
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.metrics import recorded
@@ -191,10 +191,13 @@ def _tidy(prepared: Prepared) -> None:
     experiment, store = prepared.experiment, prepared.store
     with _machine_failures():
         store.delete(store.paths(ATTEMPTS))
+        files = own_files(prepared.record.definitions, store.paths())
         if not experiment.keep_canvases:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
-            store.delete(path for path in of_tables(store.paths("canvases")) if path.rpartition("/")[0] in folders)
-        compact(store, len(prepared.chunks), experiment.name)
+            unkept = {path for path in files if path.rpartition("/")[0] in folders}
+            store.delete(unkept)
+            files -= unkept
+        compact(store, files, len(prepared.chunks), experiment.name)
 
 
 def _see_that_all_is_there(prepared: Prepared) -> None:

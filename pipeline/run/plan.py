@@ -13,7 +13,7 @@ from pipeline.config.experiment import Experiment
 from transforms.data.chunks import Chunk, Work
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
-from transforms.rows.parts import CLEAN, Part, attack_parts, canvases_part, chunks_in, load_parts, predictions_part
+from transforms.rows.parts import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part, table_file
 
 Kind = Literal["load", "attack", "predict"]
 
@@ -129,8 +129,8 @@ def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.N
     """Of which chunks each folder holds rows, bool (C,)."""
     held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
     for path in files:
-        if found := chunks_in(path):
-            held[path.rpartition("/")[0]][found.start : found.stop] = True
+        if file := table_file(path):
+            held[path.rpartition("/")[0]][file.chunks.start : file.chunks.stop] = True
     return held
 
 

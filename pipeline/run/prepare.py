@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config.experiment import Experiment
 from pipeline.images.manifest import list_images
-from pipeline.results.record import Model, RunRecord, read_record
+from pipeline.results.record import Model, RunRecord, own_files, read_record
 from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
 from pipeline.run.lock import LOCK, WATCH
 from pipeline.run.plan import Plan, make_plan
@@ -16,7 +16,7 @@ from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
 from transforms.models.pin import ModelPin, pin
-from transforms.rows.parts import of_tables, part_of
+from transforms.rows.parts import part_of
 from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
@@ -103,7 +103,7 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     warnings += tuple(_other_last_bits(before, record)) if before else ()
     if is_remote(store.root) and LOCK in files:
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
-    parts = of_tables(files)
+    parts = own_files(record.definitions, files)
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
     plan = make_plan(experiment, chunks, parts - damaged)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -11,16 +11,22 @@ import pandas as pd
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from pipeline.config.attacks import AttackConfig
 from pipeline.config.base import first_problem
 from pipeline.config.experiment import Experiment
+from pipeline.results.record import Definitions, own_files, strangers
 from pipeline.results.tables import Run
 from pipeline.run.plan import make_plan
+from transforms.attacks.spec import AttackSpec
 from transforms.data.chunks import Chunk
 from transforms.data.pixels import Pixels
+from transforms.defenses.grid import parse
+from transforms.errors import printable
+from transforms.models.views import VIEWS, windows
+from transforms.rows.attacks import made_by
 from transforms.rows.canvases import canvas_sha256, from_png
 from transforms.rows.distances import distances
-from transforms.rows.parts import CLEAN, canvases_part, of_tables
-from transforms.storage.store import Store
+from transforms.rows.parts import CLEAN, canvases_part, variant_of
 
 CLOSE = 1e-4
 """By how much probabilities may differ that another kind of CPU or GPU has made."""
@@ -49,13 +55,16 @@ class Check:
     unknown: list[str] = field(default_factory=list)
 
 
-def check_files(store: Store) -> Check:
-    """Reads every byte."""
+def check_files(run: Run) -> Check:
+    """Reads every byte of the run's own files, and names other Parquet files in its tables' folders."""
     check = Check("files are, byte for byte, what was written")
-    for path in tqdm(sorted(of_tables(store.paths())), desc="files", delay=1, leave=False):
+    paths = run.store.paths()
+    own = own_files(run.record.definitions, paths)
+    for path in tqdm(sorted(own), desc="files", delay=1, leave=False):
         check.looked_at += 1
-        if not store.is_whole(path):
+        if not run.store.is_whole(path):
             check.wrong.append(f"{path} is damaged; the command that ran the experiment makes it again")
+    check.unknown += [f"{path} is not this run's own, and no table holds it" for path in sorted(strangers(paths, own))]
     return check
 
 
@@ -181,6 +190,40 @@ def check_agreement(run: Run) -> Check:
     for image_id, attack, fault in run.rows(_AT_ODDS)[1]:
         check.wrong.append(f"{image_id} after {attack}: {fault}")
     return check
+
+
+_HOW = ("recipe", "surrogates", "fuse", "view", "through", "objective", "target", "norm", "eps", "steps", "seed")
+"""The columns of `rows.attacks.made_by`."""
+
+
+def check_definitions(run: Run) -> Check:
+    """Compares how rows of `attacks` say that they were made with the definitions of run.json."""
+    check = Check("attacks were made as run.json defines them")
+    most = "max(forwards), max(backwards)"
+    _, made = run.rows(f"select attack, {', '.join(_HOW)}, {most} from attacks group by all order by all")  # noqa: S608 - our own text
+    for attack, *values in made:
+        check.looked_at += 1
+        try:
+            spec = _spec(run.record.definitions, attack)
+            expected = made_by(spec, run.record.definitions.seed)
+            passes = [windows(VIEWS[spec.view]) * each for each in spec.build().cost(len(spec.surrogates))]
+        except ValueError as error:
+            said = first_problem(error) if isinstance(error, ValidationError) else printable(error)
+            check.unknown.append(f"attacks.{attack}: what defines it cannot be read on this machine: {said}")
+            continue
+        *how, forwards, backwards = values
+        differ = [key for key, value in zip(_HOW, how, strict=True) if value != expected[key]]
+        differ += ["forwards"] * (forwards > passes[0]) + ["backwards"] * (backwards > passes[1])
+        if differ:
+            check.wrong.append(f"attacks.{attack}: rows have another {', '.join(differ)} than run.json")
+    return check
+
+
+def _spec(defined: Definitions, attack: str) -> AttackSpec:
+    """An attack as its definition has it; raises ValueError for one that is none."""
+    name, known = variant_of(attack) or (attack, None)
+    (spec,) = AttackConfig.model_validate(defined.attacks[name]).specs(name, ())
+    return spec if known is None else replace(spec, name=attack, defense=parse(known))
 
 
 def check_canvases(run: Run) -> Check:

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 from pipeline.results.tables import open_run
 from pipeline.verify.replay import check_images, check_predictions
-from pipeline.verify.tables import Check, check_agreement, check_canvases, check_files, check_plan, check_rows
+from pipeline.verify.tables import (
+    Check,
+    check_agreement,
+    check_canvases,
+    check_definitions,
+    check_files,
+    check_plan,
+    check_rows,
+)
 from transforms.models.device import torch_device
 from transforms.steps.process import prepare_numerics
 
@@ -22,12 +30,13 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
     torch_device(device)
     prepare_numerics()
     run = open_run(path)
-    files = check_files(run.store)
+    files = check_files(run)
     yield files
     if not files.wrong:
         yield check_plan(run)
         yield check_rows(run)
         yield check_agreement(run)
+        yield check_definitions(run)
         yield check_canvases(run)
         yield check_images(run, sample)
         yield check_predictions(run, sample, device)

@@ -215,12 +215,23 @@ def attack_row(image_id: str, label: int, target: int | None, success: bool) -> 
     }
 
 
+def describe(folder: Path, *attacks: str) -> Store:
+    """A run of six images in two chunks, and of one model; with these attacks."""
+    definitions = {
+        **EMPTY_RUN["definitions"],
+        "images": {"count": 6, "sha256": ""},
+        "models": {"m": {"source": "", "weights_sha256": ""}},
+        "attacks": {attack: {} for attack in attacks},
+    }
+    (folder / "run.json").write_text(json.dumps({**EMPTY_RUN, "definitions": definitions}))
+    return Store(str(folder))
+
+
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two attacks on model `m` seen without and with a defence that undoes nothing but `i1`'s untargeted attack."""
     folder = tmp_path_factory.mktemp("by-hand")
-    store = Store(str(folder))
-    (folder / "run.json").write_text(json.dumps(EMPTY_RUN))
+    store = describe(folder, "any", "aim")
     names = list(LOOKS)
     for chunk, members in enumerate((names[:3], names[3:])):
         for attack, place, target in (("any", 0, None), ("aim", 1, TARGET)):
@@ -305,8 +316,7 @@ def test_success_of_a_real_run_by_counting(small_run: Finished) -> None:
 
 
 def test_a_model_that_is_never_right_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(EMPTY_RUN))
-    store = Store(str(tmp_path))
+    store = describe(tmp_path, "any")
     store.publish(attacks_part(0, "any"), rows_table("attacks", [attack_row("i3", 3, None, False)]))
     for attack in ("none", "any"):
         part = predictions_part(0, attack, "m", "center", "none")
@@ -370,8 +380,7 @@ def test_a_rate_is_shown_with_its_denominator_and_interval() -> None:
 
 def test_an_abstention_is_no_success_of_a_targeted_attack(tmp_path: Path) -> None:
     """Behind smoothing the votes may point at the target, and yet be too few for an answer."""
-    (tmp_path / "run.json").write_text(json.dumps(EMPTY_RUN))
-    store, behind = Store(str(tmp_path)), "smoothing:sigma=0.25,samples=100,alpha=0.001"
+    store, behind = describe(tmp_path, "bim"), "smoothing:sigma=0.25,samples=100,alpha=0.001"
     seen = {"label": 1, "predicted": 649, "predicted_name": "megalith", "confidence": 0.9, "label_confidence": 0.1}
     seen |= {"target": 649, "target_confidence": 0.9, "margin": -1.0, "correct": False, "top5_labels": [649]}
     seen |= {"top5_confidences": [0.9]}

@@ -60,7 +60,7 @@ def ids(store: Store) -> list[str]:
 def test_groups_are_by_number_and_rows_in_order(store: Store) -> None:
     chunks = 2 * GROUPS["attacks"] + 3
     publish(store, chunks)
-    compact(store, chunks, "run")
+    compact(store, store.paths(), chunks, "run")
     assert names(store) == [f"group-{number:05d}.parquet" for number in range(3)]
     assert ids(store) == [f"i{number:05d}" for number in range(chunks)]
     assert all(store.has(attacks_part(chunk, "a")) for chunk in range(chunks))
@@ -68,7 +68,7 @@ def test_groups_are_by_number_and_rows_in_order(store: Store) -> None:
 
 def test_a_small_run_is_left_as_it_is(store: Store) -> None:
     publish(store, FEW)
-    compact(store, FEW, "run")
+    compact(store, store.paths(), FEW, "run")
     assert names(store) == [f"chunk-{number:05d}.parquet" for number in range(FEW)]
 
 
@@ -77,7 +77,7 @@ def test_a_group_that_is_not_full_waits(store: Store) -> None:
     publish(store, FEW + 4)
     store.delete([attacks_part(5, "a").path])
     before = names(store)
-    compact(store, FEW + 4, "run")
+    compact(store, store.paths(), FEW + 4, "run")
     assert names(store) == before
 
 
@@ -94,7 +94,7 @@ def publish_canvases(store: Store, chunks: int) -> dict[int, pa.Table]:
 def test_gathered_canvases_are_read_by_chunk(store: Store) -> None:
     chunks = GROUPS["canvases"] + 3
     tables = publish_canvases(store, chunks)
-    compact(store, chunks, "run")
+    compact(store, store.paths(), chunks, "run")
     assert names(store) == ["group-00000.parquet", "group-00001.parquet"]
     for chunk, table in tables.items():
         assert store.read(canvases_part(chunk, "none")).equals(table)
@@ -104,7 +104,7 @@ def test_gathered_canvases_are_read_by_chunk(store: Store) -> None:
 def test_of_gathered_canvases_no_damaged_byte_is_believed(store: Store) -> None:
     """In the rows that are read; the others are not looked at."""
     tables = publish_canvases(store, FEW + 1)
-    compact(store, FEW + 1, "run")
+    compact(store, store.paths(), FEW + 1, "run")
     path = Path(store.root, canvases_part(1, "none").compacted)
     whole, wrong = path.read_bytes(), 0
     for place in [*range(4, len(whole) - 12000, 307), *range(len(whole) - 12000, len(whole), 13)]:
@@ -140,19 +140,19 @@ def test_killed_at_any_moment_no_row_is_lost_or_seen_twice(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Store, "publish_bytes", counted(Store.publish_bytes))
         patch.setattr(Path, "unlink", counted(Path.unlink))
-        compact(store, FEW + 4, "run")
+        compact(store, store.paths(), FEW + 4, "run")
         raise KeyboardInterrupt  # it had ended
     assert ids(store) == expected
-    compact(store, FEW + 4, "run")
+    compact(store, store.paths(), FEW + 4, "run")
     assert names(store) == ["group-00000.parquet"]
     assert ids(store) == expected
 
 
 def test_twice_is_as_good_as_once(store: Store) -> None:
     publish(store, FEW + 1)
-    compact(store, FEW + 1, "run")
+    compact(store, store.paths(), FEW + 1, "run")
     before = {path: store.read_bytes(path) for path in store.paths()}
-    compact(store, FEW + 1, "run")
+    compact(store, store.paths(), FEW + 1, "run")
     assert {path: store.read_bytes(path) for path in store.paths()} == before
 
 

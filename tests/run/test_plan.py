@@ -66,6 +66,9 @@ def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to
         ("attack", 1, "mi"),
         ("predict", 1, "mi"),
     ]
+    still_there = kept | {"canvases/attack=mi/chunk-00001.parquet"}  # as after a kill, or from another experiment
+    only = make_plan(experiment, CHUNKS, still_there - {lost})
+    assert [(unit.kind, unit.chunk, unit.attack) for unit in only.missing] == [("predict", 1, "mi")]
 
 
 def _waves(folder: Path, models_in_memory: int | None, lost: set[str] | None = None) -> list[Wave]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.rows.failures import failure_row
 from transforms.rows.parts import Part
-from transforms.rows.tables import rows_table
+from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.store import Store
 
 
@@ -354,19 +355,57 @@ def test_without_the_reason_why_a_prediction_is_not_there_it_is_made_again(
     assert {path for path in after if after[path] != before[path]} == {PREDICTIONS}
 
 
-def test_files_of_others_in_a_run_directory_are_let_be(tiny_run: Finished, tmp_path: Path) -> None:
-    """A copy of a table, and notes, among them Parquet of other tools."""
+STRANGERS = {
+    "a copy beside it": "images/chunk-00000 (1).parquet",
+    "a Mac's shadow": "images/._chunk-00000.parquet",
+    "another program's": "images/part-0.parquet",
+    "a chunk that the run does not have": "images/chunk-00007.parquet",
+    "a number with more zeros": "images/chunk-000001.parquet",
+    "a folder's copy": "predictions/attack=pgd/model=lite0/view=center/defense=none copy/chunk-00000.parquet",
+    "a folder too deep": "predictions/attack=pgd/model=lite0/view=center/defense=none/old/chunk-00000.parquet",
+    "a folder too high": "predictions/attack=pgd/chunk-00000.parquet",
+    "a folder that is not quoted": "attacks/attack=a:b/chunk-00000.parquet",
+    "an attack that nobody defined": "attacks/attack=mine/chunk-00000.parquet",
+    "a model that nobody defined": "predictions/attack=pgd/model=mine/view=center/defense=none/chunk-00000.parquet",
+    "canvases that nobody kept": "canvases/attack=pgd/mine.parquet",
+    "a table of their own": "mine/chunk-00000.parquet",
+    "at the top": "chunk-00000.parquet",
+}
+
+
+@pytest.mark.parametrize("content", ["a part", "no Parquet"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_files_of_others_are_neither_read_nor_removed(
+    content: str, keep: bool, tiny_run: Finished, tmp_path: Path
+) -> None:
+    """Whatever they hold, and wherever they lie: tables are as before, and what was passed over is said."""
     output = tiny_run.copy(tmp_path / "run")
-    shutil.copytree(output / "predictions", output / "backup")
-    shutil.copy(output / IMAGES, output / "chunk-00000.parquet")
-    (output / "notes.parquet").write_bytes(b"PARE")
-    before = everything(output)
-    run(tiny_run.experiment, output)
-    assert invoke("verify", output, "--sample", 0).exit_code == 0
-    (output / "run.json").write_bytes(before["run.json"][1])
-    assert {path: content for path, (_, content) in everything(output).items()} == {
-        path: content for path, (_, content) in before.items()
-    }
+    if not keep:
+        shutil.rmtree(output / "canvases" / "attack=pgd")
+        shutil.rmtree(output / "canvases" / "attack=mi")
+    own = contents(output)
+    for path in STRANGERS.values():
+        (output / path).parent.mkdir(parents=True, exist_ok=True)
+        table = path.partition("/")[0]
+        part = next((own[each] for each in own if each.startswith(f"{table}/")), b"")
+        (output / path).write_bytes(part if content == "a part" else b"PARE")
+    before = contents(output)
+    run(written(tmp_path, tiny(keep_canvases=keep)), output)
+    assert contents(output) == before
+    in_tables = [path for path in STRANGERS.values() if path.partition("/")[0] in TABLES]
+    with pytest.warns(UserWarning, match=f": {len(in_tables)} files that are not this run's own are passed over: "):
+        results = open_run(str(output))
+        for table in TABLES:
+            _, ((count,),) = results.rows(f"select count(*) from {table}")  # noqa: S608 - names of ours
+            assert (
+                count
+                == len(results.read(table))
+                == sum(pq.read_metadata(output / path).num_rows for path in own if path.startswith(f"{table}/"))
+            )
+    if keep:
+        verified = invoke("verify", output, "--sample", 0)
+        assert verified.exit_code == 0 and f"{in_tables[0]} is not this run's own" in verified.stdout
+    assert contents(output) == before
 
 
 def test_what_cannot_be_listed_is_not_taken_for_missing(tiny_run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,7 +318,7 @@ def test_gathered_canvases_are_read_by_chunk(store: Store, bucket: "Bucket") -> 
     tables = [canvas_table([f"i{number}"], [noise + np.uint8(number)]) for number in range(17)]
     for number, table in enumerate(tables):
         store.publish(canvases_part(number, "none"), table)
-    compact(store, 17, "run")
+    compact(store, store.paths(), 17, "run")
     parts = [canvases_part(number, "none") for number in range(17)]
     assert store.paths() == {part.compacted for part in parts}
     assert [store.read(part) for part in parts] == tables
@@ -512,6 +512,21 @@ def test_the_run_directory_of_a_dead_run_is_taken_over(store: Store) -> None:
     with lock(store):
         assert not store.read_bytes(LOCK).startswith(b"somebody")
     assert store.paths() == set()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_ends_while_it_is_watched_is_not_at_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish_bytes(LOCK, b"somebody 7")
+    sleep = time.sleep
+
+    def ends(seconds: float) -> None:
+        sleep(seconds)
+        if store.exists(LOCK) and store.read_bytes(LOCK).startswith(b"somebody"):
+            store.delete([LOCK])
+
+    monkeypatch.setattr(time, "sleep", ends)
+    with lock(store):
+        assert not store.read_bytes(LOCK).startswith(b"somebody")
 
 
 @pytest.mark.usefixtures("quick")

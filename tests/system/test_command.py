@@ -567,6 +567,96 @@ def test_sql_with_an_error_is_one_line(query: str, tiny_run: Finished) -> None:
     assert "sql" in complaint(invoke("sql", tiny_run.output, query))
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "with x as (copy (select 1) to '{file}') select 1",
+        "copy images to '{file}'",
+        "explain analyze copy (select 1) to '{file}'",
+        "select * from read_csv('{file}')",
+        "select * from read_text('{file}')",
+        "select * from '{file}'",
+        "select * from glob('{file}')",
+        "select * from 'http://127.0.0.1:1/labels.csv'",
+        "attach '{file}' as mine",
+        "set enable_external_access = true",
+        "select 1; set lock_configuration = false",
+        "install httpfs",
+        "select * from duckdb_secrets()",
+        "select * from self",
+        "select * from query",
+    ],
+)
+def test_sql_reads_the_tables_and_nothing_else(query: str, tiny_run: Finished, tmp_path: Path) -> None:
+    """No file, no address, no variable of this program; and it writes nothing."""
+    file = tmp_path / "labels.csv"
+    file.write_text("label\n1\n")
+    assert "sql" in complaint(invoke("sql", tiny_run.output, query.format(file=file)))
+    assert file.read_text() == "label\n1\n" and list(tmp_path.iterdir()) == [file]
+
+
+def test_sql_joins_files_that_are_allowed_and_no_other(tiny_run: Finished, tmp_path: Path) -> None:
+    mine, other = tmp_path / "it's mine.csv", tmp_path / "other.csv"
+    image = rows(tiny_run.output, "images")[0]["image_id"]
+    for file in (mine, other):
+        file.write_text(f"image_id,kind\n{image},bird\n")
+    quoted = str(mine).replace("'", "''")
+    query = f"select kind, count(*) as n from predictions join '{quoted}' using (image_id) group by all"  # noqa: S608
+    result = invoke("sql", tiny_run.output, query, "--allow-files", mine, "--format", "csv")
+    assert result.stdout == f"kind,n\nbird,{3 * 2}\n"
+    refused_too = f"select * from '{other}'"  # noqa: S608
+    assert "other.csv" in complaint(invoke("sql", tiny_run.output, refused_too, "--allow-files", mine))
+    said = complaint(invoke("sql", tiny_run.output, query, "--allow-files", tmp_path / "absent.csv"))
+    assert "--allow-files" in said and "absent.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("pivot (select 1 as a, 2 as b) on a using sum(b)", "1\n2\n"),
+        ("select column_name from (describe images) limit 1", "column_name\nimage_id\n"),
+        ("from images select count(*) as n", "n\n3\n"),
+    ],
+)
+def test_sql_answers_whatever_is_a_question(query: str, answer: str, tiny_run: Finished) -> None:
+    result = invoke("sql", tiny_run.output, query, "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, answer)
+    assert invoke("sql", tiny_run.output, f"explain {query}").exit_code == 0
+
+
+def test_a_mistake_in_sql_is_not_blamed_on_a_part(tiny_run: Finished) -> None:
+    said = complaint(invoke("sql", tiny_run.output, "select regexp_matches(image_id, '(') from images"))
+    assert "missing )" in said and "verify" not in said
+
+
+NESTED = """
+select {'a': [1.5, 'inf'::double, 'nan'::double], 'b': 'x'::blob} as s, 'yz'::blob as b, map {'k': 'inf'::float} as m
+"""
+
+
+def test_sql_as_json_is_json_however_deep(tiny_run: Finished) -> None:
+    def no_constant(name: str) -> None:
+        raise AssertionError(name)
+
+    text = invoke("sql", tiny_run.output, NESTED, "--format", "json").stdout
+    (row,) = json.loads(text, parse_constant=no_constant)
+    assert row == {"s": {"a": [1.5, None, None], "b": "eA=="}, "b": "eXo=", "m": {"k": None}}
+
+
+def test_sql_as_csv_has_no_python_in_it(tiny_run: Finished) -> None:
+    text = invoke("sql", tiny_run.output, NESTED, "--format", "csv").stdout
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert json.loads(row["s"]) == {"a": [1.5, None, None], "b": "eA=="}
+    assert (row["b"], json.loads(row["m"])) == ("eXo=", {"k": None})
+
+
+def test_what_a_terminal_would_act_upon_is_spelled_out(tiny_run: Finished) -> None:
+    result = invoke("sql", tiny_run.output, "select chr(27) || '[31mred' || chr(7) as word")
+    assert "\\x1b[31mred\\x07" in result.stdout and not {"\x1b", "\x07"} & set(result.stdout)
+    said = complaint(invoke("sql", "no\x1b[31mrun", "select 1"))
+    assert "no\\x1b[31mrun" in said
+
+
 def test_sql_of_what_is_no_run_directory(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         assert str(path) in complaint(invoke("sql", path, "select 1"))

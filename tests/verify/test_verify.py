@@ -1,6 +1,7 @@
 """`megalith verify` finds nothing wrong with what was written, and everything that was changed since."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,11 +53,12 @@ def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:
     images, attacks, models, defenses = 7, 3, 2, 2
     canvases = images * (1 + attacks)
     predictions = canvases * models * (1 + defenses)
-    files, units, rows, agree, seen, read, again = cases(said).values()
+    files, units, rows, agree, defined, seen, read, again = cases(said).values()
     assert files == [len(stamps(small_run.output)), 0, 0]
     assert units[1:] == [0, 0]
     assert rows == [images + images * attacks + canvases + predictions, 0, 0]
     assert agree == [images * attacks + predictions, 0, 0]
+    assert defined == [attacks, 0, 0]
     assert seen == [canvases, 0, 0]
     assert read == [images, 0, 0]
     assert again == [predictions, 0, 0]
@@ -147,6 +149,23 @@ CHANGES: dict[str, tuple[str, Callable[[Rows], object], list[str]]] = {
         lambda rows: rows[0].update(adversarial_confidence=rows[0]["adversarial_confidence"] / 2),
         ["after pgd: attacks has another answer of the surrogate"],
     ),
+    "a surrogate has said something else of the clean image": (
+        ATTACKS,
+        lambda rows: rows[0].update(clean_predicted=(rows[0]["clean_predicted"] + 1) % 1000),
+        ["after pgd: attacks has another answer of the surrogate"],
+    ),
+    **{
+        f"another {key}": (
+            ATTACKS,
+            lambda rows, key=key, value=value: rows[0].update({key: value}),  # type: ignore[misc]
+            [f"attacks.pgd: rows have another {key} than run.json"],
+        )
+        for key, value in {
+            **{"recipe": "bim", "surrogates": ["lite1"], "fuse": "losses", "view": "ten-crop", "norm": "l2", "seed": 4},
+            **{"through": "jpeg:quality=75", "objective": "logit", "eps": 4.1 / 255, "steps": 2, "forwards": 1000},
+            **{"backwards": 1000},
+        }.items()
+    },
     "a prediction is right after all": (
         PREDICTIONS,
         lambda rows: rows[0].update(correct=not rows[0]["correct"]),
@@ -172,6 +191,26 @@ def test_what_was_changed_is_found(change: str, tiny_run: Finished, tmp_path: Pa
     rewritten(output, path, alter)
     said = verified(output, 3)
     assert [word for word in words if word not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("eps", "8/255"), ("steps", 9), ("target", 3), ("surrogates", ["lite1"]), ("view", "ten-crop")]
+)
+def test_a_definition_that_was_edited_is_found(key: str, value: Any, tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    record = json.loads((output / "run.json").read_text())
+    record["definitions"]["attacks"]["pgd"][key] = value
+    (output / "run.json").write_text(json.dumps(record))
+    assert f"attacks.pgd: rows have another {key} than run.json" in verified(output, 3, sample=0)
+
+
+def test_a_definition_that_is_none_is_said(tiny_run: Finished, tmp_path: Path) -> None:
+    """It may be that of a plug-in which this machine lacks."""
+    output = tiny_run.copy(tmp_path / "run")
+    record = json.loads((output / "run.json").read_text())
+    record["definitions"]["attacks"]["pgd"] |= {"recipe": "theirs"}
+    (output / "run.json").write_text(json.dumps(record))
+    assert "attacks.pgd: what defines it cannot be read on this machine: " in verified(output, 0, sample=0)
 
 
 def test_a_damaged_file_is_all_that_is_said(tiny_run: Finished, tmp_path: Path) -> None:

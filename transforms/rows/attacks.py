@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from transforms.attacks.spec import AttackSpec
 
 
+def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
+    """The columns that say how an attack was made; the same in all of its rows.
+
+    Args:
+        seed: the experiment's.
+    """
+    return {
+        "recipe": spec.recipe,
+        "surrogates": list(spec.surrogates),
+        "fuse": spec.fuse if len(spec.surrogates) > 1 else None,
+        "view": spec.view,
+        "through": spec.defense.name,
+        "objective": dict(spec.parameters).get("objective"),
+        "target": spec.target,
+        "norm": spec.norm,
+        "eps": spec.eps,
+        "steps": spec.build().steps,
+        "seed": seed,
+    }
+
+
 def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
     """Rows of `attacks` for the images whose gradients and answers were finite.
 
@@ -29,18 +50,8 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
         rows.append(
             {
                 "image_id": batch.image_ids[item],
-                "recipe": spec.recipe,
-                "surrogates": list(spec.surrogates),
-                "fuse": spec.fuse if len(spec.surrogates) > 1 else None,
-                "view": spec.view,
-                "through": spec.defense.name,
-                "objective": dict(spec.parameters).get("objective"),
+                **made_by(spec, seed),
                 "label": label,
-                "target": spec.target,
-                "norm": spec.norm,
-                "eps": spec.eps,
-                "steps": attack.steps,
-                "seed": seed,
                 "clean_predicted": before,
                 "clean_confidence": float(clean[item, before]),
                 "adversarial_predicted": after,

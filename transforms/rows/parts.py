@@ -1,7 +1,7 @@
 """Parts: the files of a run directory, named by what they hold. Names only: nothing is opened."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import quote, unquote
@@ -89,32 +89,37 @@ def attack_parts(chunk: int, attack: str) -> tuple[Part, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
-    """What the path of a table's file says."""
+class TableFile:
+    """What the path of a table's file says.
+
+    Attributes:
+        keys: the values of the table's partition columns.
+        chunks: whose rows it holds: one, or those of a group.
+    """
 
     table: str
     keys: tuple[str, ...]
-    number: int
-    compacted: bool
+    chunks: range
 
     @property
-    def chunks(self) -> range:
-        size = GROUPS[self.table] if self.compacted else 1
-        return range(self.number * size, (self.number + 1) * size)
+    def partitions(self) -> dict[str, str]:
+        """Its partition columns and their values."""
+        return dict(zip(TABLES[self.table].partitions, self.keys, strict=True))
 
 
-def _read_name(path: str) -> _Name | None:
-    """None for a path that is not spelled as a run spells its own."""
+def table_file(path: str) -> TableFile | None:
+    """What a path in a run directory says; None if it is not spelled as a run spells its own."""
     folder, _, name = path.rpartition("/")
     found, keys = _FILE.fullmatch(name), _keys(folder)
     if found is None or keys is None:
         return None
-    return _Name(folder.partition("/")[0], keys, int(found["number"]), found["kind"] == "group")
+    table, number = folder.partition("/")[0], int(found["number"])
+    size = GROUPS[table] if found["kind"] == "group" else 1
+    return TableFile(table, keys, range(number * size, (number + 1) * size))
 
 
 @cache
 def _keys(folder: str) -> tuple[str, ...] | None:
-    """The values of a table's partition columns in the path of a folder; None where it is none of a table's."""
     table, *levels = folder.split("/")
     if table not in TABLES or len(levels) != len(TABLES[table].partitions):
         return None
@@ -124,19 +129,8 @@ def _keys(folder: str) -> tuple[str, ...] | None:
 
 def part_of(path: str) -> Part | None:
     """The part that a file of one chunk is; None for any other file."""
-    name = _read_name(path)
-    return None if name is None or name.compacted else Part(name.table, name.number, name.keys)
-
-
-def chunks_in(path: str) -> range:
-    """The chunks whose rows a table's file holds, by its name: one, or a group's; none if it is no such file."""
-    name = _read_name(path)
-    return range(0) if name is None else name.chunks
-
-
-def of_tables(paths: Iterable[str]) -> set[str]:
-    """Those files of a run directory that its tables consist of, by their names; the others are somebody else's."""
-    return {path for path in paths if _read_name(path)}
+    file = table_file(path)
+    return None if file is None or len(file.chunks) > 1 else Part(file.table, file.chunks.start, file.keys)
 
 
 def superseded(paths: Collection[str]) -> set[str]:
