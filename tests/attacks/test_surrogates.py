@@ -29,7 +29,7 @@ from tests.support.attacks import (
     surrogates,
 )
 from transforms.attacks.engine import attack_batch
-from transforms.attacks.objectives import Goal, cross_entropy
+from transforms.attacks.objectives import OBJECTIVES, Goal, cross_entropy
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import FUSIONS, Fusion, Surrogates
 from transforms.data.pixels import CanvasBatch
@@ -387,6 +387,27 @@ def test_tiny_gradients_survive_half_precision() -> None:
     assert exact.abs().amax(dim=(1, 2, 3)).min() < 5e-7
     rough = surrogates(Layers(100.0), precision="fp16").slope(canvases, cross_entropy, goal).gradient
     assert torch.cosine_similarity(rough.flatten(1), exact.flatten(1)).min() > 0.999
+
+
+@pytest.mark.parametrize("by_autograd", [False, True])
+def test_an_objective_that_is_steep_for_one_image_does_not_overflow_fp16(by_autograd: bool) -> None:
+    """The derivative by logits is 10^4; times the usual scale of 1024 that would be infinite in fp16."""
+    canvases, goal = some_canvases(2) / 255, Goal(torch.tensor([0, 0]), torch.tensor([1, 2]))
+
+    def steep(logits: Tensor, goal: Goal) -> Tensor:
+        return torch.tensor([1e4, 1.0]) * OBJECTIVES["logit"](logits, goal)
+
+    def gradient(precision: str) -> Tensor:
+        asked = surrogates(Layers(), precision=precision)
+        if not by_autograd:
+            return asked.slope(canvases, steep, goal).gradient
+        seen = canvases.clone().requires_grad_()
+        (found,) = torch.autograd.grad(steep(asked.differentiable_logits(seen), goal).sum(), seen)
+        return found
+
+    exact, rough = gradient("fp32"), gradient("fp16")
+    assert torch.cosine_similarity(rough.flatten(1), exact.flatten(1)).min() > 0.999
+    assert (rough.flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1) - 1).abs().max() < 0.05
 
 
 # Defences inside the objective ---------------------------------------------------------------------------------------

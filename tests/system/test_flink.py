@@ -24,12 +24,11 @@ def cluster(flink_jars: Path, go_install: GoInstall, tmp_path_factory: pytest.Te
     assert found.all_workers() == [] and all(each.poll() is not None for each in found.processes.values())
 
 
-@pytest.mark.timeout(1800)  # for two runs of the quickstart, where other work goes on beside them
-def test_flink_makes_the_same_tables(cluster: Cluster, quickstart_run: Finished, tmp_path: Path) -> None:
-    result = invoke("run", quickstart_run.experiment, "--output", tmp_path / "run", *cluster.options)
+def test_flink_makes_the_same_tables(cluster: Cluster, real_run: Finished, tmp_path: Path) -> None:
+    result = invoke("run", real_run.experiment, "--output", tmp_path / "run", *cluster.options)
     assert result.exit_code == 0, result.output
-    assert contents(tmp_path / "run") == contents(quickstart_run.output)
-    assert what_was_counted(tmp_path / "run") == what_was_counted(quickstart_run.output)
+    assert contents(tmp_path / "run") == contents(real_run.output)
+    assert what_was_counted(tmp_path / "run") == what_was_counted(real_run.output)
     assert cluster.setbacks() == []
 
 

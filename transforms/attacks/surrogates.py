@@ -20,8 +20,8 @@ Fusion = Literal["logits", "probabilities", "losses"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# fp16 ends at 6e-8: gradients of a confident model would be zeros. A power of two changes no other bit.
-_LOSS_SCALE = {"fp32": 1.0, "bf16": 1.0, "fp16": 1024.0}
+_LOSS_SCALE = 1024.0
+"""fp16 ends at 6e-8: gradients of a confident model would be zeros. A power of two changes no other bit."""
 
 
 Transform = Callable[[Tensor], Tensor]
@@ -198,15 +198,16 @@ class Surrogates:
             seen = [self._looks(copy(canvases)) for copy in copies]
             looks = [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
             values, logits = self._values(looks, objective, goal), self._fused(looks)
-        return Slope(self._gradient(values, canvases, copies=len(copies)), values.detach(), logits.detach())
+        return Slope(self._gradient(values, looks, canvases, copies=len(copies)), values.detach(), logits.detach())
 
     def jacobian(self, canvases: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those of `classes`, int64 (B, K)."""
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
-            logits = self._fused(self._looks(canvases))
+            looks = self._looks(canvases)
+            logits = self._fused(looks)
         chosen = logits.gather(1, classes).unbind(dim=1)
-        gradients = [self._gradient(each, canvases, keep=each is not chosen[-1]) for each in chosen]
+        gradients = [self._gradient(each, looks, canvases, keep=each is not chosen[-1]) for each in chosen]
         return logits.detach(), torch.stack(gradients, dim=1)
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
@@ -220,12 +221,17 @@ class Surrogates:
             return self.logits(canvases)
         if not all(each.differentiable for each in self._classifiers):
             raise InputError("a surrogate gives no gradients, which this attack follows; take it as a target")
-        scale = _LOSS_SCALE[self._precision]
+        scale = torch.ones(len(canvases), device=canvases.device)
+
+        def scaled(gradient: Tensor) -> Tensor:
+            scale.copy_(self._scale([gradient]))
+            return gradient * scale[:, None]
+
         canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
-        canvases.register_hook(self._arrived)  # type: ignore[no-untyped-call]
+        canvases.register_hook(lambda gradient: self._arrived(gradient, scale))  # type: ignore[no-untyped-call]
         with self._reduced_precision(canvases.device):
             logits = self._fused(self._looks(canvases))
-        logits.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
+        logits.register_hook(scaled)  # type: ignore[no-untyped-call]
         return logits
 
     def _reduced_precision(self, device: torch.device) -> AbstractContextManager[object]:
@@ -233,18 +239,32 @@ class Surrogates:
             return nullcontext()
         return torch.autocast(device.type, _AUTOCAST[self._precision])
 
-    def _gradient(self, values: Tensor, canvases: Tensor, *, copies: int = 1, keep: bool = False) -> Tensor:
-        scale = _LOSS_SCALE[self._precision]
+    def _gradient(
+        self, values: Tensor, looks: list[Tensor], canvases: Tensor, *, copies: int = 1, keep: bool = False
+    ) -> Tensor:
         # Images do not interact in an evaluation-mode network: the gradient of the sum holds each image's own.
-        (gradient,) = torch.autograd.grad(scale * values.float().sum(), canvases, retain_graph=keep)
-        return self._arrived(gradient, copies)
+        by_logits = torch.autograd.grad(values.float().sum(), looks, retain_graph=True)
+        scale = self._scale(by_logits)
+        scaled = [each * scale[:, None] for each in by_logits]
+        (gradient,) = torch.autograd.grad(looks, canvases, scaled, retain_graph=keep)
+        return self._arrived(gradient, scale, copies)
 
-    def _arrived(self, gradient: Tensor, copies: int = 1) -> Tensor:
+    def _scale(self, by_logits: Sequence[Tensor]) -> Tensor:
+        """By which derivatives (B, classes) with respect to logits are multiplied, so that fp16 holds what follows.
+
+        A power of two (B,), for each image its own: less where an objective is so steep that fp16 would overflow.
+        """
+        steepest = torch.stack([each.abs().amax(dim=1) for each in by_logits]).amax(dim=0)
+        if self._precision != "fp16":
+            return torch.ones_like(steepest)
+        return _LOSS_SCALE * torch.exp2(-steepest.log2().ceil().clamp(min=0))
+
+    def _arrived(self, gradient: Tensor, scale: Tensor, copies: int = 1) -> Tensor:
         """Counts a gradient with respect to canvases, (B, 3, S, S); undoes the scale; zero where it is not finite."""
         self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite if self.active is None else finite | ~self.active)
-        return torch.where(per_image(finite), gradient / _LOSS_SCALE[self._precision], 0)
+        return torch.where(per_image(finite), gradient / per_image(scale), 0)
 
     def _counted(self, images: int) -> Tensor:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
