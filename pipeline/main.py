@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.process import Exit, one_line_errors, prepare_process, say, warn
+from pipeline.cli.process import Exit, one_line_errors, prepare_process, read_by_somebody, say, warn
 from transforms.errors import InputError, printable
 
 
@@ -93,7 +93,8 @@ def run(
         torch_device(device)
         prepared = prepare(load_experiment(experiment, change or []), output)
         check_paths(runner, prepared.paths)
-        print_plan(prepared)
+        with read_by_somebody():
+            print_plan(prepared)
         cost = execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
         if cost is not None:
             print_times(cost)

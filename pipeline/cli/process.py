@@ -8,9 +8,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import NoReturn
+from io import TextIOWrapper
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -25,6 +27,7 @@ class Exit(IntEnum):
     WRONG_INPUT = 2
     DONE_WITH_FAILURES = 3
     INTERRUPTED = 130
+    UNREAD = 141
     TERMINATED = 143
 
 
@@ -36,12 +39,36 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         say(f"megalith: {error}")
         raise typer.Exit(Exit.WRONG_INPUT) from None
+    except BrokenPipeError:
+        _unread()
     except (StoppedError, OSError) as error:
         leave(f"megalith: {error}", Exit.STOPPED)
     except TerminatedError:
         leave("megalith: terminated; what is finished is kept, the same command goes on", Exit.TERMINATED)
     except KeyboardInterrupt:
         leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
+
+
+@contextmanager
+def read_by_somebody() -> Iterator[None]:
+    """Raises StoppedError where nobody reads what the body prints, as after `| head`: before work rather than in it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        raise StoppedError("nobody reads the output, so nothing was begun; `> file` keeps it") from None
+
+
+def _discard_output() -> None:
+    with suppress(OSError):  # What is buffered would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unread() -> NoReturn:
+    """Ends the process as others end whose output nobody reads any more, in silence."""
+    _discard_output()
+    leave("", Exit.UNREAD)
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -76,7 +103,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def leave(message: str, code: Exit) -> NoReturn:
     """Ends the process at once, whatever its threads are at; nothing that was computed is lost."""
-    say(message)
+    if message:
+        say(message)
     sys.stdout.flush()
     # Beam stops the job servers that it started when Python ends, which it is not going to.
     atexit._run_exitfuncs()
@@ -84,8 +112,20 @@ def leave(message: str, code: Exit) -> NoReturn:
     os._exit(code)
 
 
+def _writable(stream: TextIO | None) -> TextIO:
+    if stream is None:  # `>&-`
+        return Path(os.devnull).open("w")
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
+
+
 def prepare_process() -> None:
-    """Lets SIGTERM end the process like Ctrl-C, and quiets what Beam logs and we say in one line."""
+    """Lets SIGTERM end the process like Ctrl-C, and quiets what Beam logs and we say in one line.
+
+    Output that is closed is written nowhere; signs that its encoding lacks become question marks.
+    """
+    sys.stdout, sys.stderr = _writable(sys.stdout), _writable(sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
     # Beam warns about extras that a local run does not need.
     logging.getLogger().setLevel(logging.CRITICAL)

@@ -23,9 +23,14 @@ _NARROWEST = 8
 """Characters that a column is left, or as many as it needs; what is longer is folded."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # Rich's own would end the process.
+
+
 def console() -> Console:
     """Where tables are printed. A pipe has no width: nothing is folded there."""
-    return Console() if sys.stdout.isatty() else Console(width=10_000)
+    return _Console() if sys.stdout.isatty() else _Console(width=10_000)
 
 
 def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[object]]) -> Table:

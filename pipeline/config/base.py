@@ -1,6 +1,6 @@
 """Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -60,6 +60,15 @@ Ratio = Annotated[Fraction, BeforeValidator(parse_ratio), PlainSerializer(str)]
 
 
 _WANTED = {"tuple_type": "a list", "dict_type": "a section of keys and values", "model_type": "a section of keys"}
+
+
+def one_case(where: str, names: Iterable[str]) -> None:
+    """Raises InputError for two names that differ in upper and lower case alone."""
+    spelled: dict[str, str] = {}
+    for name in names:
+        other = spelled.setdefault(name.lower(), name)
+        if other != name:
+            raise InputError(f"{where}: {other!r} and {name!r} differ in upper and lower case alone; rename one")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.config.attacks import AttackConfig, OneDefense, View
-from pipeline.config.base import Name, Names, Strict, different, first_problem, one_of
+from pipeline.config.base import Name, Names, Strict, different, first_problem, one_case, one_of
 from pipeline.config.images import ImagesConfig
 from pipeline.config.yaml import MAX_BYTES, read_yaml
 from transforms.attacks.recipes.names import recipe
@@ -24,6 +24,7 @@ from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.models.views import problem
 from transforms.randomness import Draws
+from transforms.rows.distances import LEAST_SIDE
 from transforms.rows.parts import CLEAN
 
 _LONGEST_NAME = 240
@@ -43,7 +44,9 @@ class CanvasConfig(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> "CanvasConfig":
-        _ = self.spec
+        side = self.spec.crop
+        if side < LEAST_SIDE:
+            raise InputError(f"crop: {side} pixels are too few for SSIM; take {LEAST_SIDE} or more")
         return self
 
 
@@ -112,6 +115,13 @@ class Experiment(Strict):
             for name in config.surrogates:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+        return self
+
+    @model_validator(mode="after")
+    def _folders_differ(self) -> "Experiment":
+        """Where a disk takes upper and lower case for the same, as on macOS and Windows, names would share folders."""
+        for where, names in (("attacks", self.attacks), ("models", self.models)):
+            one_case(where, names)
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.config.attacks import AttackConfig
+from pipeline.config.base import one_case
 from pipeline.config.experiment import Experiment
 from pipeline.results.record import Definitions, Json
 from transforms.data.chunks import Chunk
@@ -78,6 +79,8 @@ def merge_definitions(root: str, before: Definitions, now: Definitions) -> Defin
             "use another name, or another --output"
         )
     named = {key: {**old[key], **new[key]} for key in ("models", "attacks")}
+    for key, names in named.items():
+        one_case(key, names)
     return Definitions.model_validate_json(json.dumps({**old, **new, **named}))
 
 

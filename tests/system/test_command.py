@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from signal import SIGPIPE
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -84,6 +87,12 @@ WRONG = {
     "unknown class": (attack(target="king pinguin"), ["attacks.pgd.target", "king pinguin", "'king penguin' (145"]),
     "ambiguous class": (attack(target="crane"), ["attacks.pgd.target", "'crane'", "134", "517"]),
     "class out of range": (attack(target=1000), ["attacks.pgd.target", "1000", "0–999"]),
+    "names in two cases": (
+        {"attacks": {name: {"recipe": "pgd", "surrogates": ["lite0"], "eps": "4/255"} for name in ("pgd", "PGD")}},
+        ["attacks", "'pgd' and 'PGD'", "upper and lower case"],
+    ),
+    "models in two cases": ({"models": {"lite0": "coarse0", "Lite0": "coarse0"}}, ["models", "'lite0' and 'Lite0'"]),
+    "canvas too small": ({"canvas": {"resize": 16, "crop": 10}}, ["canvas: crop: 10", "11 or more"]),
     "defense": ({"defenses": {"lowpas": {"cutoff": [0.5]}}}, ["'lowpas'", "did you mean 'lowpass'?"]),
     "parameter of a defense": ({"defenses": {"lowpass": {"cutof": [0.5]}}}, ["'cutof'", "did you mean 'cutoff'?"]),
     "defense out of range": ({"defenses": {"lowpass": {"cutoff": [0.5, 1.5]}}}, ["lowpass", "1.5", "(0, 1]"]),
@@ -655,6 +664,42 @@ def test_what_a_terminal_would_act_upon_is_spelled_out(tiny_run: Finished) -> No
     assert "\\x1b[31mred\\x07" in result.stdout and not {"\x1b", "\x07"} & set(result.stdout)
     said = complaint(invoke("sql", "no\x1b[31mrun", "select 1"))
     assert "no\\x1b[31mrun" in said
+
+
+def closed_pipe(*arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of the real command, whose output nobody reads."""
+    process = subprocess.Popen([MEGALITH, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=300)
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_sql_that_nobody_reads_ends_in_silence(form: str, tiny_run: Finished) -> None:
+    assert closed_pipe("sql", tiny_run.output, "select * from predictions", "--format", form) == (128 + SIGPIPE, "")
+
+
+def test_a_run_that_nobody_reads_is_not_begun(tmp_path: Path) -> None:
+    code, said = closed_pipe("run", written(tmp_path, tiny()), "--output", tmp_path / "run")
+    assert (code, len(said.splitlines())) == (1, 1) and "nobody reads the output" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", [">&-", ">&- 2>&-"])
+def test_output_may_be_closed(where: str, tiny_run: Finished) -> None:
+    line = f'"{MEGALITH}" sql "{tiny_run.output}" "select 1" {where}'
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - our own line
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_spell_is_a_question_mark(encoding: str, tiny_run: Finished) -> None:
+    line = [str(MEGALITH), "sql", str(tiny_run.output), "select 'ü – 漢' as word", "--format", "csv"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, env=environment, capture_output=True, check=False)
+    letter = "ü" if encoding == "latin-1" else "?"
+    assert (done.returncode, done.stdout.decode(encoding)) == (0, f"word\n{letter} ? ?\n")
 
 
 def test_sql_of_what_is_no_run_directory(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from skimage.metrics import structural_similarity
 
 from transforms.data.pixels import WHITE
 
+LEAST_SIDE = 11
+"""Pixels: the window of SSIM."""
+
 
 def distances(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """Compares two canvases, uint8 (3, S, S), S >= 11.
+    """Compares two canvases, uint8 (3, S, S), S >= `LEAST_SIDE`.
 
     Returns:
         linf, l2, l1: norms of the change, in the unit of [0, 1] pixels.
