@@ -26,6 +26,7 @@ class Exit(IntEnum):
     STOPPED = 1
     WRONG_INPUT = 2
     DONE_WITH_FAILURES = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     UNREAD = 141
     TERMINATED = 143
@@ -43,8 +44,8 @@ def one_line_errors() -> Iterator[None]:
         _unread()
     except (StoppedError, OSError) as error:
         leave(f"megalith: {error}", Exit.STOPPED)
-    except TerminatedError:
-        leave("megalith: terminated; what is finished is kept, the same command goes on", Exit.TERMINATED)
+    except TerminatedError as error:
+        leave("megalith: terminated; what is finished is kept, the same command goes on", error.code)
     except KeyboardInterrupt:
         leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
 
@@ -72,11 +73,16 @@ def _unread() -> NoReturn:
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as a machine sends that is about to be taken away, ends a run like Ctrl-C."""
+    """SIGTERM, as a machine sends that is about to be taken away, or SIGHUP, as a terminal that is closed, ends a run
+    like Ctrl-C."""
+
+    def __init__(self, code: Exit) -> None:
+        super().__init__()
+        self.code = code
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise TerminatedError
+def _terminate(number: int, _: object) -> NoReturn:
+    raise TerminatedError(Exit(128 + number))
 
 
 class _Retries(logging.Handler):
@@ -103,9 +109,10 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def leave(message: str, code: Exit) -> NoReturn:
     """Ends the process at once, whatever its threads are at; nothing that was computed is lost."""
-    if message:
-        say(message)
-    sys.stdout.flush()
+    with suppress(OSError):  # A terminal may be gone.
+        if message:
+            say(message)
+        sys.stdout.flush()
     # Beam stops the job servers that it started when Python ends, which it is not going to.
     atexit._run_exitfuncs()
     # Other workers may be in the middle of an attack. Parts are published whole, so they need not be waited for.
@@ -121,12 +128,14 @@ def _writable(stream: TextIO | None) -> TextIO:
 
 
 def prepare_process() -> None:
-    """Lets SIGTERM end the process like Ctrl-C, and quiets what Beam logs and we say in one line.
+    """Lets SIGTERM and SIGHUP end the process like Ctrl-C, and quiets what Beam logs and we say in one line.
 
     Output that is closed is written nowhere; signs that its encoding lacks become question marks.
     """
     sys.stdout, sys.stderr = _writable(sys.stdout), _writable(sys.stderr)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _terminate)
     # Beam warns about extras that a local run does not need.
     logging.getLogger().setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

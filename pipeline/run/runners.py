@@ -29,6 +29,7 @@ from apache_beam.transforms.environments import PythonLoopbackEnvironment
 from transforms.errors import InputError, StoppedError, unknown
 from transforms.steps.metrics import totals
 from transforms.storage.files import is_remote
+from transforms.storage.patience import within
 from transforms.storage.preflight import reach
 
 
@@ -165,7 +166,8 @@ def run_to_end(root: beam.Pipeline) -> Counter[str]:
         StoppedError: the runner does not take the job, or loses it. What workers raise comes as the runner gives it.
     """
     try:
-        result = root.run()
+        # Of what signals raise, Beam would make an error of a step, where the only worker is this thread.
+        result = within(None, root.run) if isinstance(root.runner, FnApiRunner) else root.run()
         try:
             result.wait_until_finish()
         except BaseException:

@@ -230,16 +230,18 @@ def first_pixel_of_a_clean_canvas(output: Path) -> tuple[int, str]:
 # --- stopped on purpose
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "terminated")],
 )
 def test_stopped_on_purpose_it_says_so_and_blames_nobody(
-    number: int, code: int, word: str, small_run: Finished, tmp_path: Path
+    number: int, code: int, word: str, workers: int, small_run: Finished, tmp_path: Path
 ) -> None:
-    """Ctrl-C, or a machine that is taken away: as often as one likes."""
-    output = tmp_path / "run"
+    """Ctrl-C, a machine that is taken away or a terminal that is closed: as often as one likes."""
+    output, alone = tmp_path / "run", f"--direct_num_workers={workers}"
     for _ in range(3):
-        process = start(tmp_path / "log", "run", small_run.experiment, "--output", output)
+        process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, alone)
         wait_for(output, "attempts/*", process)
         process.kill(number)
         assert process.wait() == code

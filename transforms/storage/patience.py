@@ -3,21 +3,30 @@
 from collections.abc import Callable
 from queue import Queue
 from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def within(seconds: float, ask: Callable[[], object]) -> None:
-    """Asks in a thread that nobody waits for longer; raises what it raises, or Empty."""
-    outcome = Queue[Exception | None]()
+def within(seconds: float | None, ask: Callable[[], T]) -> T:
+    """Asks in a thread, so that a signal ends the waiting and not what is at work.
+
+    Args:
+        seconds: how long the answer is waited for; None for as long as it takes.
+
+    Raises:
+        Empty: there was no answer in time. What `ask` raises comes as it is.
+    """
+    outcome = Queue[tuple[T | None, BaseException | None]]()
 
     def answer() -> None:
         try:
-            ask()
-        except Exception as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
+            outcome.put((ask(), None))
+        except BaseException as error:
+            outcome.put((None, error))
 
     Thread(target=answer, daemon=True).start()
-    error = outcome.get(timeout=seconds)
+    answered, error = outcome.get(timeout=seconds)
     if error is not None:
         raise error
+    return answered  # type: ignore[return-value]  # an answer, as nothing was raised
