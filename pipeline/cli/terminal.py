@@ -89,7 +89,7 @@ def print_plan(prepared: "Prepared") -> None:
     where = printable(prepared.store.root)
     print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {where}")
     cost, total = prepared.plan.cost, prepared.plan.total
-    print_table(["step", "units", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
+    print_table(["task", "in all", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
     attacks = prepared.plan.attack_passes
     if attacks:
         rows = ((name, f"{forwards:,}", f"{backwards:,}") for name, (forwards, backwards) in attacks.items())

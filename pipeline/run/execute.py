@@ -205,7 +205,7 @@ def _see_that_all_is_there(prepared: Prepared) -> None:
     gone = prepared.plan.missing.absent_from(prepared.store.paths())
     if gone:
         raise StoppedError(
-            f"stopped: {len(gone)} units that were finished are gone from {prepared.store.root}; "
+            f"stopped: {len(gone)} tasks that were finished are gone from {prepared.store.root}; "
             "the same command makes them again"
         )
 

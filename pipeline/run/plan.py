@@ -1,4 +1,4 @@
-"""The plan: which units of work an experiment needs, and which of them a run directory lacks. Pure functions."""
+"""The plan: which tasks an experiment consists of, and which of them a run directory lacks. Pure functions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Kind = Literal["load", "attack", "predict"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A step for one chunk: what is made, reused and counted as one.
+    """What is made, reused and counted as one: a kind of task, done for one chunk.
 
     Attributes:
         kind: what is done.
@@ -60,7 +60,7 @@ class TaskKind:
     backwards: int = 0
 
     def task(self, chunk: int, images: int) -> Task:
-        """The step for a chunk of so many images."""
+        """The task for a chunk of so many images."""
         parts = tuple(replace(part, chunk=chunk) for part in self.parts)
         return Task(self.kind, chunk, self.attack, parts, self.model, self.forwards * images, self.backwards * images)
 
@@ -69,59 +69,59 @@ class TaskKind:
 class Tasks:
     """Tasks, iterated chunk by chunk in the order in which they are done.
 
-    Kept as a table of steps by chunks: a large experiment has millions, and most questions are about whole columns.
+    Kept as a table of chunks by kinds: a large experiment has millions, and most questions are about whole columns.
 
     Attributes:
-        steps: S of them.
+        kinds: K of them.
         images: int (C,), usable images of each chunk.
-        chosen: bool (C, S), which units are meant.
+        chosen: bool (C, K), which tasks are meant.
     """
 
-    steps: tuple[TaskKind, ...]
+    kinds: tuple[TaskKind, ...]
     images: npt.NDArray[np.int64]
     chosen: npt.NDArray[np.bool_]
 
     @classmethod
     def every(cls, experiment: Experiment, chunks: Sequence[Chunk]) -> "Tasks":
         """All that an experiment needs; the chunks are all of its own, in order."""
-        steps = tuple(task_kinds(experiment))
+        kinds = tuple(task_kinds(experiment))
         images = np.array([sum(not ref.problem for ref in chunk.refs) for chunk in chunks], dtype=np.int64)
-        return cls(steps, images, np.ones((len(chunks), len(steps)), dtype=bool))
+        return cls(kinds, images, np.ones((len(chunks), len(kinds)), dtype=bool))
 
     def __len__(self) -> int:
         return int(self.chosen.sum())
 
     def __iter__(self) -> Iterator[Task]:
         for number, images in enumerate(self.images.tolist()):
-            for step in compress(self.steps, self.chosen[number].tolist()):
-                yield step.task(number, images)
+            for kind in compress(self.kinds, self.chosen[number].tolist()):
+                yield kind.task(number, images)
 
     def tally(self) -> Iterator[tuple[TaskKind, int, int]]:
-        """Each step of which there are units, with how many there are, and of how many images."""
+        """Each kind of which there are tasks, with how many there are, and of how many images."""
         counts = self.chosen.sum(axis=0).tolist(), (self.images @ self.chosen).tolist()
-        return ((step, units, images) for step, units, images in zip(self.steps, *counts, strict=True) if units)
+        return ((kind, tasks, images) for kind, tasks, images in zip(self.kinds, *counts, strict=True) if tasks)
 
     def where(self, field: Literal["kind", "attack", "model"], values: Collection[str]) -> "Tasks":
-        """The units of the steps in which a field has one of some values."""
-        columns = np.array([getattr(step, field) in values for step in self.steps], dtype=bool)
+        """The tasks of the kinds in which a field has one of some values."""
+        columns = np.array([getattr(kind, field) in values for kind in self.kinds], dtype=bool)
         return replace(self, chosen=self.chosen & columns)
 
     @property
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes of a network over one window that they take, about."""
-        passes = [(images * step.forwards, images * step.backwards) for step, _, images in self.tally()]
+        passes = [(images * kind.forwards, images * kind.backwards) for kind, _, images in self.tally()]
         return sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes)
 
     @property
     def chunks(self) -> npt.NDArray[np.bool_]:
-        """Which chunks have any unit, bool (C,)."""
+        """Which chunks have any task, bool (C,)."""
         chunks: npt.NDArray[np.bool_] = np.logical_or.reduce(self.chosen, axis=1)
         return chunks
 
     def absent_from(self, files: Collection[str]) -> "Tasks":
-        """The units of which some part is in none of these files, given by their paths in the run directory."""
+        """The tasks of which some part is in none of these files, given by their paths in the run directory."""
         held = _chunks_by_folder(files, len(self.images))
-        there = [np.all([held[part.folder] for part in step.parts], axis=0) for step in self.steps]
+        there = [np.all([held[part.folder] for part in kind.parts], axis=0) for kind in self.kinds]
         return replace(self, chosen=self.chosen & ~np.stack(there, axis=1))
 
 
@@ -143,25 +143,25 @@ class Plan:
 
     @property
     def cost(self) -> dict[str, int]:
-        """What the missing units take: their number by kind, and the network passes."""
+        """What the missing tasks take: their number by kind, and the network passes."""
         counted = _by_kind(self.missing)
         forwards, backwards = self.missing.passes
         return {**{kind: counted[kind] for kind in get_args(Kind)}, "forwards": forwards, "backwards": backwards}
 
     @property
     def attack_passes(self) -> dict[str, tuple[int, int]]:
-        """Forward and backward passes that each attack's missing units take, by its name."""
+        """Forward and backward passes that each attack's missing tasks take, by its name."""
         return {
-            step.attack: (images * step.forwards, images * step.backwards)
-            for step, _, images in self.missing.tally()
-            if step.kind == "attack"
+            kind.attack: (images * kind.forwards, images * kind.backwards)
+            for kind, _, images in self.missing.tally()
+            if kind.kind == "attack"
         }
 
 
-def _by_kind(units: Tasks) -> Counter[Kind]:
+def _by_kind(tasks: Tasks) -> Counter[Kind]:
     counted: Counter[Kind] = Counter()
-    for step, count, _ in units.tally():
-        counted[step.kind] += count
+    for kind, count, _ in tasks.tally():
+        counted[kind.kind] += count
     return counted
 
 
@@ -170,19 +170,19 @@ class Wave:
     """Tasks that are done together.
 
     Attributes:
-        units: none of them waits for one of a later wave.
+        tasks: none of them waits for one of a later wave.
         models: those that have to be in memory.
         targets: those of them that look at canvases.
     """
 
-    units: Tasks
+    tasks: Tasks
     models: tuple[str, ...]
     targets: tuple[str, ...]
 
     def work(self, chunks: Sequence[Chunk]) -> list[Work]:
         """The chunks with anything to do, each with the attacks of which something is missing."""
-        attacked = {step.attack for step, *_ in self.units.tally()}
-        missing = {attack: self.units.where("attack", [attack]).chunks for attack in attacked}
+        attacked = {kind.attack for kind, *_ in self.tasks.tally()}
+        missing = {attack: self.tasks.where("attack", [attack]).chunks for attack in attacked}
         work = [Work(chunk, frozenset(each for each in missing if missing[each][chunk.index])) for chunk in chunks]
         return [each for each in work if each.attacks]
 
@@ -208,11 +208,11 @@ def make_waves(experiment: Experiment, missing: Tasks, models_in_memory: int | N
     if models_in_memory is None or len(models) <= models_in_memory:
         return [Wave(missing, models, experiment.targets)]
     made = missing.where("kind", ["load", "attack"])
-    attacked = {step.attack for step, *_ in made.tally()}
+    attacked = {kind.attack for kind, *_ in made.tally()}
     surrogates = {spec.name: spec.surrogates for spec in experiment.specs if spec.name in attacked}
     groups = _grouped(surrogates, models_in_memory) or [([], ())]
     waves = [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
-    looking = {step.model for step, *_ in missing.tally()}
+    looking = {kind.model for kind, *_ in missing.tally()}
     wanted = [name for name in experiment.targets if name in looking]
     for start in range(0, len(wanted), models_in_memory):
         targets = tuple(wanted[start : start + models_in_memory])
@@ -243,15 +243,15 @@ def _with_attacks_again(missing: Tasks, files: Collection[str]) -> Tasks:
     held = _chunks_by_folder(files, len(missing.images))
     looked_at = missing.where("kind", ["predict"])
     chosen = missing.chosen.copy()
-    for column, step in enumerate(missing.steps):
-        if step.kind == "attack":
-            kept = held[canvases_part(0, step.attack).folder]
-            chosen[:, column] |= looked_at.where("attack", [step.attack]).chunks & ~kept
+    for column, kind in enumerate(missing.kinds):
+        if kind.kind == "attack":
+            kept = held[canvases_part(0, kind.attack).folder]
+            chosen[:, column] |= looked_at.where("attack", [kind.attack]).chunks & ~kept
     return replace(missing, chosen=chosen)
 
 
 def task_kinds(experiment: Experiment) -> Iterator[TaskKind]:
-    """All steps of an experiment, in the order in which they are done for a chunk."""
+    """All kinds of task of an experiment, in the order in which they are done for a chunk."""
     yield TaskKind("load", CLEAN, load_parts(0))
     for spec in experiment.specs:
         forwards, backwards = spec.build().cost(len(spec.surrogates))

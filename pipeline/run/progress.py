@@ -54,5 +54,5 @@ def _watch(store: Store, missing: Tasks, bar: "tqdm[None]", stop: threading.Even
         pause = max(_QUICKEST, (time.monotonic() - started) / _SHARE)
 
 
-def _weight(units: Tasks) -> int:
-    return len(units) + sum(units.passes)
+def _weight(tasks: Tasks) -> int:
+    return len(tasks) + sum(tasks.passes)

@@ -32,7 +32,7 @@ CLOSE = 1e-4
 """By how much probabilities may differ that another kind of CPU or GPU has made."""
 _ROUNDING = 1e-6
 _NAMED = 100
-"""Missing units that are named, at most: a large run that has hardly begun lacks millions."""
+"""Missing tasks that are named, at most: a large run that has hardly begun lacks millions."""
 _DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
 
 Row = Mapping[str, Any]
@@ -81,11 +81,11 @@ def check_plan(run: Run) -> Check:
     paths = run.store.paths()
     plan = make_plan(experiment, chunks, paths)
     check.looked_at = plan.total.total()
-    for unit in islice(plan.missing, _NAMED):
-        absent = next(part.path for part in unit.parts if not {part.path, part.compacted} & paths)
+    for task in islice(plan.missing, _NAMED):
+        absent = next(part.path for part in task.parts if not {part.path, part.compacted} & paths)
         check.wrong.append(f"{absent} is missing; the same command makes it")
     if len(plan.missing) > _NAMED:
-        check.wrong.append(f"{len(plan.missing) - _NAMED} more units are missing")
+        check.wrong.append(f"{len(plan.missing) - _NAMED} more tasks are missing")
     return check
 
 

@@ -24,7 +24,7 @@ def _experiment(folder: Path, **changes: object) -> Experiment:
 
 
 def _paths(experiment: Experiment) -> set[str]:
-    return {part.path for unit in Tasks.every(experiment, CHUNKS) for part in unit.parts}
+    return {part.path for task in Tasks.every(experiment, CHUNKS) for part in task.parts}
 
 
 def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_everything_is_missing_from_nothing_and_nothing_from_everything(tmp_path
 def test_every_lost_part_makes_its_unit_missing(tmp_path: Path) -> None:
     experiment = _experiment(tmp_path)
     for lost in _paths(experiment):
-        (unit,) = make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).missing
-        assert lost in {part.path for part in unit.parts}
+        (task,) = make_plan(experiment, CHUNKS, _paths(experiment) - {lost}).missing
+        assert lost in {part.path for part in task.parts}
 
 
 def test_work_names_only_the_chunks_and_attacks_with_something_missing(tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_canvases_that_are_not_kept_are_attacked_again_only_for_something_new_to
     assert not make_plan(experiment, CHUNKS, kept).missing
     lost = "predictions/attack=mi/model=lite0/view=center/defense=none/chunk-00001.parquet"
     again = make_plan(experiment, CHUNKS, kept - {lost})
-    assert [(unit.kind, unit.chunk, unit.attack) for unit in again.missing] == [
+    assert [(task.kind, task.chunk, task.attack) for task in again.missing] == [
         ("attack", 1, "mi"),
         ("predict", 1, "mi"),
     ]
     still_there = kept | {"canvases/attack=mi/chunk-00001.parquet"}  # as after a kill, or from another experiment
     only = make_plan(experiment, CHUNKS, still_there - {lost})
-    assert [(unit.kind, unit.chunk, unit.attack) for unit in only.missing] == [("predict", 1, "mi")]
+    assert [(task.kind, task.chunk, task.attack) for task in only.missing] == [("predict", 1, "mi")]
 
 
 def _waves(folder: Path, models_in_memory: int | None, lost: set[str] | None = None) -> list[Wave]:
@@ -85,7 +85,7 @@ def _waves(folder: Path, models_in_memory: int | None, lost: set[str] | None = N
 def test_models_that_fit_are_one_wave(models_in_memory: int | None, tmp_path: Path) -> None:
     (wave,) = _waves(tmp_path, models_in_memory)
     assert set(wave.models) == set(wave.targets) == {"lite0", "lite1", "lite2"}
-    assert {unit.kind for unit in wave.units} == {"load", "attack", "predict"}
+    assert {task.kind for task in wave.tasks} == {"load", "attack", "predict"}
 
 
 def test_waves_hold_no_more_models_than_they_may_and_leave_nothing_out(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_waves_hold_no_more_models_than_they_may_and_leave_nothing_out(tmp_path:
     ]
     assert [bool(wave.targets) for wave in waves] == [False, False, True, True]
     (everything,) = _waves(tmp_path, None)
-    assert {unit for wave in waves for unit in wave.units} == set(everything.units)
-    assert [{unit.attack for unit in wave.units if unit.kind == "attack"} for wave in waves[:2]] == [
+    assert {task for wave in waves for task in wave.tasks} == set(everything.tasks)
+    assert [{task.attack for task in wave.tasks if task.kind == "attack"} for wave in waves[:2]] == [
         *({"a", "c"}, {"b", "d"}),
     ]
 
@@ -115,7 +115,7 @@ def test_an_attack_of_too_many_models_is_refused(tmp_path: Path) -> None:
 def test_images_with_a_problem_cost_nothing(tmp_path: Path) -> None:
     chunk = Chunk(0, (ImageRef("good", "nowhere", 1), ImageRef("bad", "nowhere", 1, "no file")))
     predictions = make_plan(_experiment(tmp_path), [chunk], set()).missing.where("kind", ["predict"])
-    assert {unit.forwards for unit in predictions} == {1}
+    assert {task.forwards for task in predictions} == {1}
 
 
 def test_a_second_run_in_one_directory_is_refused(tmp_path: Path) -> None:
@@ -157,16 +157,16 @@ def test_planning_takes_a_few_bytes_for_each_unit(tmp_path: Path) -> None:
     try:
         plan = make_plan(experiment, chunks, set())
         waves = make_waves(experiment, plan.missing, 1)
-        assert plan.cost["predict"] == sum(len(wave.units) for wave in waves[1:]) == 1000 * 4 * 5 * 20
+        assert plan.cost["predict"] == sum(len(wave.tasks) for wave in waves[1:]) == 1000 * 4 * 5 * 20
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 32 * len(plan.missing), f"{peak / len(plan.missing):.0f} bytes for each unit"
+    assert peak < 32 * len(plan.missing), f"{peak / len(plan.missing):.0f} bytes for each task"
 
 
 def test_a_plan_makes_no_unit_until_it_is_asked_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment, chunks = _large(tmp_path, models=2, refs=160)
-    files = {part.path for unit in Tasks.every(experiment, chunks) for part in unit.parts}
+    files = {part.path for task in Tasks.every(experiment, chunks) for part in task.parts}
     monkeypatch.setattr("pipeline.run.plan.Task", None)
     nothing, everything = make_plan(experiment, chunks, set()), make_plan(experiment, chunks, files)
     assert len(nothing.missing) == sum(nothing.total.values()) == 10 * (1 + 3 + 4 * 5 * 2)
@@ -196,12 +196,12 @@ def test_files_are_gone_through_once(tmp_path: Path) -> None:
 def test_gathered_parts_are_there(tmp_path: Path) -> None:
     """Of canvases by 16 chunks, of all else by 256."""
     experiment, chunks = _large(tmp_path, models=1, refs=16 * 300)
-    parts = [part for unit in Tasks.every(experiment, chunks) for part in unit.parts]
+    parts = [part for task in Tasks.every(experiment, chunks) for part in task.parts]
     files = {part.compacted for part in parts}
     assert not make_plan(experiment, chunks, files).missing
     for table, missing in (("attacks", range(256, 300)), ("canvases", range(16, 32))):
         plan = make_plan(experiment, chunks, files - {f"{table}/attack=bim/group-00001.parquet"})
-        assert [(unit.attack, unit.chunk) for unit in plan.missing] == [("bim", chunk) for chunk in missing]
+        assert [(task.attack, task.chunk) for task in plan.missing] == [("bim", chunk) for chunk in missing]
 
 
 def test_files_that_are_no_parts_are_nothing(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_wrong_input_to_the_real_command(tmp_path: Path) -> None:
 
 
 def planned(stdout: str) -> dict[str, tuple[int, int]]:
-    """Tasks and units to do, by kind, as `plan` prints them."""
+    """Tasks in all and to do, by kind, as `plan` prints them."""
     cells = [re.findall(r"[\w,]+", line) for line in stdout.splitlines()]
     return {row[0]: (int(row[1]), int(row[2])) for row in cells if row and row[0] in ("load", "attack", "predict")}
 

@@ -39,8 +39,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return make_plan(experiment, make_chunks(refs, 16), set())
 
 
-def test_the_pages_units_and_passes(plan: Plan) -> None:
-    assert _cell("units") == f"{len(plan.missing):,}"
+def test_the_pages_tasks_and_passes(plan: Plan) -> None:
+    assert _cell("tasks") == f"{len(plan.missing):,}"
     attacks = plan.attack_passes.values()
     assert _cell("passes of attacks") == f"{sum(forwards for forwards, _ in attacks):,}"
     assert _cell("passes of attacks") == f"{sum(backwards for _, backwards in attacks):,}"

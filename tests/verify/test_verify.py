@@ -53,9 +53,9 @@ def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:
     images, attacks, models, defenses = 7, 3, 2, 2
     canvases = images * (1 + attacks)
     predictions = canvases * models * (1 + defenses)
-    files, units, rows, agree, defined, seen, read, again = cases(said).values()
+    files, tasks, rows, agree, defined, seen, read, again = cases(said).values()
     assert files == [len(stamps(small_run.output)), 0, 0]
-    assert units[1:] == [0, 0]
+    assert tasks[1:] == [0, 0]
     assert rows == [images + images * attacks + canvases + predictions, 0, 0]
     assert agree == [images * attacks + predictions, 0, 0]
     assert defined == [attacks, 0, 0]
