@@ -39,8 +39,10 @@ torch.set_num_threads(1)
 
 def pytest_configure() -> None:
     """In CI a test that skips for want of pictures is a failure: everything stops at once instead."""
-    # A shell that starts the suite in the background has Ctrl-C ignored, here and in every process that is begun here.
+    # A shell that starts the suite in the background has Ctrl-C ignored, here and in every process that is begun here;
+    # `nohup` has SIGHUP ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sample = Path(__file__).parents[2] / "shared" / "imagenet-sample"
     if os.environ.get("CI") and not sample.is_dir():
         pytest.exit(f"CI needs the pictures of {sample}", returncode=1)

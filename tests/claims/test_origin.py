@@ -11,7 +11,7 @@ from tests.support.keras import MODELS, calibrated
 from tests.support.nasnet import NASNet
 from tests.support.runs import ROOT, needs_imagenet_sample, refused, rows, run
 
-pytestmark = needs_imagenet_sample
+pytestmark = [needs_imagenet_sample, pytest.mark.system]
 
 ORIGIN = ROOT / "data" / "experiments" / "origin.yaml"
 NAMES = dict(zip(("resnet50", "efficientnet", "densenet", "mobilenet"), MODELS, strict=True))

@@ -157,18 +157,22 @@ def test_attacks_attack(finished: Finished) -> None:
     assert {row["target"] for row in found if row["attack"] != "both"} == {None}
 
 
-@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
-def test_parts_are_byte_identical_with_two_workers(mode: str, finished: Finished, tmp_path: Path) -> None:
-    run(finished.experiment, tmp_path / "run", "--direct_num_workers=2", f"--direct_running_mode={mode}")
+def test_parts_are_byte_identical_with_two_workers(finished: Finished, tmp_path: Path) -> None:
+    run(finished.experiment, tmp_path / "run", "--direct_num_workers=2")
     assert contents(tmp_path / "run") == contents(finished.output)
 
 
-def test_parts_are_byte_identical_with_one_model_in_memory(finished: Finished, tmp_path: Path) -> None:
+def test_parts_are_byte_identical_with_workers_that_speak_by_grpc(small_run: Finished, tmp_path: Path) -> None:
+    run(small_run.experiment, tmp_path / "run", "--direct_num_workers=2", "--direct_running_mode=multi_threading")
+    assert contents(tmp_path / "run") == contents(small_run.output)
+
+
+def test_parts_are_byte_identical_with_one_model_in_memory(small_run: Finished, tmp_path: Path) -> None:
     other = {**small()["attacks"]["fgsm"], "surrogates": ["lite1"]}
     attacks = {**small()["attacks"], "both": other}  # that one needs two models at once
     made = []
     for name, options in (("all", []), ("one", ["--models-in-memory=1"])):
-        run(finished.experiment, tmp_path / name, f"--set=attacks={json.dumps(attacks)}", *options)
+        run(small_run.experiment, tmp_path / name, f"--set=attacks={json.dumps(attacks)}", *options)
         made.append(contents(tmp_path / name))
     assert made[0] == made[1]
 

@@ -30,7 +30,7 @@ def test_twice_the_images_take_no_more_memory(tmp_path: Path) -> None:
             "name": "memory",
             "chunk_size": 8,
             "images": {"folder": str(IMAGENET_SAMPLE), "labels": "labels.csv", "limit": images},
-            "models": {"lite0": "packaged/efficientnet-lite0"},
+            "models": {"lite0": "coarse0"},
             "attacks": {"fgsm": {"recipe": "fgsm", "surrogates": ["lite0"], "eps": "4/255"}},
         }
         return written(tmp_path, section, f"{images}.yaml")

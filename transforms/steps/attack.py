@@ -16,7 +16,7 @@ from transforms.rows.parts import CLEAN, attack_parts
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
 from transforms.steps.metrics import counted, timed
-from transforms.steps.process import prepare_numerics
+from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import read_batch
@@ -38,7 +38,7 @@ class AttackImages(beam.PTransform):
         return work | "Attack chunk" >> beam.ParDo(self._chunks)
 
 
-class AttackChunk(beam.DoFn):
+class AttackChunk(Step):
     """The attacks on one chunk, one after the other."""
 
     def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], pool: Sequence[ImageRef]) -> None:
@@ -46,9 +46,6 @@ class AttackChunk(beam.DoFn):
         self._attacks = tuple(attacks)
         self._pool = tuple(pool)
         self._pool_read: CanvasBatch | None = None
-
-    def setup(self) -> None:
-        prepare_numerics()
 
     def process(self, work: Work) -> Iterator[CanvasRef]:
         store, clean = self._context.store, CanvasRef(work.chunk, CLEAN)

@@ -14,7 +14,7 @@ from transforms.rows.images import image_row
 from transforms.rows.parts import load_parts
 from transforms.rows.tables import rows_table
 from transforms.steps.metrics import counted, timed
-from transforms.steps.process import prepare_numerics
+from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import image_bytes
@@ -36,13 +36,10 @@ class LoadImages(beam.PTransform):
         return work | "Load chunk" >> beam.ParDo(_LoadChunk(self._store, self._canvas))
 
 
-class _LoadChunk(beam.DoFn):
+class _LoadChunk(Step):
     def __init__(self, store: Store, canvas: CanvasSpec) -> None:
         self._store = store
         self._canvas = canvas
-
-    def setup(self) -> None:
-        prepare_numerics()
 
     def process(self, work: Work) -> Iterator[Work]:
         if not all(self._store.has(part) for part in load_parts(work.chunk.index)):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import apache_beam as beam
 import cv2
 import torch
 
@@ -20,3 +21,10 @@ def prepare_numerics() -> None:
     # Pillow warns on stderr about what `BadImage` reports or what does no harm. For the process, and Pillow's modules
     # alone: warnings.catch_warnings around each decode would race with other threads and could silence everybody.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Step(beam.DoFn):
+    """A DoFn that prepares the process it comes to."""
+
+    def setup(self) -> None:
+        prepare_numerics()

@@ -14,7 +14,7 @@ from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
 from transforms.steps.fan_out import DefenseTask
 from transforms.steps.metrics import counted, timed
-from transforms.steps.process import prepare_numerics
+from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
 from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.store import Store
@@ -45,7 +45,7 @@ class Transfer(beam.PTransform):
         return tasks | "Predict chunk" >> beam.ParDo(self._chunks)
 
 
-class _PredictChunk(beam.DoFn):
+class _PredictChunk(Step):
     def __init__(
         self,
         context: StepContext,
@@ -58,9 +58,6 @@ class _PredictChunk(beam.DoFn):
         self._looks = tuple(looks)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities
-
-    def setup(self) -> None:
-        prepare_numerics()
 
     def process(self, task: DefenseTask) -> Iterator[Rows]:
         store, canvases = self._context.store, task.canvases
