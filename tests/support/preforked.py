@@ -96,7 +96,7 @@ class Process:
         """Its exit code, negative for the signal of which it died; None while it is at work."""
         return _ask({"poll": self.pid})
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 540) -> int:
         """Its exit code, when it has ended."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:

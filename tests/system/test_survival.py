@@ -173,6 +173,7 @@ def test_an_image_that_kills_whoever_attacks_it_is_isolated(killing: str, tiny_r
 
 DECODER = """
 import hashlib, os, signal
+import transforms.steps.load
 import transforms.storage.images
 
 def killer(data, canvas, decode=transforms.storage.images.decode):
@@ -180,7 +181,7 @@ def killer(data, canvas, decode=transforms.storage.images.decode):
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(data, canvas)
 
-transforms.storage.images.decode = killer
+transforms.storage.images.decode = transforms.steps.load.decode = killer
 
 from pipeline.main import main
 main()

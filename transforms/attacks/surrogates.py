@@ -24,6 +24,15 @@ _LOSS_SCALE = 1024.0
 """fp16 ends at 6e-8: gradients of a confident model would be zeros. A power of two changes no other bit."""
 
 
+def _scale(by_logits: Sequence[Tensor]) -> Tensor:
+    """By which derivatives (B, classes) with respect to logits are multiplied, so that fp16 holds what follows.
+
+    A power of two (B,), for each image its own: less where an objective is so steep that fp16 would overflow.
+    """
+    steepest = torch.stack([each.abs().amax(dim=1) for each in by_logits]).amax(dim=0)
+    return _LOSS_SCALE * torch.exp2(-steepest.log2().ceil().clamp(min=0))
+
+
 Transform = Callable[[Tensor], Tensor]
 """Float canvases (B, 3, S, S) in [0, 1] -> the same shape, differentiable."""
 
@@ -224,14 +233,15 @@ class Surrogates:
         scale = torch.ones(len(canvases), device=canvases.device)
 
         def scaled(gradient: Tensor) -> Tensor:
-            scale.copy_(self._scale([gradient]))
+            scale.copy_(_scale([gradient]))
             return gradient * scale[:, None]
 
         canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
-        canvases.register_hook(lambda gradient: self._arrived(gradient, scale))  # type: ignore[no-untyped-call]
+        canvases.register_hook(lambda gradient: self._arrived(gradient / per_image(scale)))  # type: ignore[no-untyped-call]
         with self._reduced_precision(canvases.device):
             logits = self._fused(self._looks(canvases))
-        logits.register_hook(scaled)  # type: ignore[no-untyped-call]
+        if self._precision == "fp16":
+            logits.register_hook(scaled)  # type: ignore[no-untyped-call]
         return logits
 
     def _reduced_precision(self, device: torch.device) -> AbstractContextManager[object]:
@@ -243,28 +253,22 @@ class Surrogates:
         self, values: Tensor, looks: list[Tensor], canvases: Tensor, *, copies: int = 1, keep: bool = False
     ) -> Tensor:
         # Images do not interact in an evaluation-mode network: the gradient of the sum holds each image's own.
-        by_logits = torch.autograd.grad(values.float().sum(), looks, retain_graph=True)
-        scale = self._scale(by_logits)
+        summed = values.float().sum()
+        if self._precision != "fp16":
+            (gradient,) = torch.autograd.grad(summed, canvases, retain_graph=keep)
+            return self._arrived(gradient, copies=copies)
+        by_logits = torch.autograd.grad(summed, looks, retain_graph=True)
+        scale = _scale(by_logits)
         scaled = [each * scale[:, None] for each in by_logits]
         (gradient,) = torch.autograd.grad(looks, canvases, scaled, retain_graph=keep)
-        return self._arrived(gradient, scale, copies)
+        return self._arrived(gradient / per_image(scale), copies=copies)
 
-    def _scale(self, by_logits: Sequence[Tensor]) -> Tensor:
-        """By which derivatives (B, classes) with respect to logits are multiplied, so that fp16 holds what follows.
-
-        A power of two (B,), for each image its own: less where an objective is so steep that fp16 would overflow.
-        """
-        steepest = torch.stack([each.abs().amax(dim=1) for each in by_logits]).amax(dim=0)
-        if self._precision != "fp16":
-            return torch.ones_like(steepest)
-        return _LOSS_SCALE * torch.exp2(-steepest.log2().ceil().clamp(min=0))
-
-    def _arrived(self, gradient: Tensor, scale: Tensor, copies: int = 1) -> Tensor:
-        """Counts a gradient with respect to canvases, (B, 3, S, S); undoes the scale; zero where it is not finite."""
+    def _arrived(self, gradient: Tensor, *, copies: int = 1) -> Tensor:
+        """Counts a gradient with respect to canvases, (B, 3, S, S); zero for an image where it is not finite."""
         self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite if self.active is None else finite | ~self.active)
-        return torch.where(per_image(finite), gradient / per_image(scale), 0)
+        return torch.where(per_image(finite), gradient, 0)
 
     def _counted(self, images: int) -> Tensor:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()

@@ -101,7 +101,7 @@ def recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    if "/" in name or name in plugin_names():
+    if is_adapted(name):
         return adapted(name)
     base, *parts = name.split("-")
     if base not in BASES or not parts or not set(parts) <= set(PARTS):
@@ -109,6 +109,11 @@ def recipe(name: str) -> Recipe:
     if again := _twice(parts):
         raise InputError(f"recipe: {name!r} has {again!r} twice")
     return combined(base, *parts)
+
+
+def is_adapted(name: str) -> bool:
+    """Whether a recipe is another library's or a plug-in's."""
+    return name not in RECIPES and ("/" in name or name in plugin_names())
 
 
 def behind_random(name: str, draws: int) -> Recipe:
