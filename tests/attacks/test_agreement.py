@@ -20,6 +20,8 @@ from transforms.models.classifier import Classifier
 from transforms.models.views import center
 from transforms.randomness import Draws
 
+pytestmark = pytest.mark.system
+
 COUNT, STEPS = 4, 3
 EPS, ALPHA = 4 / 255, 2 / 255
 NAMES = [f"image {number}" for number in range(COUNT)]

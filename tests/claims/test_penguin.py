@@ -12,7 +12,7 @@ from tests.support.runs import ROOT, Row, invoke, needs_imagenet_sample, rows, r
 
 PENGUIN, MEGALITH = 145, 649
 
-pytestmark = needs_imagenet_sample
+pytestmark = [needs_imagenet_sample, pytest.mark.system]
 
 
 def finished(name: str, output: Path) -> Path:

@@ -35,6 +35,8 @@ from transforms.data.decode import BadImage, CanvasSpec, decode
 from transforms.errors import InputError
 from transforms.storage.store import Store
 
+pytestmark = pytest.mark.system
+
 TIMES = int(os.environ.get("MEGALITH_FUZZ", "1"))
 SECONDS = 20
 MEMORY = 2**30

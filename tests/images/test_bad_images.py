@@ -22,6 +22,8 @@ from tests.support.runs import (
     written,
 )
 
+pytestmark = pytest.mark.system
+
 GOOD = sample_files()[:4]
 
 

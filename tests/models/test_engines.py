@@ -24,6 +24,8 @@ from transforms.models.engines.registry import ENGINES, Predictor, predicting
 from transforms.models.pin import pin
 from transforms.steps.held_models import HeldModels
 
+pytestmark = pytest.mark.system
+
 CONDITIONS = Conditions(0, 224 / 256, 8)
 
 

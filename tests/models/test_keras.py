@@ -22,6 +22,8 @@ from transforms.models.classifier import Classifier
 from transforms.models.sources import from_keras
 from transforms.models.sources.registry import model_source, source_names
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 
 

@@ -26,6 +26,8 @@ from transforms.models.sources.source import ModelSource
 from transforms.models.views import center, look
 from transforms.steps.held_models import HeldModels
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 LITE1 = "packaged/efficientnet-lite1"
 SHOWN: dict[str, Any] = {

@@ -20,6 +20,8 @@ from transforms.errors import InputError
 from transforms.models.sources.registry import model_source, source_names
 from transforms.models.views import center, look
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 # A CNN, a ViT, a Swin (the smallest of which has 28 million weights), and one that is shown squashed pictures.
 MODELS = [

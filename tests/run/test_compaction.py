@@ -21,6 +21,8 @@ from transforms.rows.parts import GROUPS, Part, attacks_part, canvases_part, sup
 from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.store import Store
 
+pytestmark = pytest.mark.system
+
 
 def attack_row(number: int) -> dict[str, Any]:
     """A row of `attacks` that is nobody's."""

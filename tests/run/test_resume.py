@@ -47,6 +47,8 @@ from transforms.rows.parts import Part
 from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.store import Store
 
+pytestmark = pytest.mark.system
+
 
 def unpublished(output: Path) -> list[str]:
     """What a reader of the tables does not see; there may be a file against a second run at the same time."""

@@ -40,6 +40,8 @@ from transforms.defenses.registry import DEFENSES
 from transforms.models.sources.registry import model_source
 from transforms.models.views import VIEWS
 
+pytestmark = pytest.mark.system
+
 PGD = {"recipe": "pgd", "surrogates": ["lite0"], "eps": "4/255", "steps": 1}
 SAMPLES = {"samples": "foolbox"}
 

@@ -24,6 +24,8 @@ from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.seal import sealed
 from transforms.storage.store import Store
 
+pytestmark = pytest.mark.system
+
 Rows = list[dict[str, Any]]
 
 ATTACKS = "attacks/attack=pgd/chunk-00000.parquet"

@@ -22,6 +22,8 @@ from transforms.models.classifier import Classifier
 from transforms.models.views import center, look
 from transforms.randomness import Draws
 
+pytestmark = pytest.mark.system
+
 FIELD = 224 / 256
 PLACES = [1, 3, 4, 9, 10, 11]
 """Samples that Lite0 takes for what they are, whose nearest boundaries are of all distances."""

@@ -30,6 +30,8 @@ from transforms.errors import InputError
 from transforms.models.views import center
 from transforms.randomness import Draws
 
+pytestmark = pytest.mark.system
+
 SIDE = 6
 SIZE = 3 * SIDE**2
 MODULES = (apgd, autoattack, carlini_wagner, ddn, deepfool, fmn, square)
