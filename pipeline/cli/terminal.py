@@ -121,5 +121,5 @@ def print_times(cost: "Json") -> None:
         for name, each in steps.items()
     )
     if steps:
-        title = f"Time: {cost['seconds']} s on the clock; on workers, added up:"
+        title = f"Time of all workers; {cost['seconds']} s on the clock"
         console().print(text_table(title, ["work", "times", "seconds", "seconds each"], rows))

@@ -32,7 +32,7 @@ def test_a_run_counts_what_it_made(tmp_path: Path) -> None:
     }
     assert all(each["seconds"] > 0 for each in cost["steps"].values())
     assert sum(each["seconds"] for each in cost["steps"].values()) < cost["seconds"]  # of a single worker
-    table = said[said.index("Time: ") : said.index("Clean accuracy")]
+    table = said[said.index("Time of all workers") : said.index("Clean accuracy")]
     assert [name for name in cost["steps"] if name not in table] == []
 
 
@@ -45,7 +45,7 @@ def test_a_run_that_goes_on_counts_only_what_it_adds(tiny_run: Finished, tmp_pat
     assert (added["images_loaded"], added["attacks_made"], added["predictions_made"]) == (0, 0, 9)
     assert set(added) & {"decode", "attack"} == set() and added["defend"] == added["predict"] == 9
     said = run(experiment, output).stdout
-    assert costs(output) == [first, second] and "Time:" not in said
+    assert costs(output) == [first, second] and "Time of" not in said
 
 
 def test_an_image_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
