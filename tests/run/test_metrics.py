@@ -58,6 +58,7 @@ def test_an_image_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
     (cost,) = costs(tmp_path / "run")
     assert (cost["counts"]["images_loaded"], cost["counts"]["images_failed"]) == (0, 1)
     assert "decode" not in cost["steps"]  # work that fails is not timed
+    assert cost["steps"]["read"]["count"] == 1  # the file; there is no canvas
 
 
 class Works(beam.DoFn):

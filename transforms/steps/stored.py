@@ -16,8 +16,10 @@ Rows = tuple[Part, pa.Table]
 
 def read(store: Store, canvases: CanvasRef) -> CanvasBatch:
     """The canvases that a reference stands for."""
-    with timed("read", len(canvases.chunk.refs)):
-        return read_canvases(store, canvases)
+    with timed("read", 0):
+        batch = read_canvases(store, canvases)
+    counted("read_count", len(batch.labels))  # which is known by now: failed images have none
+    return batch
 
 
 def publish(store: Store, parts: Iterable[Rows]) -> None:
