@@ -179,8 +179,8 @@ def sql(
         _tell_beam(context)
         headings, rows = open_run(run_directory).rows(query, allow_files or [])
         if form is Format.CSV:
-            written = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in rows)
-            csv.writer(sys.stdout, lineterminator="\n").writerows([headings, *written])
+            lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
+            csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         elif form is Format.JSON:
             print(json.dumps([json_object(headings, row) for row in rows]))
         else:

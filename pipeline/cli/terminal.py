@@ -37,7 +37,7 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     """A table for the terminal; numbers are rounded to six digits."""
     table = Table(title=title or None, title_justify="left")
     written = [[f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell)) for cell in row] for row in rows]
-    for place, heading in enumerate(map(str, headings)):
+    for place, heading in enumerate(visible(str(each)) for each in headings):
         longest = max((len(cells[place]) for cells in written), default=0)
         table.add_column(Text(heading), overflow="fold", min_width=min(_NARROWEST, max(longest, len(heading))))
     for cells in written:

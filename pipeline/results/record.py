@@ -109,6 +109,7 @@ def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
         paths: relative to the run directory.
     """
     chunks = math.ceil(definitions.images.count / definitions.chunk_size)
+    attacks, models = {CLEAN, *definitions.attacks}, {CLEAN, *definitions.models}
 
     def is_own(file: TableFile | None) -> bool:
         if file is None or file.chunks.start >= chunks:
@@ -116,7 +117,7 @@ def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
         partitions = file.partitions
         attack, model = partitions.get("attack", CLEAN), partitions.get("model", CLEAN)
         made_by, _ = variant_of(attack) or (attack, None)
-        return made_by in {CLEAN, *definitions.attacks} and model in {CLEAN, *definitions.models}
+        return made_by in attacks and model in models
 
     return {path for path in paths if is_own(table_file(path))}
 

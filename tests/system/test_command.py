@@ -662,8 +662,9 @@ def test_sql_as_csv_has_no_python_in_it(tiny_run: Finished) -> None:
 
 
 def test_what_a_terminal_would_act_upon_is_spelled_out(tiny_run: Finished) -> None:
-    result = invoke("sql", tiny_run.output, "select chr(27) || '[31mred' || chr(7) as word")
-    assert "\\x1b[31mred\\x07" in result.stdout and not {"\x1b", "\x07"} & set(result.stdout)
+    result = invoke("sql", tiny_run.output, "select chr(27) || '[31mred' || chr(7) as \"w\x1b[1mord\"")
+    assert "\\x1b[31mred\\x07" in result.stdout and "w\\x1b[1mord" in result.stdout
+    assert not {"\x1b", "\x07"} & set(result.stdout)
     said = complaint(invoke("sql", "no\x1b[31mrun", "select 1"))
     assert "no\\x1b[31mrun" in said
 

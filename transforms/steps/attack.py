@@ -56,16 +56,9 @@ class AttackChunk(Step):
             if spec.name in work.attacks:
                 if not all(store.has(part) for part in attack_parts(work.chunk.index, spec.name)):
                     batch = batch or read(store, clean)
-                    publish(store, self._attack(batch, spec, work.chunk))
+                    mixed_in = self._pictures() if batch.labels and spec.build().pool != "unused" else None
+                    publish(store, attack_chunk(self._context, spec, work.chunk, batch, mixed_in))
                 yield CanvasRef(work.chunk, spec.name)
-
-    def _attack(self, batch: CanvasBatch, spec: AttackSpec, chunk: Chunk) -> list[Rows]:
-        """The parts that come of an attack, in the order of publication."""
-        if batch.labels:
-            pool = None if spec.build().pool == "unused" else self._pictures()
-            return attack_chunk(self._context, spec, chunk, batch, pool)
-        tables = (rows_table("failures", []), canvas_table([], []), rows_table("attacks", []))
-        return list(zip(attack_parts(chunk.index, spec.name), tables, strict=True))
 
     def _pictures(self) -> CanvasBatch | None:
         """The images of the pool that can be read and do not kill, read once for all chunks."""
@@ -82,7 +75,7 @@ class AttackChunk(Step):
 def attack_chunk(
     context: StepContext, spec: AttackSpec, chunk: Chunk, batch: CanvasBatch, pool: CanvasBatch | None
 ) -> list[Rows]:
-    """Attacks a chunk's clean canvases, at least one; an image that cannot be attacked costs one row of `failures`.
+    """Attacks a chunk's clean canvases, if any; an image that cannot be attacked costs one row of `failures`.
 
     Args:
         pool: what the attack may mix in.
@@ -91,13 +84,14 @@ def attack_chunk(
         The parts that come of it, in the order of publication.
     """
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
-    classifiers = [context.models[name] for name in spec.surrogates]
+    # Before the guard: a process that dies of loading a model must not be put down to an image.
+    classifiers = [context.models[name] for name in spec.surrogates] if batch.labels else []
 
     def work(some: Sequence[int]) -> Attacked:
         with timed("attack", len(some)):
             return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)
 
-    kept, attacked = guarded(context.store, attacks_at.path, batch.image_ids, work)
+    kept, attacked = guarded(context.store, attacks_at.path, batch.image_ids, work) if batch.labels else ([], None)
     failures, rows, canvases = death_rows(batch.image_ids, kept), [], []
     with timed("rows", len(kept)):
         if attacked is not None:
