@@ -39,8 +39,9 @@ class Thing(StrEnum):
 
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes as long to import as all the rest of `--help`.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Which adversarial pictures fool which ImageNet classifiers, and which defences restore the correct label.",
 )
 
@@ -145,7 +146,7 @@ def verify(
     sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Checks a run directory: files, rows, canvases, and some of its work done again. Other options are Beam's own."""
+    """Checks a run's files and rows, and does some of its work again. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, text_table
         from pipeline.verify.whole import verify as checks_of
@@ -165,7 +166,9 @@ def verify(
 def sql(
     context: typer.Context,
     run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
-    query: Annotated[str, typer.Argument(help="DuckDB's SQL over images, attacks, canvases, predictions, failures.")],
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="SQL over images, attacks, canvases, predictions, failures.")
+    ],
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
     allow_files: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="A CSV, JSON or Parquet file that it may read: from 'PATH'")
@@ -205,13 +208,15 @@ def export(
 
 @app.command("list")
 def list_(
-    thing: Thing,
+    thing: Annotated[Thing, typer.Argument(metavar="THING")],
     name: Annotated[
         str | None,
-        typer.Argument(help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names"),
+        typer.Argument(
+            metavar="NAME", help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names."
+        ),
     ] = None,
 ) -> None:
-    """Shows the names that an experiment may use, or what one attack may be told."""
+    """Shows what an experiment may name, or an attack's parameters."""
     with one_line_errors():
         from pipeline.cli.remembered import remembered
         from pipeline.cli.terminal import print_table

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from signal import SIGPIPE
 from typing import Any, Literal, get_args, get_origin
@@ -355,6 +356,25 @@ def test_wrong_input_to_the_real_command(tmp_path: Path) -> None:
     said = complaint(command("run", experiment, "--output", tmp_path / "run"))
     assert "4/255" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("asked", [("--help",), ("-h",), ("sql", "-h"), ("list", "--help")])
+def test_help_is_help_however_it_is_asked_for(asked: tuple[str, ...]) -> None:
+    said = command(*asked)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.startswith("Usage: megalith")
+    assert "..." not in said.stdout.replace("[ARGS]...", "")  # no sentence is cut
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert command("--version").stdout == f"megalith {version('megalith')}\n"
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("megalith ver", "verify"), ("megalith list def", "defenses")])
+def test_a_shell_completes_what_was_typed(typed: str, offered: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_MEGALITH_COMPLETE": "complete_bash"}
+    answer = subprocess.run([MEGALITH], env=os.environ | words, capture_output=True, text=True, check=False)
+    assert answer.stdout.split() == [offered]
 
 
 # --- plan
