@@ -29,6 +29,15 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class Stage(StrEnum):
+    """What failed, and may be tried again."""
+
+    LOAD = "load"
+    ATTACK = "attack"
+    PREDICT = "predict"
+    ALL = "all"
+
+
 class Thing(StrEnum):
     """What `list` lists."""
 
@@ -65,6 +74,14 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
+Retry = Annotated[
+    list[Stage] | None,
+    typer.Option(
+        "--retry-failures",
+        metavar="STAGE",
+        help="Tries again what failed in load, attack, predict or all, and whatever depends on it.",
+    ),
+]
 
 
 @app.command(context_settings=_PASS_ON)
@@ -73,6 +90,7 @@ def run(
     experiment: ExperimentFile,
     output: Output,
     change: Changes = None,
+    retry: Retry = None,
     runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = "direct",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     models_in_memory: Annotated[
@@ -92,7 +110,7 @@ def run(
 
         options = runner_options(runner, context.args)
         torch_device(device)
-        prepared = prepare(load_experiment(experiment, change or []), output)
+        prepared = prepare(load_experiment(experiment, change or []), output, retry or ())
         check_paths(runner, prepared.paths)
         with read_by_somebody():
             print_plan(prepared)
@@ -113,6 +131,7 @@ def plan(
     experiment: ExperimentFile,
     output: Output,
     change: Changes = None,
+    retry: Retry = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Also how long N workers (a thread or a GPU each) need, by timing some."),
@@ -131,7 +150,7 @@ def plan(
         if price is not None and workers is None:
             raise InputError("--price: give --workers too, how many there are going to be")
         _tell_beam(context)
-        prepared = prepare(load_experiment(experiment, change or []), output)
+        prepared = prepare(load_experiment(experiment, change or []), output, retry or ())
         print_plan(prepared)
         if workers is not None and prepared.plan.missing:
             from pipeline.run.estimate import estimate

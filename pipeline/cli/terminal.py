@@ -98,6 +98,8 @@ def print_plan(prepared: "Prepared") -> None:
     if prepared.damaged:
         print(f"damaged parts: {len(prepared.damaged)}, {printable(prepared.damaged[0])} among them")
         print("`run` removes them, and makes those of this experiment again")
+    if prepared.again:
+        print(f"made again, with all that depends on it: {len(prepared.again)} parts, {prepared.again[0].path} first")
     for warning in prepared.warnings:
         warn(warning)
 

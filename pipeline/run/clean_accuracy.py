@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from pipeline.config.experiment import Experiment
 from pipeline.results.statistics import Rate
 from pipeline.run.prepare import Prepared
 from transforms.data.chunks import Chunk, ImageRef
-from transforms.data.decode import BadImage
+from transforms.data.decode import BadImage, CanvasSpec
 from transforms.models.answers import predict_batch
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
-from transforms.storage.crash_guard import guarded
+from transforms.steps.crash_guard import guarded
 from transforms.storage.images import read_image
 
 _IMAGES = 20
@@ -56,14 +56,11 @@ def check_clean_accuracy(
     unknown = [name for name in pins if name not in known]
     if unknown:
         refs = _some_images(prepared.chunks)
-
-        def work(some: Sequence[int]) -> dict[str, tuple[int, int]]:
-            labels, canvases = _clean_images(experiment, [refs[number] for number in some])
-            view, of = experiment.views[0], len(labels)
-            return {name: (_correct(target(name), view, labels, canvases, conditions), of) for name in unknown}
-
-        _, found = guarded(prepared.store, "proof", [ref.image_id for ref in refs], work)
-        counts |= found or dict.fromkeys(unknown, (0, 0))
+        work = partial(_correct_of_some, experiment.canvas.spec, experiment.views[0], conditions, refs, target, unknown)
+        groups = guarded(prepared.store, "proof", [ref.image_id for ref in refs], work) if refs else []
+        for name in unknown:
+            correct, of = (sum(found[name][place] for _, found in groups) for place in (0, 1))
+            counts[name] = correct, of
     return [CleanAccuracy(name, counts[name][0], counts[name][1], pinned.published) for name, pinned in pins.items()]
 
 
@@ -72,15 +69,28 @@ def _some_images(chunks: Sequence[Chunk]) -> list[ImageRef]:
     return [refs[int(place)] for place in np.linspace(0, len(refs) - 1, min(_IMAGES, len(refs)))]
 
 
-def _clean_images(experiment: Experiment, refs: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
-    loaded = [(ref.label, canvas) for ref in refs if (canvas := _canvas(ref, experiment)) is not None]
+def _correct_of_some(
+    canvas: CanvasSpec,
+    view: str,
+    conditions: Conditions,
+    refs: Sequence[ImageRef],
+    target: Callable[[str], Classifier],
+    names: Sequence[str],
+    some: Sequence[int],
+) -> dict[str, tuple[int, int]]:
+    labels, canvases = _clean_images(canvas, [refs[number] for number in some])
+    return {name: (_correct(target(name), view, labels, canvases, conditions), len(labels)) for name in names}
+
+
+def _clean_images(spec: CanvasSpec, refs: Sequence[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
+    loaded = [(ref.label, canvas) for ref in refs if (canvas := _canvas(ref, spec)) is not None]
     labels = torch.tensor([label for label, _ in loaded])
     return labels, torch.stack([canvas for _, canvas in loaded]) if loaded else torch.empty(0)
 
 
-def _canvas(ref: ImageRef, experiment: Experiment) -> torch.Tensor | None:
+def _canvas(ref: ImageRef, spec: CanvasSpec) -> torch.Tensor | None:
     try:
-        _, decoded = read_image(ref, experiment.canvas.spec)
+        _, decoded = read_image(ref, spec)
     except (BadImage, OSError):
         return None  # the pipeline is going to meet it again, and record it
     return torch.from_numpy(decoded.canvas)

@@ -1,13 +1,15 @@
 """Compaction: at the end of a large run its many small parts become few files."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
-from transforms.rows.parts import GROUPS, Part, part_of, superseded
+from transforms.data.chunks import Chunk
+from transforms.rows.parts import GROUPS, Part, part_of, superseded, table_file
 from transforms.storage.seal import sealed
 from transforms.storage.store import THREADS, Store
 
@@ -39,6 +41,26 @@ def compact(store: Store, files: set[str], chunks: int, title: str) -> None:
             row_groups = rows if group[0].table == "canvases" else [pa.concat_tables(rows)]
             store.publish_bytes(group[0].compacted, sealed(*row_groups))
             store.delete(part.path for part in group)
+
+
+def take_apart(store: Store, groups: Iterable[str], chunks: Sequence[Chunk]) -> None:
+    """Makes compacted files parts again, as they were before. Killed in the middle, it leaves what readers pass over.
+
+    Args:
+        groups: paths of the compacted files, whole ones.
+        chunks: all of the run's.
+
+    Raises:
+        OSError: the filesystem refuses.
+    """
+    for path in groups:
+        rows, file = store.rows(path), table_file(path)
+        if file is not None:
+            ids = rows.column("image_id")
+            for chunk in chunks[file.chunks.start : file.chunks.stop]:
+                own = pc.is_in(ids, pa.array([ref.image_id for ref in chunk.refs], pa.string()))
+                store.publish(Part(file.table, chunk.index, file.keys), rows.filter(own))
+            store.delete([path])
 
 
 def _groups(paths: Iterable[str]) -> list[list[Part]]:

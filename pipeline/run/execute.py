@@ -13,14 +13,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.results.record import Json, RunRecord, own_files, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
-from pipeline.run.compaction import compact
+from pipeline.run.compaction import compact, take_apart
 from pipeline.run.definitions import versions
 from pipeline.run.graph import build
 from pipeline.run.lock import lock
 from pipeline.run.plan import Wave, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
-from pipeline.run.runners import run_to_end, workers_here
+from pipeline.run.runners import run_to_end
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
@@ -28,11 +28,10 @@ from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import canvases_part
 from transforms.steps.context import StepContext
+from transforms.steps.crash_guard import FOLDER as ATTEMPTS
 from transforms.steps.held_models import HeldModels
 from transforms.steps.metrics import recorded
 from transforms.steps.process import prepare_numerics
-from transforms.storage.crash_guard import FOLDER as ATTEMPTS
-from transforms.storage.crash_guard import no_blame
 from transforms.storage.store import Store, is_temporary
 
 
@@ -122,14 +121,17 @@ def _take_over(prepared: Prepared, models: _Models, device: str) -> _Journal:
         journal.write(definitions=defined.replace(models={**defined.models, **engines}, micro_batch=size))
         store.delete(prepared.damaged)
         store.delete(path for path in store.paths() if is_temporary(path))
+        take_apart(store, prepared.apart, prepared.chunks)
+        for part in prepared.again:
+            store.delete([part.path])
     except OSError as error:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
     return journal
 
 
 def _clean_accuracies(prepared: Prepared, models: _Models, device: str, journal: _Journal) -> list[CleanAccuracy]:
-    store, known = prepared.store, journal.record.proofs
-    with _machine_failures(), no_blame(store, workers_here=True):
+    known = journal.record.proofs
+    with _machine_failures():
         checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, known)
         found = {each.model: (each.correct, each.of) for each in checked}
         if not found.items() <= known.items():
@@ -150,11 +152,7 @@ def _compute(
     started = time.monotonic()
     conditions, done = prepared.conditions(device), False
     counters: Counter[str] = Counter()
-    with (
-        _machine_failures(),
-        no_blame(store, workers_here(options)),
-        progress_bar(store, plan.missing, experiment.name),
-    ):
+    with _machine_failures(), progress_bar(store, plan.missing, experiment.name):
         while not done:
             try:
                 for wave in waves:

@@ -1,22 +1,23 @@
 """An experiment beside a run directory, before anything is written."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.experiment import Experiment
 from pipeline.images.manifest import list_images
 from pipeline.results.record import Model, RunRecord, own_files, read_record
+from pipeline.run.again import Held, without
 from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
 from pipeline.run.lock import LOCK, WATCH
-from pipeline.run.plan import Plan, make_plan
+from pipeline.run.plan import Plan, Tasks, make_plan
 from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
 from transforms.models.pin import ModelPin, pin
-from transforms.rows.parts import part_of
+from transforms.rows.parts import Part, part_of
 from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
@@ -41,6 +42,8 @@ class Prepared:
             when it is executed, on its device.
         plan: what is missing.
         damaged: paths of parts that are there, but not whole.
+        again: parts that are there, and removed before the run in this order, to be made again.
+        apart: paths of compacted files that are taken apart for it.
         warnings: what the user should know before going on, one line each.
     """
 
@@ -53,6 +56,8 @@ class Prepared:
     record: RunRecord
     plan: Plan
     damaged: tuple[str, ...]
+    again: tuple[Part, ...]
+    apart: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def conditions(self, device: str) -> Conditions:
@@ -67,10 +72,13 @@ class Prepared:
         yield from (each.weights for each in self.pins.values() if each.weights)
 
 
-def prepare(experiment: Experiment, output: str) -> Prepared:
+def prepare(experiment: Experiment, output: str, retry: Collection[str] = ()) -> Prepared:
     """Lists images, finds weights, and compares the experiment with what the run directory holds.
 
     Writes nothing there; weights that are missing are downloaded to their library's cache.
+
+    Args:
+        retry: stages of which failures are tried again: load, attack, predict, or all.
 
     Raises:
         InputError: something the experiment names is missing, or contradicts the run directory.
@@ -106,8 +114,23 @@ def prepare(experiment: Experiment, output: str) -> Prepared:
     parts = own_files(record.definitions, files)
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
-    plan = make_plan(experiment, chunks, parts - damaged)
-    return Prepared(experiment, store, chunks, pool, pins, before, record, plan, tuple(sorted(damaged)), warnings)
+    parts -= damaged
+    again = Held(store, Tasks.every(experiment, chunks), chunks, experiment.canvas.spec, parts).again(retry)
+    kept, apart = without(parts, again, len(chunks))
+    return Prepared(
+        experiment,
+        store,
+        chunks,
+        pool,
+        pins,
+        before,
+        record,
+        plan=make_plan(experiment, chunks, kept),
+        damaged=tuple(sorted(damaged)),
+        again=again,
+        apart=tuple(sorted(apart)),
+        warnings=warnings,
+    )
 
 
 def _unexplained_without(path: str) -> set[str]:

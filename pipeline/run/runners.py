@@ -5,7 +5,6 @@ from argparse import ArgumentError, ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from copy import deepcopy
 
 import apache_beam as beam
 import grpc
@@ -22,9 +21,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc as services
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import create_runner
-from apache_beam.transforms.environments import PythonLoopbackEnvironment
 
 from transforms.errors import InputError, StoppedError, unknown
 from transforms.steps.metrics import totals
@@ -136,17 +133,6 @@ def _refuse_gaps(runner: str, options: PipelineOptions) -> None:
         raise InputError(f"--runner {runner}: {_first_line(error)}") from None
     if errors:
         raise InputError(f"--runner {runner}: {' '.join(errors)}")
-
-
-def workers_here(options: PipelineOptions) -> bool:
-    """Whether workers are threads of this process."""
-    runner = create_runner(options.view_as(StandardOptions).runner)
-    if isinstance(runner, FnApiRunner):
-        return bool(options.view_as(DirectOptions).direct_running_mode != "multi_processing")
-    if not isinstance(runner, PortableRunner):
-        return False
-    # A copy: the answer would be written into the options.
-    return isinstance(runner.default_environment(deepcopy(options)), PythonLoopbackEnvironment)
 
 
 def check_paths(runner: str, paths: Iterable[str]) -> None:

@@ -1,6 +1,10 @@
 """Every kind of attack through the whole pipeline: what the rows of `attacks` say, and that it is so."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,10 @@ from pipeline.config.experiment import load_experiment
 from pipeline.images.manifest import list_images
 from pipeline.results.tables import Run, open_run
 from tests.support.attacks import as_is, bent, some_canvases
-from tests.support.runs import Row, conditions_of, refused, rows, run, tiny, written
+from tests.support.runs import ROOT, Row, conditions_of, refused, rows, run, tiny, written
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
 from transforms.data.chunks import UNLABELED, ImageRef, Work, make_chunks, one_of_each_class
-from transforms.data.decode import CanvasSpec
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
@@ -34,7 +37,6 @@ from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 from transforms.steps.load import load_chunk
 from transforms.steps.stored import publish
-from transforms.storage.crash_guard import MOST
 from transforms.storage.images import read_batch
 from transforms.storage.store import Store
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
@@ -146,7 +148,6 @@ def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path)
     pool = read_batch(one_of_each_class(refs, experiment.seed), experiment.canvas.spec)
     last = make_chunks(refs, experiment.chunk_size)[-1]
     alone = read_batch(last.refs, experiment.canvas.spec)
-    assert pool is not None and alone is not None
     assert len(last.refs) == 1 and len(set(pool.labels)) == len(pool.labels) == 3
     (spec,) = [each for each in experiment.specs if each.name == "admix"]
     surrogate = [model_source("coarse0").load(torch.device("cpu"))]
@@ -157,44 +158,51 @@ def test_admix_mixes_in_the_experiments_pictures_whatever_the_chunk(kinds: Path)
     assert not np.array_equal(found.canvases, without.canvases)
 
 
-class DeathError(BaseException):
-    """Stands for the end of a process, which takes back nothing that it has written."""
+KILLER = """
+import os, signal
+import transforms.steps.attack
+
+def reading(some, canvas, read=transforms.steps.attack.read_batch):
+    if any(ref.image_id == os.environ["DOOMED"] for ref in some):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(some, canvas)
+
+transforms.steps.attack.read_batch = reading
+"""
+"""Imported by every Python that finds it as `sitecustomize`."""
 
 
-def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each worker reads the pool; three may die of a picture, and then the others are mixed in."""
-    experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
-    canvas, seed = experiment.canvas.spec, experiment.seed
-    refs = list_images(experiment.images, seed).refs
-    doomed, *rest = one_of_each_class(refs, seed)
-    conditions = Conditions(seed, canvas.field_of_view, 2)
-    dead: list[bool] = []
-    delete = Store.delete
-
-    def read(some: list[ImageRef], spec: CanvasSpec) -> CanvasBatch | None:
-        if doomed in some:
-            dead.append(True)
-            raise DeathError
-        return read_batch(some, spec)
-
-    monkeypatch.setattr("transforms.steps.attack.read_batch", read)
-    monkeypatch.setattr(Store, "delete", lambda store, paths: None if dead else delete(store, paths))
-    (spec,) = [each for each in experiment.specs if each.name == "admix"]
-    chunk, store = make_chunks(refs, 2)[0], Store(str(tmp_path))
+def attack_with_a_pool(folder: str, experiment: str) -> None:
+    """Attacks the first two images with `admix`, which mixes in others."""
+    loaded = load_experiment(experiment)
+    canvas, store = loaded.canvas.spec, Store(folder)
+    refs = list_images(loaded.images, loaded.seed).refs
+    chunk = make_chunks(refs, 2)[0]
     publish(store, load_chunk(store, chunk, canvas))
-    models = HeldModels({"lite0": pin("coarse0")}, "cpu")
-    deaths, done = 0, False
-    while not done:
-        dead.clear()
-        try:
-            worker = AttackChunk(StepContext(store, models, canvas, conditions), [spec], (doomed, *rest))
-            done = bool(list(worker.process(Work(chunk, frozenset(["admix"])))))
-        except DeathError:
-            deaths += 1
-            assert deaths <= MOST
-    assert deaths == MOST
+    context = StepContext(store, HeldModels({"lite0": pin("coarse0")}, "cpu"), canvas, conditions_of(loaded))
+    (spec,) = [each for each in loaded.specs if each.name == "admix"]
+    worker = AttackChunk(context, [spec], one_of_each_class(refs, loaded.seed))
+    assert list(worker.process(Work(chunk, frozenset(["admix"]))))
+
+
+def test_a_picture_that_kills_is_not_mixed_in(kinds: Path, tmp_path: Path) -> None:
+    """Each worker reads the pool; one dies of a picture, and then the others are mixed in."""
+    experiment = load_experiment(str(kinds.parent / "experiment.yaml"))
+    refs = list_images(experiment.images, experiment.seed).refs
+    doomed, *rest = one_of_each_class(refs, experiment.seed)
+    (tmp_path / "sitecustomize.py").write_text(KILLER)
+    program = "import sys; from tests.attacks.test_kinds_of_attack import attack_with_a_pool as a; a(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(tmp_path / "run"), str(kinds.parent / "experiment.yaml")]
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    environment = {**os.environ, "PYTHONPATH": path, "DOOMED": doomed.image_id}
+    codes = [subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode for _ in range(2)]
+    assert codes == [-signal.SIGKILL, 0]
+    chunk, store = make_chunks(refs, 2)[0], Store(str(tmp_path / "run"))
     stored, clean = (read_canvases(store, CanvasRef(chunk, name)) for name in ("admix", CLEAN))
-    found = attack_batch(spec, [models["lite0"]], clean, conditions, read_batch(rest, canvas))
+    (spec,) = [each for each in experiment.specs if each.name == "admix"]
+    surrogate = [model_source("coarse0").load(torch.device("cpu"))]
+    pool = read_batch(rest, experiment.canvas.spec)
+    found = attack_batch(spec, surrogate, clean, conditions_of(experiment), pool)
     assert np.array_equal(stored.pixels, found.canvases)
 
 

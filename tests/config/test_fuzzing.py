@@ -71,7 +71,7 @@ GREEDY: dict[str, tuple[str, Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("step", GREEDY)
 def test_too_much_memory_is_not_taken_for_damage(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the bound would check_clean_accuracy nothing: whoever exceeds it would only say that the input is wrong."""
+    """Or the bound would prove nothing: whoever exceeds it would only say that the input is wrong."""
     name, read = GREEDY[step]
     monkeypatch.setattr(name, lambda *_: bytes(2 * MEMORY))
     with pytest.raises(MemoryError):

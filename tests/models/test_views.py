@@ -161,9 +161,7 @@ def test_probabilities_are_averaged_over_the_windows(view: str) -> None:
     for window in VIEWS[view](canvases, 7):
         powers = np.exp(classifier(window).numpy())
         shares.append(powers / powers.sum(axis=1, keepdims=True))
-    assert (
-        len(shares) == 1 or np.ptp(shares, axis=0).max() > 1e-3
-    )  # windows differ, or the mean would check_clean_accuracy nothing
+    assert len(shares) == 1 or np.ptp(shares, axis=0).max() > 1e-3  # windows differ, or the mean would prove nothing
     found = look(classifier, VIEWS[view], canvases, 1.0).softmax(dim=1)
     assert np.allclose(found.numpy(), np.mean(shares, axis=0), rtol=0, atol=1e-12)
 

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc as services
 
-from pipeline.run.runners import check_paths, runner_options, workers_here
+from pipeline.run.runners import check_paths, runner_options
 from tests.support.runners import get, need
 from tests.support.runs import ROOT, complaint, invoke, refused, tiny, written
 from transforms.errors import InputError
@@ -54,24 +54,6 @@ def standard(options: PipelineOptions) -> str:
 def test_what_is_typed_wins() -> None:
     assert runner_options("prism", ["--job_server_timeout=7"]).view_as(PortableOptions).job_server_timeout == 7
     assert runner_options("direct", ["--direct_num_workers=5"]).view_as(DirectOptions).direct_num_workers == 5
-
-
-@pytest.mark.parametrize(
-    ("here", "runner", "typed"),
-    [
-        (True, "direct", []),
-        (False, "direct", ["--direct_running_mode=multi_processing"]),
-        (True, "prism", []),
-        (False, "prism", ["--environment_type=EXTERNAL", "--environment_config=localhost:50000"]),
-        (True, "flink", []),
-        (False, "flink", ["--environment_type=PROCESS", '--environment_config={"command": "boot"}']),
-    ],
-)
-def test_whose_threads_workers_are(here: bool, runner: str, typed: list[str]) -> None:
-    options = runner_options(runner, typed)
-    before = options.get_all_options()
-    assert workers_here(options) == here
-    assert options.get_all_options() == before
 
 
 def test_an_argument_too_many_is_not_repeated_where_it_may_be_a_secret(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,14 @@ class CanvasBatch:
     image_ids: tuple[str, ...]
     labels: tuple[int, ...]
     pixels: Pixels
+
+    @staticmethod
+    def joined(batches: Sequence["CanvasBatch"]) -> "CanvasBatch":
+        """The images of several batches, at least one, of one size."""
+        ids, labels = (
+            tuple(chain.from_iterable(each)) for each in zip(*((b.image_ids, b.labels) for b in batches), strict=True)
+        )
+        return CanvasBatch(ids, labels, np.concatenate([each.pixels for each in batches]))
 
     def take(self, numbers: Sequence[int]) -> "CanvasBatch":
         """Some of the images, by number."""

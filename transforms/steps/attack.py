@@ -1,12 +1,14 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import apache_beam as beam
 
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
 from transforms.data.chunks import Chunk, ImageRef, Work
+from transforms.data.decode import CanvasSpec
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
 from transforms.rows.attacks import attack_rows
@@ -15,10 +17,10 @@ from transforms.rows.failures import not_finite_rows
 from transforms.rows.parts import CLEAN, attack_parts
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
+from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
-from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import read_batch
 from transforms.storage.stored_canvases import CanvasRef
 
@@ -60,16 +62,17 @@ class AttackChunk(Step):
                     publish(store, attack_chunk(self._context, spec, work.chunk, batch, mixed_in))
                 yield CanvasRef(work.chunk, spec.name)
 
-    def _pictures(self) -> CanvasBatch | None:
+    def _pictures(self) -> CanvasBatch:
         """The images of the pool that can be read and do not kill, read once for all chunks."""
-
-        def work(some: Sequence[int]) -> CanvasBatch | None:
-            return read_batch([self._pool[each] for each in some], self._context.canvas)
-
         if self._pool_read is None:
             ids = [ref.image_id for ref in self._pool]
-            _, self._pool_read = guarded(self._context.store, "pool", ids, work)
+            groups = guarded(self._context.store, "pool", ids, partial(_read_some, self._pool, self._context.canvas))
+            self._pool_read = CanvasBatch.joined([read_batch([], self._context.canvas), *(read for _, read in groups)])
         return self._pool_read
+
+
+def _read_some(pool: Sequence[ImageRef], canvas: CanvasSpec, some: Sequence[int]) -> CanvasBatch:
+    return read_batch([pool[number] for number in some], canvas)
 
 
 def attack_chunk(
@@ -84,24 +87,31 @@ def attack_chunk(
         The parts that come of it, in the order of publication.
     """
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
-    # Before the guard: a process that dies of loading a model must not be put down to an image.
-    classifiers = [context.models[name] for name in spec.surrogates] if batch.labels else []
+    groups: list[tuple[list[int], Attacked]] = []
+    if batch.labels:
+        for name in spec.surrogates:
+            context.models[name]  # Before the guard: a process that dies of loading a model is not put down to images.
+        work = partial(_attack_some, context, spec, batch, pool)
+        groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
+    failures = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
+    rows, canvases = [], []
+    for kept, attacked in groups:
+        with timed("rows", len(kept)):
+            rows += attack_rows(spec, context.conditions.seed, batch.take(kept), attacked)
+            canvases += list(attacked.canvases[attacked.finite])
+        reason = "a gradient or an answer of the surrogates is not finite"
+        failures += not_finite_rows(batch.take(kept).image_ids, attacked.finite, reason)
+    counted("attacks_made", len(rows))
+    return [
+        (failures_at, rows_table("failures", failures)),
+        (canvases_at, canvas_table([row["image_id"] for row in rows], canvases)),
+        (attacks_at, rows_table("attacks", rows)),
+    ]
 
-    def work(some: Sequence[int]) -> Attacked:
-        with timed("attack", len(some)):
-            return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)
 
-    kept, attacked = guarded(context.store, attacks_at.path, batch.image_ids, work) if batch.labels else ([], None)
-    failures, rows, canvases = death_rows(batch.image_ids, kept), [], []
-    with timed("rows", len(kept)):
-        if attacked is not None:
-            rows = attack_rows(spec, context.conditions.seed, batch.take(kept), attacked)
-            canvases = list(attacked.canvases[attacked.finite])
-            reason = "a gradient or an answer of the surrogates is not finite"
-            failures += not_finite_rows(batch.take(kept).image_ids, attacked.finite, reason)
-        counted("attacks_made", len(rows))
-        return [
-            (failures_at, rows_table("failures", failures)),
-            (canvases_at, canvas_table([row["image_id"] for row in rows], canvases)),
-            (attacks_at, rows_table("attacks", rows)),
-        ]
+def _attack_some(
+    context: StepContext, spec: AttackSpec, batch: CanvasBatch, pool: CanvasBatch | None, some: Sequence[int]
+) -> Attacked:
+    classifiers = [context.models[name] for name in spec.surrogates]
+    with timed("attack", len(some)):
+        return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)

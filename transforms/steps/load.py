@@ -1,6 +1,8 @@
 """Loading: image refs become clean canvases and rows of `images`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import apache_beam as beam
@@ -13,10 +15,10 @@ from transforms.rows.failures import failure_row
 from transforms.rows.images import image_row
 from transforms.rows.parts import load_parts
 from transforms.rows.tables import rows_table
+from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish
-from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.images import image_bytes
 from transforms.storage.store import Store
 
@@ -54,11 +56,11 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> list[Rows]:
         The parts that come of it, in the order of publication.
     """
     failures_at, images_at, canvases_at = load_parts(chunk.index)
-    refs, ids = chunk.refs, [ref.image_id for ref in chunk.refs]
-    kept, found = guarded(store, images_at.path, ids, lambda some: [_load(refs[number], canvas) for number in some])
-    failures = death_rows(ids, kept)
+    ids = [ref.image_id for ref in chunk.refs]
+    groups = guarded(store, images_at.path, ids, partial(_load_some, chunk.refs, canvas))
+    failures = death_rows(ids, [number for kept, _ in groups for number in kept])
     image_rows, canvases = [], []
-    for row, pixels in found or []:
+    for row, pixels in chain.from_iterable(found for _, found in groups):
         if pixels is None:
             failures.append(row)
         else:
@@ -72,6 +74,12 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> list[Rows]:
             (images_at, rows_table("images", image_rows)),
             (canvases_at, canvas_table([row["image_id"] for row in image_rows], canvases)),
         ]
+
+
+def _load_some(
+    refs: Sequence[ImageRef], canvas: CanvasSpec, some: Sequence[int]
+) -> list[tuple[dict[str, Any], Pixels | None]]:
+    return [_load(refs[number], canvas) for number in some]
 
 
 def _load(ref: ImageRef, canvas: CanvasSpec) -> tuple[dict[str, Any], Pixels | None]:

@@ -1,22 +1,24 @@
 """Transfer evaluation: target models look at stored canvases, and each look becomes a row of `predictions`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import apache_beam as beam
 
 from transforms.data.outcomes import Answered
 from transforms.data.pixels import CanvasBatch
+from transforms.defenses.defense import Defense
 from transforms.models.answers import Look, ask
 from transforms.rows.failures import not_finite_rows
 from transforms.rows.parts import Part, predictions_part
 from transforms.rows.predictions import prediction_rows
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
+from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.fan_out import DefenseTask
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
-from transforms.storage.crash_guard import death_rows, guarded
 from transforms.storage.store import Store
 
 
@@ -70,17 +72,18 @@ class _PredictChunk(Step):
             yield from self._predict(task, read(store, canvases), missing)
 
     def _predict(self, task: DefenseTask, batch: CanvasBatch, parts: Mapping[Look, Part]) -> Iterator[Rows]:
-        kept, answers = self._ask(task, batch, list(parts))
-        deaths, seen = death_rows(batch.image_ids, kept), batch.take(kept)
+        groups = self._ask(task, batch, list(parts)) if batch.labels else []
+        deaths = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
+        target = self._wanted.get(task.canvases.attack)
         for look, part in parts.items():
-            rows, failures = [], deaths
-            if answers:
-                answered, target = answers[look], self._wanted.get(task.canvases.attack)
+            rows, failures = [], list(deaths)
+            for kept, answers in groups:
+                seen, answered = batch.take(kept), answers[look]
                 with timed("rows", len(kept)):
-                    rows = prediction_rows(
+                    rows += prediction_rows(
                         seen, answered, task.defense, target, all_probabilities=self._all_probabilities
                     )
-                failures = deaths + not_finite_rows(seen.image_ids, answered.finite, "the model's answer is NaN")
+                failures += not_finite_rows(seen.image_ids, answered.finite, "the model's answer is NaN")
             counted("predictions_made", len(rows))
             if failures:
                 yield Part("failures", part.chunk, ("predict", *part.keys)), rows_table("failures", failures)
@@ -88,16 +91,20 @@ class _PredictChunk(Step):
 
     def _ask(
         self, task: DefenseTask, batch: CanvasBatch, looks: Sequence[Look]
-    ) -> tuple[list[int], dict[Look, Answered] | None]:
-        """The numbers of the images that do not kill, and what models say of them; None where there are none."""
-        models, conditions = self._context.models, self._context.conditions
-
-        def work(some: Sequence[int]) -> dict[Look, Answered]:
-            asked = {(model, view): models.target(model) for model, view in looks}
-            return ask(asked, task.defense, batch.take(some), conditions, timed)
-
+    ) -> list[tuple[list[int], dict[Look, Answered]]]:
+        """Images that do not kill, by number, and what models say of them."""
+        for model, _ in looks:
+            self._context.models.target(model)  # Before the guard, as in attacking.
         unit = f"{task.canvases.chunk.index} {task.canvases.attack} {task.defense.name} {self._looks}"
-        return guarded(self._context.store, unit, batch.image_ids, work) if batch.labels else ([], None)
+        work = partial(_ask_some, self._context, task.defense, batch, looks)
+        return guarded(self._context.store, unit, batch.image_ids, work)
+
+
+def _ask_some(
+    context: StepContext, defense: Defense, batch: CanvasBatch, looks: Sequence[Look], some: Sequence[int]
+) -> dict[Look, Answered]:
+    asked = {(model, view): context.models.target(model) for model, view in looks}
+    return ask(asked, defense, batch.take(some), context.conditions, timed)
 
 
 class WriteParts(beam.PTransform):

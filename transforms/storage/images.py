@@ -51,16 +51,16 @@ def image_bytes(ref: ImageRef) -> bytes:
     return _read(ref.uri)
 
 
-def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch | None:
-    """Reads and decodes those images that can be; None if none can."""
+def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch:
+    """Reads and decodes those images that can be; perhaps none."""
     found = []
     for ref in refs:
         with suppress(BadImage):
             found.append((ref, read_image(ref, canvas)[1].canvas))
-    if not found:
-        return None
-    ids, labels = zip(*((ref.image_id, ref.label) for ref, _ in found), strict=True)
-    return CanvasBatch(ids, labels, np.stack([pixels for _, pixels in found]))
+    pixels = np.empty((len(found), 3, canvas.crop, canvas.crop), np.uint8)
+    for place, (_, each) in enumerate(found):
+        pixels[place] = each
+    return CanvasBatch(tuple(ref.image_id for ref, _ in found), tuple(ref.label for ref, _ in found), pixels)
 
 
 def _read(uri: str) -> bytes:

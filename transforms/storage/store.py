@@ -3,7 +3,7 @@
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -44,15 +44,20 @@ class Store:
             OSError: it is missing, or damaged; the message names it. Only canvases can be read once they are compacted.
         """
         try:
-            content = self.read_bytes(part.path)
+            return self.rows(part.path)
         except FileNotFoundError:
             if part.table != "canvases" or not self.exists(part.compacted):
                 raise
             return self._read_gathered(part)
+
+    def rows(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a part or of a compacted file, or some of their columns; raises OSError like `read`."""
+        content = self.read_bytes(path)
         with suppress(pa.ArrowException):
             if is_whole(content):
-                return pq.read_table(pa.BufferReader(content), schema=TABLES[part.table].columns)
-        raise self._damaged(part.path)
+                schema = TABLES[path.partition("/")[0]].columns
+                return pq.read_table(pa.BufferReader(content), columns=columns, schema=schema)
+        raise self._damaged(path)
 
     def _read_gathered(self, part: Part) -> pa.Table:
         """Its own row group only: the whole file is many times as large."""

@@ -1,0 +1,155 @@
+"""What is made again although it is there: tasks in which images failed, where the user wants to retry them, and
+whatever was made of rows that are lost and may come back differently."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.run.plan import Kind, Tasks, chunks_by_folder
+from transforms.data.chunks import Chunk, ImageRef
+from transforms.data.decode import BadImage, CanvasSpec
+from transforms.rows.parts import CLEAN, Part, attacks_part, canvases_part, images_part, table_file
+from transforms.storage.images import read_image
+from transforms.storage.store import Store
+
+_Mask = npt.NDArray[np.bool_]
+_ORDER = ("predictions", "failures", "attacks", "canvases", "images")
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a run directory holds of an experiment.
+
+    Attributes:
+        tasks: all that the experiment needs.
+        chunks: all of its images.
+        files: paths of the run's own files that are whole.
+    """
+
+    store: Store
+    tasks: Tasks
+    chunks: Sequence[Chunk]
+    canvas: CanvasSpec
+    files: Collection[str]
+
+    def again(self, stages: Collection[str]) -> tuple[Part, ...]:
+        """Parts that are there and to be removed, in this order: killed in between, a run leaves no row unexplained.
+
+        Args:
+            stages: of which failures are retried: load, attack, predict, or all.
+        """
+        kinds = get_args(Kind) if "all" in stages else stages
+        chosen = self._with_dependents(self._failed(kinds) | self._lost()) & self._begun
+        parts = [part for task in replace(self.tasks, chosen=chosen) for part in _made_by(task.parts)]
+        there = sorted(filter(self._has, parts), key=lambda part: (_ORDER.index(part.table), part.path))
+        return *self._idle_reasons(), *there
+
+    @cached_property
+    def _begun(self) -> _Mask:
+        """Tasks of which any part is there."""
+        held = chunks_by_folder(self.files, len(self.chunks))
+        begun = [np.any([held[part.folder] for part in kind.parts], axis=0) for kind in self.tasks.kinds]
+        return np.stack(begun, axis=1)
+
+    def _has(self, part: Part) -> bool:
+        return part.path in self.files or part.compacted in self.files
+
+    def _failed(self, kinds: Collection[str]) -> _Mask:
+        """Tasks in which images failed that may do better."""
+        refs = {ref.image_id: (chunk.index, ref) for chunk in self.chunks for ref in chunk.refs if not ref.problem}
+        columns = {
+            (kind.kind, kind.attack, kind.model or CLEAN, kind.view or CLEAN, kind.defense or CLEAN): column
+            for column, kind in enumerate(self.tasks.kinds)
+        }
+        chosen = np.zeros_like(self.tasks.chosen)
+        for path in self.files:
+            file = table_file(path)
+            if file is not None and file.table == "failures" and file.keys[0] in kinds and file.keys in columns:
+                for row in self.store.rows(path, ["image_id", "error_type"]).to_pylist():
+                    chunk, ref = refs.get(row["image_id"], (0, None))
+                    if ref is not None and (file.keys[0] != "load" or self._may_load(ref, row["error_type"])):
+                        chosen[chunk, columns[file.keys]] = True
+        return chosen
+
+    def _may_load(self, ref: ImageRef, reason: str) -> bool:
+        """Whether a failed image was repaired; what has killed processes is not looked at here."""
+        try:
+            return reason == "ProcessDied" or bool(read_image(ref, self.canvas))
+        except BadImage:
+            return False
+
+    def _lost(self) -> _Mask:
+        """Tasks that lack a part, and in which images failed that may do better now, as far as can be known."""
+        chosen = np.zeros_like(self.tasks.chosen)
+        absent = self.tasks.absent_from(self.files).chosen
+        for column, kind in enumerate(self.tasks.kinds):
+            if kind.kind != "predict":
+                used = (self._begun & self._dependents(column)).any(axis=1)
+                for chunk in np.flatnonzero(absent[:, column] & used).tolist():
+                    chosen[chunk, column] = not self._nobody_failed(kind.attack, chunk)
+        return chosen
+
+    def _nobody_failed(self, attack: str, chunk: int) -> bool:
+        """Whether what is left of a task has every image that it was given."""
+        given = {ref.image_id for ref in self.chunks[chunk].refs if not ref.problem}
+        loaded = self._images_of(images_part(chunk)), self._images_of(canvases_part(chunk, CLEAN))
+        if attack == CLEAN:
+            return any(given <= images for images in loaded)
+        attacked = self._images_of(attacks_part(chunk, attack)), self._images_of(canvases_part(chunk, attack))
+        return any(given & (loaded[0] or loaded[1] or given) <= images for images in attacked)
+
+    def _images_of(self, part: Part) -> set[str]:
+        """The images that a part, or its group, has rows of; none where it is not there."""
+        path = next((path for path in (part.path, part.compacted) if path in self.files), None)
+        return set() if path is None else set(self.store.rows(path, ["image_id"])["image_id"].to_pylist())
+
+    def _dependents(self, column: int) -> _Mask:
+        """The kinds of task that a kind of loading or attacking is, or that look at what it makes; bool (K,)."""
+        made = self.tasks.kinds[column]
+        return np.array([made.kind == "load" or kind.attack == made.attack for kind in self.tasks.kinds])
+
+    def _with_dependents(self, chosen: _Mask) -> _Mask:
+        chosen = chosen.copy()
+        for column, kind in enumerate(self.tasks.kinds):  # loading first, then the attacks
+            if kind.kind != "predict":
+                chosen |= chosen[:, column : column + 1] & self._dependents(column)
+        return chosen
+
+    def _idle_reasons(self) -> Iterator[Part]:
+        """Failures of predictions that are to be made anyway."""
+        for path in sorted(self.files):
+            file = table_file(path)
+            if file is not None and file.table == "failures" and file.keys[0] == "predict":
+                for chunk in file.chunks:
+                    if chunk < len(self.chunks) and not self._has(Part("predictions", chunk, file.keys[1:])):
+                        yield Part("failures", chunk, file.keys)
+
+
+def _made_by(parts: Collection[Part]) -> Iterator[Part]:
+    """Parts, and the failures that may be there beside predictions."""
+    for part in parts:
+        yield part
+        if part.table == "predictions":
+            yield Part("failures", part.chunk, ("predict", *part.keys))
+
+
+def without(files: Collection[str], again: Collection[Part], chunks: int) -> tuple[set[str], set[str]]:
+    """What is left of a run's files once some parts are removed, and the compacted files that are taken apart for it.
+
+    Args:
+        again: parts among the files, compacted ones too.
+        chunks: how many the run has.
+    """
+    groups = {part.compacted for part in again} & set(files)
+    apart = {
+        replace(part, chunk=chunk).path
+        for part in again
+        if (file := table_file(part.compacted)) and part.compacted in groups
+        for chunk in file.chunks
+        if chunk < chunks
+    }
+    return (set(files) - groups | apart) - {part.path for part in again}, groups
