@@ -40,6 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(path, folder / "run", run(path, folder / "run").stdout)
 
 
+@pytest.mark.system
 def test_an_adaptive_attack_is_made_once_more_for_each_defence(finished: Finished) -> None:
     made = {(row["attack"], row["through"]) for row in rows(finished.output, "attacks")}
     assert made == {
@@ -49,6 +50,7 @@ def test_an_adaptive_attack_is_made_once_more_for_each_defence(finished: Finishe
     }
 
 
+@pytest.mark.system
 def test_what_knows_one_defence_is_looked_at_behind_that_one(finished: Finished) -> None:
     seen = {(row["attack"], row["defense"]) for row in rows(finished.output, "predictions")}
     everything = {
@@ -82,6 +84,7 @@ def test_rows_behind_a_random_defence_say_how_much_they_spread(finished: Finishe
             assert row["agreement"] in {0, 0.5, 1} and row["label_confidence_std"] >= 0
 
 
+@pytest.mark.system
 def test_the_summary_marks_a_defence_that_nobody_attacked(finished: Finished, tmp_path: Path) -> None:
     assert "bim, adaptive" in finished.summary and "fgsm, adaptive" in finished.summary
     assert f"{JPEG} *" not in finished.summary and "no attack here" not in finished.summary

@@ -41,6 +41,8 @@ from transforms.storage.images import read_batch
 from transforms.storage.store import Store
 from transforms.storage.stored_canvases import CanvasRef, read_canvases
 
+pytestmark = pytest.mark.system
+
 LITE0 = {"surrogates": ["lite0"], "eps": "2/255"}
 ATTACKS: dict[str, dict[str, Any]] = {
     "combined": {**LITE0, "recipe": "mi-di-ti-lf", "steps": 2, "eot": 2, "keep": "best"},

@@ -608,6 +608,7 @@ def in_batch(canvases: Tensor, labels: list[int], names: list[int]) -> CanvasBat
     return CanvasBatch(tuple(f"image {each}" for each in names), tuple(labels), canvases.numpy())
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -631,6 +632,7 @@ def test_micro_batches_of_any_size_find_the_same(name: str, more: dict[str, Any]
     assert (found[0].canvases != canvases.numpy()).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", RANDOM)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_an_image_does_not_feel_its_neighbours(name: str, norm: str) -> None:
@@ -668,6 +670,7 @@ LITE0: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", list(LITE0))
 def test_an_image_does_not_feel_its_neighbours_on_real_weights(name: str, lite0: Classifier, samples: Samples) -> None:
     """Convolution kernels follow the shape of a batch alone: in micro-batches of one size an image's rows are the same

@@ -467,6 +467,7 @@ def test_gradients_flow_back_through_the_linear_operator(defense: Defense) -> No
     assert np.allclose(found, adjoint(defense, at_the_defended), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("defense", [parse("lowpass:cutoff=0.5")], ids=lambda each: each.name)
 def test_an_attack_through_a_defence_survives_it(defense: Defense, lite0: Classifier, samples: Samples) -> None:
     """And the same attack on the bare model does not: the king penguin of real weights, low-passed."""

@@ -160,6 +160,7 @@ def test_no_module_imports_itself_through_others() -> None:
     assert rest == {}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "code",
     [

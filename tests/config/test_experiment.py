@@ -242,6 +242,7 @@ def test_there_are_experiments() -> None:
     assert {"penguin.yaml", "quickstart.yaml"} <= {path.name for path in EXPERIMENTS}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_experiments_of_this_repository_are_valid(path: Path) -> None:
     # The origin's names a file that has to be exported first: test_origin.py makes one.

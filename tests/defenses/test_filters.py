@@ -263,6 +263,7 @@ def test_nlm_is_its_formula_in_cielab(search: int, patch: int, strength: float) 
 # Total variation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("weight", "mean", "most"), [(0.02, 0.01, 1), (0.1, 0.05, 1), (0.5, 0.5, 3)])
 def test_tvm_is_scikit_images(weight: float, mean: float, most: int) -> None:
     """Theirs takes thousands of steps."""

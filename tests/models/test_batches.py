@@ -84,6 +84,7 @@ def looked_at(lite0: Classifier, samples: Samples, order: list[int], size: int) 
     return logits, gradients
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("size", [4, 8])
 def test_an_image_does_not_feel_its_neighbours(size: int, lite0: Classifier, samples: Samples) -> None:
     """Bit for bit: in any order, at any place of the micro-batch, beside others or beside its own repetitions."""

@@ -229,6 +229,7 @@ def correct(classifier: Classifier, samples: Samples, field: float) -> list[bool
     return (logits.argmax(dim=1) == samples.labels).tolist()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("model", "cropped", "whole"), [("lite0", 18, 17), ("lite1", 18, 19), ("lite2", 18, 18)])
 def test_packaged_accuracy(
     model: str, cropped: int, whole: int, samples: Samples, whole_samples: Samples, request: pytest.FixtureRequest
@@ -242,6 +243,7 @@ def test_packaged_accuracy(
     assert sum(correct(classifier, whole_samples, 1.0)) == whole
 
 
+@pytest.mark.system
 def test_lite1_loses_an_image_to_its_native_size(lite1: Classifier, samples: Samples) -> None:
     """Its input has 240 pixels, so a canvas of 224 is enlarged; shown 224 as they are, image 14 comes right."""
     enlarged = correct(lite1, samples, 224 / 256)
@@ -333,6 +335,7 @@ def test_an_unknown_key_of_preprocessing() -> None:
     assert str(caught.value) == f"unknown preprocessing key of {LITE0} 'interpolate'; did you mean 'interpolation'?"
 
 
+@pytest.mark.system
 def test_a_size_that_a_network_does_not_take(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = save(torchvision.models.vit_b_16(weights=None).state_dict(), tmp_path / "vit.pth")
@@ -400,6 +403,7 @@ def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in state.items()}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -561,6 +565,7 @@ def test_every_torchvision_model_says_how_accurate_it_is() -> None:
     assert all(each.published is None or 0.5 < each.published < 0.9 for each in sources)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "first", "resized", "size"),
     [("inception_v3", "Conv2d_1a_3x3.conv", 342, 299), ("googlenet", "conv1.conv", 256, 224)],
@@ -971,6 +976,7 @@ def test_a_black_box_says_so(package: Package) -> None:
     assert not Classifier(Flat(), preprocessing(8, 8), differentiable=False).differentiable
 
 
+@pytest.mark.system
 def test_naming_a_model_imports_no_other_source() -> None:
     """The command has to start fast."""
     heavy = "{'keras', 'tensorflow', 'timm', 'onnx', 'onnxruntime', 'torchvision', 'efficientnet_lite_pytorch'}"

@@ -9,6 +9,8 @@ from pipeline.results.comparisons import compared
 from tests.support.runs import Finished, rows
 from transforms.errors import InputError
 
+pytestmark = pytest.mark.system
+
 CLEAN = {"attack": "none", "model": "lite0", "view": "center", "defense": "none"}
 
 

@@ -30,6 +30,7 @@ def test_what_is_absurd(correct: int, of: int, published: float | None, implausi
     assert CleanAccuracy("m", correct, of, published).implausible == implausible
 
 
+@pytest.mark.system
 def test_a_model_far_below_what_was_published_is_warned_about(tmp_path: Path) -> None:
     """As where the labels are another list's: each image here is said to be a tench, which none is."""
     for file in sample_files()[:4]:

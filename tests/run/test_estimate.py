@@ -17,6 +17,8 @@ from pipeline.run.prepare import Prepared, prepare
 from tests.support.runs import Finished, Json, complaint, invoke, small, tiny, written
 from transforms.errors import InputError
 
+pytestmark = pytest.mark.system
+
 
 def _prepared(folder: Path, experiment: Json) -> Prepared:
     return prepare(load_experiment(str(written(folder, experiment))), str(folder / "run"))

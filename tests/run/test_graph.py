@@ -34,6 +34,8 @@ from transforms.rows.tables import TABLES
 from transforms.steps.context import StepContext
 from transforms.steps.held_models import HeldModels
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 
 

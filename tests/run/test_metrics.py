@@ -10,6 +10,7 @@ from tests.support.runs import Finished, costs, invoke, rows, run, stamps, tiny,
 from transforms.steps.metrics import counted, recorded, timed, totals
 
 
+@pytest.mark.system
 def test_a_run_counts_what_it_made(tmp_path: Path) -> None:
     """Three images in two chunks: with the clean ones three kinds of canvases, each bare and behind one defence."""
     output = tmp_path / "run"
@@ -36,6 +37,7 @@ def test_a_run_counts_what_it_made(tmp_path: Path) -> None:
     assert [name for name in cost["steps"] if name not in table] == []
 
 
+@pytest.mark.system
 def test_a_run_that_goes_on_counts_only_what_it_adds(tiny_run: Finished, tmp_path: Path) -> None:
     output = tiny_run.copy(tmp_path / "run")
     experiment = written(tmp_path, tiny(defenses={"jpeg": {"quality": [75, 50]}}))

@@ -95,6 +95,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("wrong", REFUSED)
 def test_what_cannot_work_is_refused_in_one_line(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.run.runners._PATIENCE", 2.0)

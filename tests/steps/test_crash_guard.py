@@ -18,6 +18,8 @@ from transforms.steps.child import ChildDiedError, NoChildError, in_child
 from transforms.steps.crash_guard import FOLDER, MOST, _recorded, death_rows, guarded
 from transforms.storage.store import Store
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 IMAGES = ["a", "b", "c", "d", "e"]
 

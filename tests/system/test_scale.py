@@ -74,6 +74,7 @@ def test_the_pages_bytes() -> None:
         assert found == pytest.approx(float(total), rel=0.02)
 
 
+@pytest.mark.system
 def test_the_stub_goes_through_the_real_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_images(tmp_path / "images", 40)  # two of each sample
     files = sorted((tmp_path / "images").rglob("*.jpg"))

@@ -133,6 +133,7 @@ def direct(classifier: Classifier, batch: Batch, attack: Callable[[nn.Module, Te
     return torch.cat(found)
 
 
+@pytest.mark.system
 def test_nothing_is_imported_before_it_is_named() -> None:
     code = (
         "import sys, transforms.attacks.adapters.registry as registry; registry.plugin_names();"
@@ -167,6 +168,7 @@ def test_foolbox_is_what_it_is(samples: Samples, lite0: Classifier) -> None:
     assert torch.equal(found.canvases, (direct(lite0, batch, attack) * 255).round().byte())
 
 
+@pytest.mark.system
 def test_adv_lib_is_what_it_is(samples: Samples, lite0: Classifier) -> None:
     """A smallest perturbation is what the library found; what is stored still fools the model."""
     batch = real_batch(samples, [0, 3])
@@ -258,6 +260,7 @@ EPS = {"linf": 20 / 255, "l2": 1.0, "l1": 10.0}
 many = pytest.mark.parametrize(("name", "norm", "parameters"), MANY, ids=[f"{name} {norm}" for name, norm, _ in MANY])
 
 
+@pytest.mark.system
 @many
 def test_rows_depend_on_the_image_alone(name: str, norm: str, parameters: dict[str, Any]) -> None:
     """Not on batch mates, nor on who drew random numbers before; and what was drawn there goes on undisturbed."""
@@ -471,6 +474,7 @@ def test_recipes_of_the_house_and_of_the_user_are_suggested(package: Package) ->
         recipe("scatered")
 
 
+@pytest.mark.system
 def test_the_experiments_of_the_page(package: Package, tmp_path: Path) -> None:
     """An own attack goes through the whole pipeline; attacks of libraries are at least accepted."""
     package("my_attacks", _blocks("python")[0], scattered="my_attacks:scattered")
@@ -554,6 +558,7 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.S | re.M)
 
 
+@pytest.mark.system
 def test_the_page_about_own_attacks(package: Package) -> None:
     source, tested = _blocks("python")
     (project,) = _blocks("toml")
@@ -712,6 +717,7 @@ def mingled(surrogates, batch, ball):
 """
 
 
+@pytest.mark.system
 def test_the_pool_of_an_own_attack_is_the_experiments(package: Package, tmp_path: Path) -> None:
     """Whatever the chunk, of a function and of a recipe."""
     package("mingling", MINGLING, mingled="mingling:mingled", mixed="mingling:recipe")
