@@ -1,11 +1,13 @@
 """The lock: one run at a time in a run directory.
 
 On a disk the operating system locks a file, and the lock goes with the process, however it ends. An object store knows
-no locks. There a run keeps changing a file, its lease. Another run that finds a lease watches it: while it changes a
-run is at work, and if it stays as it is that run was killed. No clocks are compared. Two runs that begin in the same
-second may still miss each other: their parts are the same and published whole, so that no table is harmed.
+no locks, nor do some network disks. There a run keeps changing a file, its lease. Another run that finds a lease
+watches it: while it changes a run is at work, and if it stays as it is that run was killed. No clocks are compared. Two
+runs that begin in the same second may still miss each other: their parts are the same and published whole, so that no
+table is harmed.
 """
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ BEAT = 10.0
 WATCH = 3 * BEAT
 """Seconds without a change after which a run is taken for dead."""
 _LOOK = 1.0
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 _PARTING = 10.0
 """Seconds that the file may take to go; a store that went away is not waited for."""
 
@@ -36,25 +39,31 @@ def lock(store: Store) -> Iterator[None]:
     Raises:
         InputError: another run is at work in it, or it cannot be written.
     """
-    if is_remote(store.root):
-        with _lease(store):
-            yield
-        return
+    with _lease(store) if is_remote(store.root) else _file_lock(store) or _lease(store):
+        yield
+
+
+def _file_lock(store: Store) -> FileLock | None:
+    """The operating system's lock; None where the disk knows none. Raises InputError like `lock`."""
+    # Otherwise filelock would take the mere presence of the file for a lock, also after its process has died.
+    held = FileLock(Path(store.root, LOCK), timeout=0, fallback_to_soft=False)
     try:
         Path(store.root).mkdir(parents=True, exist_ok=True)
-        held = FileLock(Path(store.root, LOCK), timeout=0)
         held.acquire()
     except Timeout:
         raise _taken(store) from None
+    except NotImplementedError:
+        return None
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
-    with held:
-        yield
+    return held
 
 
 @contextmanager
 def _lease(store: Store) -> Iterator[None]:
-    """Holds a remote run directory against other runs.
+    """Holds a run directory against other runs where there are no locks.
 
     Raises:
         InputError: another run is at work in it, or it cannot be written.

@@ -562,6 +562,7 @@ def test_order_and_limit(pets: Path) -> None:
     everything = images(folder=pets)
     assert ids(everything) == sorted(ids(everything)) and len(everything) == 9
     assert images(folder=pets, limit=4) == everything[:4]
+    assert images(folder=pets, limit=1) == everything[:1]
     assert images(folder=pets, limit=400) == everything
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
+from pipeline.results.remote_files import RemoteFiles
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run, open_run
 from tests.support.runs import EMPTY_RUN, TABLES, Finished, in_order, rows
@@ -335,6 +336,12 @@ def test_a_damaged_part_is_said_in_one_line(small_run: Finished, tmp_path: Path)
         with pytest.raises(InputError, match=f"{part.name}.*running the experiment again makes it anew") as caught:
             reading()
         assert "\n" not in str(caught.value)
+
+
+def test_each_run_has_files_of_its_own() -> None:
+    """fsspec remembers filesystems by the text of their arguments, and a store's text is an address in memory."""
+    store = Store("s3://bucket/here")
+    assert RemoteFiles(store) is not RemoteFiles(store)
 
 
 def test_success_of_a_run_without_attacks(tmp_path: Path) -> None:

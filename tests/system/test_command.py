@@ -783,6 +783,11 @@ def test_what_a_run_prints(tiny_run: Finished) -> None:
     assert f"lite0: {sum(clean)} of 3 clean images right" in summary
 
 
+def test_a_run_without_defences_prints_no_table_of_them(tiny_run: Finished, tmp_path: Path) -> None:
+    said = run(written(tmp_path, tiny(defenses={})), tiny_run.copy(tmp_path / "run")).stdout
+    assert "Attack success" in said and "Defences" not in said
+
+
 def test_settings_change_the_experiment(tiny_run: Finished, tmp_path: Path) -> None:
     """--set, in the order given; the experiment's file stays as it is."""
     before = tiny_run.experiment.read_bytes()

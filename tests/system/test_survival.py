@@ -289,17 +289,43 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_with_more_room(
     assert contents(output) == contents(tiny_run.output)
 
 
-def test_a_run_directory_that_is_removed_in_the_middle(tiny_run: Finished, tmp_path: Path) -> None:
-    """Whatever was then made cannot be whole: the run says so, and the same command makes everything."""
-    output = tmp_path / "run"
+@pytest.mark.parametrize("gone", ["removed", "moved"])
+def test_a_run_directory_that_goes_in_the_middle(gone: str, tiny_run: Finished, tmp_path: Path) -> None:
+    """The run says so and begins no new one under the old name; the same command goes on where it is now."""
+    output, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
     wait_for(output, "attacks/*/*.parquet", process)
-    shutil.rmtree(output, ignore_errors=True)
+    output.rename(elsewhere)
+    if gone == "removed":
+        shutil.rmtree(elsewhere)
     assert process.wait() == 1
-    assert last_line(process).startswith("megalith: stopped: ")
-    shutil.rmtree(output, ignore_errors=True)
-    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", output)
+    assert last_line(process).startswith("megalith: stopped: ") and str(output) in last_line(process)
+    assert not output.exists()
+    now = elsewhere if gone == "moved" else output
+    before = stamps(elsewhere)
+    process = start(tmp_path / "log", "run", tiny_run.experiment, "--output", now)
     assert process.wait() == 0, process.stderr
+    assert contents(now) == contents(tiny_run.output)
+    assert before.items() <= stamps(now).items()
+
+
+@pytest.mark.parametrize("table", ["canvases", "predictions"])
+def test_a_tables_folder_may_be_on_another_disk(table: str, tiny_run: Finished, tmp_path: Path) -> None:
+    """Through a link, made before or after the run; a link that leads in a circle is passed over."""
+    output, disk = tmp_path / "run", tmp_path / "disk"
+    output.mkdir()
+    disk.mkdir()
+    (output / table).symlink_to(disk)
+    (disk / "me").symlink_to(".")
+    run(tiny_run.experiment, output)
+    before = stamps(output), stamps(disk)
+    assert min(map(len, before)) > 0
+    run(tiny_run.experiment, output)
+    assert (stamps(output), stamps(disk)) == before
+    assert invoke("verify", output, "--sample", "0").exit_code == 0
+    (disk / "me").unlink()
+    (output / table).unlink()
+    disk.rename(output / table)
     assert contents(output) == contents(tiny_run.output)
 
 

@@ -1,11 +1,13 @@
 """Parts: the files of a run directory, named by what they hold, published whole or not at all."""
 
+import errno
 import os
 import re
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +34,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
+        self._was_there = False
 
     def has(self, part: Part) -> bool:
         """Whether the part has been published, and perhaps compacted since."""
@@ -99,6 +102,9 @@ class Store:
         Args:
             lasting: whether it is to outlive a loss of power. It outlives its process in any case, and object stores
                 see to the rest themselves.
+
+        Raises:
+            OSError: the filesystem refuses, or the root is no longer where it was.
         """
         folder, _, name = self._at(path).rpartition("/")
         # Readers of Parquet folders pass over names that begin with a dot.
@@ -108,6 +114,7 @@ class Store:
                 remote().write(temporary, content)
                 remote().rename(temporary, self._at(path))
             else:
+                self._make_folder(Path(folder))
                 _write(Path(temporary), content, lasting=lasting)
                 Path(temporary).replace(self._at(path))
         except BaseException:
@@ -129,11 +136,15 @@ class Store:
         return exists(self._at(path))
 
     def paths(self, folder: str = "") -> set[str]:
-        """All files under the root, or a folder in it, relative to the root; unfinished ones too."""
+        """All files under the root, or a folder in it, relative to the root; unfinished ones too.
+
+        A table's folder may be a link, as to a larger disk; other links are not followed.
+        """
         below = self._at(folder).rstrip("/")
         if is_remote(self.root):
             return {f"{folder}/{path}".lstrip("/") for path in remote().paths_below(below)}
-        walked = os.walk(below, onerror=_unless_it_went)
+        linked = [] if folder else [each for each in map(self._at, TABLES) if Path(each).is_symlink()]
+        walked = chain.from_iterable(os.walk(each, onerror=_unless_it_went) for each in (below, *linked))
         return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
 
     def whole(self, paths: Iterable[str]) -> set[str]:
@@ -160,12 +171,22 @@ class Store:
         elif doomed:
             remote().delete_objects(doomed)
 
+    def _make_folder(self, folder: Path) -> None:
+        """Makes a folder under the root, and the root once: what is moved away in mid-run is not begun anew."""
+        if not self._was_there:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            self._was_there = True
+        if not folder.is_dir():
+            if folder == Path(self.root):
+                raise FileNotFoundError(errno.ENOENT, "the run directory was moved or removed", self.root)
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"
 
 
 def _write(path: Path, content: bytes, *, lasting: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(content)
         if lasting:
