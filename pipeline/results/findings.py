@@ -84,6 +84,14 @@ def costs(run: "Run") -> "pd.DataFrame":
     return run.sql("select attack, avg(forwards) as forwards, avg(backwards) as backwards from attacks group by attack")
 
 
+def untouched(run: "Run") -> "pd.DataFrame":
+    """Images that each attack left as they were because its surrogates get them wrong already: attack, images, of."""
+    return run.sql(
+        'select attack, count_if(linf = 0 and clean_predicted <> label) as images, count(*) as "of" from attacks '
+        "group by attack having images > 0 order by attack"
+    )
+
+
 def failures(run: "Run") -> "pd.DataFrame":
     """Reasons for failures, the most frequent first: stage, message, images."""
     return run.sql("select stage, message, count(*) as images from failures group by all order by images desc, message")
@@ -122,22 +130,32 @@ select attack, model, view, defense, count_if(correct)::bigint as successes, cou
 from predictions group by all order by all
 """
 
-_CONDITIONS = {"all": "true", "clean-correct": "clean.correct", "surrogate-fooled": "attacks.success"}
+_CONDITIONS = {"all": "true", "clean-correct": "clean_correct", "surrogate-fooled": "surrogates_fooled"}
 
-_SUCCESS = """
-select attack, model, seen.view, defense, attacks.through,
-       count_if({condition} and case when seen.target is null then not seen.correct
-                                     else seen.predicted = seen.target and not coalesce(seen.abstained, false) end)
-         ::bigint as successes,
-       count_if({condition})::bigint as "of"
+_SEEN = """
+select image_id, attack, seen.model, seen.view, seen.defense, attacks.through, clean.correct as clean_correct,
+       attacks.success as surrogates_fooled,
+       case when seen.target is null then not seen.correct
+            else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success
 from predictions as seen
 join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
 join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   using (image_id, model, view)
 where seen.label is distinct from seen.target
-group by all
-order by all
 """
+
+VIEWS = {
+    "transfer": "select image_id, attack, model, view, defense, through, success "  # noqa: S608 - nothing of a user's
+    f"from ({_SEEN}) where clean_correct"
+}
+"""Queries that have names beside the tables'. `transfer` has a row for each image of each attack that a model looks at,
+by the usual rules: images that the model gets right when clean, but for those of the target class."""
+
+_SUCCESS = f"""
+select attack, model, view, defense, through, count_if({{condition}} and success)::bigint as successes,
+       count_if({{condition}})::bigint as "of"
+from ({_SEEN}) group by all order by all
+"""  # noqa: S608 - nothing of a user's
 
 _CURVE = """
 select eps, count_if(minimal_norm <= eps)::bigint as successes, count(*) as "of"

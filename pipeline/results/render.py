@@ -17,6 +17,7 @@ _SHOWN = {"attack": {CLEAN: "clean"}, "defense": {findings.UNDEFENDED: "undefend
 _ADAPTIVE = ", adaptive"
 _UNKNOWN = " *"
 _NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
+_WRONG_ALREADY = "its surrogates get them wrong when clean"
 _TRANSFER = "Attack success: of the images that the model gets right when clean, the share that the attack turns"
 
 
@@ -30,6 +31,8 @@ def print_summary(run: Run, console: "Console") -> None:
     transfer = success[success["defense"] == findings.UNDEFENDED]
     if len(transfer):
         console.print(_pivot(_TRANSFER, transfer, "attack", "model", cost=findings.costs(run)))
+        for left in findings.untouched(run).itertuples():
+            console.print(f"{left.attack} left {left.images} of {left.of} images untouched: {_WRONG_ALREADY}")
     if len(order["defense"]) > 1:
         _print_defenses(run, console, accuracy, order)
     failures = findings.failures(run)

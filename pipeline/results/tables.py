@@ -86,7 +86,7 @@ class Run:
         return ds.dataset(parts, schema=schema, filesystem=files, partitioning=partitioning, partition_base_dir=table)
 
     def sql(self, query: str) -> "pd.DataFrame":
-        """Answers a query in DuckDB's SQL over the tables; raises InputError if it is wrong."""
+        """Answers a query in DuckDB's SQL over the tables and `findings.VIEWS`; raises InputError if it is wrong."""
         with self._answer(query) as answer:
             return answer.df()
 
@@ -108,6 +108,8 @@ class Run:
             paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._for_duckdb(self._dataset(table, paths)))
+            for name, query_of in findings.VIEWS.items():
+                connection.execute(f"create view {name} as {query_of}")
             try:
                 for path in files:
                     _take_in(connection, path)

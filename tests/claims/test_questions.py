@@ -33,6 +33,25 @@ def test_the_answers_are_those_of_counting(quickstart_run: Finished) -> None:
         fooled, stood = right[one, model, "none"], right[other, model, "none"]
         return sum(stood[image] and not fooled[image] for image in images)
 
+    targeted = {row["attack"]: row["target"] for row in rows(quickstart_run.output, "attacks")}
+    labels = {row["image_id"]: row["label"] for row in rows(quickstart_run.output, "images")}
+    predicted = {
+        (row["attack"], row["model"], row["image_id"]): row["predicted"]
+        for row in rows(quickstart_run.output, "predictions")
+        if row["defense"] == "none"
+    }
+    transfer = []
+    for attack in sorted(targeted):
+        for model in MODELS:
+            target = targeted[attack]
+            counted = [i for i in images if right["none", model, "none"][i] and labels[i] != target]
+            found = [predicted[attack, model, i] for i in counted]
+            fooled = [
+                answer != labels[i] if target is None else answer == target
+                for i, answer in zip(counted, found, strict=True)
+            ]
+            transfer.append((attack, model, sum(fooled), len(counted)))
+
     here, there = right["mi-fgsm", "lite0", "none"], right["mi-fgsm", "lite1", "none"]
     both = [(i, names["mi-fgsm", "lite1", "none", i]) for i in images if not here[i] and not there[i]]
     held = [
@@ -48,7 +67,7 @@ def test_the_answers_are_those_of_counting(quickstart_run: Finished) -> None:
 
     run = open_run(str(quickstart_run.output))
     answers = [list(run.sql(query).itertuples(index=False, name=None)) for query in written("sql")]
-    assert answers == [both, held, defended, pairs]
+    assert answers == [transfer, both, held, defended, pairs]
     assert all(answers)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
+from pipeline.results import findings
 from pipeline.results.remote_files import RemoteFiles
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run, open_run
@@ -286,6 +287,35 @@ def test_success_under_each_denominator(
         assert row.rate == row.successes / row.of
         low, high = wilson(row.successes, row.of)
         assert (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_view_for_sql_has_the_usual_denominator(by_hand: Run) -> None:
+    """Where `avg(success)` over `attacks` counts what an attack cannot fail at: images of the target class."""
+    _, found = by_hand.rows(
+        "select attack, defense, sum(success::int)::bigint, count(*), any_value(model), any_value(view), "
+        "any_value(through) from transfer group by all order by all"
+    )
+    assert found == [
+        ("aim", "lowpass:cutoff=0.5", 1, 3, "m", "center", "none"),
+        ("aim", "none", 1, 3, "m", "center", "none"),
+        ("any", "lowpass:cutoff=0.5", 2, 4, "m", "center", "none"),
+        ("any", "none", 3, 4, "m", "center", "none"),
+    ]
+    _, ((success, of),) = by_hand.rows("select sum(success::int)::bigint, count(*) from attacks where attack = 'aim'")
+    assert (success, of) == (4, 5)
+
+
+def test_images_that_attacks_leave_alone_are_counted(tmp_path: Path) -> None:
+    """Minimal-norm attacks return what the surrogate gets wrong already, and attacks that stop early do."""
+    made = [attack_row(name, 3, None, success=True) for name in ("i1", "i2", "i3", "i4")]
+    made[0] |= {"linf": 0.0, "clean_predicted": 8}  # wrong already, and left alone
+    made[1] |= {"clean_predicted": 8}  # wrong already, and attacked
+    made[2] |= {"linf": 0.0}  # right, and the attack found nothing
+    store = describe(tmp_path, "any", "other")
+    store.publish(attacks_part(0, "any"), rows_table("attacks", made))
+    store.publish(attacks_part(0, "other"), rows_table("attacks", made[1:]))
+    frame = findings.untouched(open_run(str(tmp_path)))
+    assert list(frame.itertuples(index=False, name=None)) == [("any", 1, 4)]
 
 
 def test_clean_correct_is_the_usual_denominator(by_hand: Run) -> None:
