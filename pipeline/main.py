@@ -186,7 +186,8 @@ def sql(
     context: typer.Context,
     run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
     query: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SQL over images, attacks, canvases, predictions, failures.")
+        str,
+        typer.Argument(metavar="QUERY", help="Over images, attacks, canvases, predictions, failures, transfer."),
     ],
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
     allow_files: Annotated[

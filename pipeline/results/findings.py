@@ -105,12 +105,12 @@ def attacked_defenses(run: "Run") -> set[tuple[str, str]]:
 
 def orders(record: RunRecord) -> dict[str, list[str]]:
     """How the experiment that was run last names things, in its order: attack, model, view, defense."""
-    experiment = record.experiment
+    named = record.named()
     return {
-        "attack": [CLEAN, *experiment["attacks"]],
-        "model": list(experiment["targets"]),
-        "view": list(experiment["views"]),
-        "defense": [UNDEFENDED, *experiment["defenses"]],
+        "attack": [CLEAN, *named.attacks],
+        "model": named.targets,
+        "view": named.views,
+        "defense": [UNDEFENDED, *named.defenses],
     }
 
 

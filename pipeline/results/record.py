@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config.base import first_problem
+from pipeline.config.base import different, first_problem
 from transforms.errors import InputError
 from transforms.rows.parts import CLEAN, TableFile, table_file, variant_of
 from transforms.rows.tables import TABLES
@@ -15,6 +15,8 @@ from transforms.storage.store import Store
 
 RUN_JSON = "run.json"
 Json = dict[str, Any]
+_MOST = 10**7
+"""Images, pixels: no run has more."""
 
 
 class _Frozen(BaseModel):
@@ -30,14 +32,14 @@ class _Frozen(BaseModel):
 class CanvasSize(_Frozen):
     """The resolution of an experiment: the short side after resizing, and the side of the centre crop, pixels."""
 
-    resize: int
-    crop: int
+    resize: int = Field(ge=1, le=_MOST)
+    crop: int = Field(ge=1, le=_MOST)
 
 
 class Images(_Frozen):
     """How many image refs the run is made of, usable or not, and the SHA-256 of their ids and labels."""
 
-    count: int
+    count: int = Field(ge=0, le=_MOST)
     sha256: str
 
 
@@ -75,13 +77,23 @@ class Definitions(_Frozen):
     """
 
     seed: int
-    chunk_size: int
+    chunk_size: int = Field(ge=1, le=_MOST)
     canvas: CanvasSize
     all_probabilities: bool
     images: Images
     models: dict[str, Model]
     attacks: dict[str, Json]
-    micro_batch: int = 0
+    micro_batch: int = Field(default=0, ge=0, le=_MOST)
+
+
+class Named(_Frozen):
+    """What an experiment names, in its order; as far as readers of a run go by it."""
+
+    models: dict[str, Json] = {}
+    attacks: dict[str, Any] = {}
+    targets: Annotated[list[str], AfterValidator(different)] = []
+    views: Annotated[list[str], AfterValidator(different)] = []
+    defenses: Annotated[list[str], AfterValidator(different)] = []
 
 
 class RunRecord(_Frozen):
@@ -100,6 +112,15 @@ class RunRecord(_Frozen):
     versions: dict[str, str]
     proofs: dict[str, tuple[int, int]]
     costs: tuple[Json, ...]
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> Self:
+        self.named()
+        return self
+
+    def named(self) -> Named:
+        """What the experiment names."""
+        return Named.model_validate(self.experiment, strict=True)
 
 
 def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:

@@ -8,10 +8,12 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.config.attacks import AttackConfig
-from pipeline.config.base import one_case
+from pipeline.config.base import first_problem, one_case
 from pipeline.config.experiment import Experiment
-from pipeline.results.record import Definitions, Json
+from pipeline.results.record import RUN_JSON, Definitions, Json
 from transforms.data.chunks import Chunk
 from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
@@ -72,7 +74,10 @@ def merge_definitions(root: str, before: Definitions, now: Definitions) -> Defin
         )
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     old["micro_batch"] = new["micro_batch"] = new["micro_batch"] or old["micro_batch"]
-    attacks = {name: _completed(attack, new["attacks"].get(name, {})) for name, attack in old["attacks"].items()}
+    try:
+        attacks = {name: _completed(attack, new["attacks"].get(name, {})) for name, attack in old["attacks"].items()}
+    except ValidationError as error:
+        raise InputError(f"{root}/{RUN_JSON} is damaged ({first_problem(error)}); restore it") from None
     for key, then, today in _changes({**old, "attacks": attacks}, new):
         raise InputError(
             f"{key}: {root} was made with {json.dumps(then)}, the experiment says {json.dumps(today)}; "

@@ -367,7 +367,8 @@ def test_any_folder_name(tmp_path: Path, name: str) -> None:
 
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     refused("images.folder: '.*/absent' does not exist", folder=tmp_path / "absent")
-    refused("is not a folder", folder=fill(tmp_path / "f", "a.jpg") / "a.jpg")
+    refused("is not a folder; give a folder", folder=fill(tmp_path / "f", "a.jpg") / "a.jpg")
+    refused("does not exist; give a folder", folder=tmp_path / "absent.tar.gz")
     refused("no images in .*looked for .*.jpeg", folder=fill(tmp_path / "empty", "README.md"))
     refused("nothing labels the images", folder=tmp_path / "f")
     refused("sub-folder 'peguin' of .*did you mean", folder=fill(tmp_path / "w", "peguin/a.jpg"))

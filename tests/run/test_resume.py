@@ -1,6 +1,7 @@
 """A run that is killed goes on, a finished one grows by what is new, and nothing that is finished is made again."""
 
 import atexit
+import io
 import json
 import os
 import shutil
@@ -8,16 +9,20 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 import pipeline.run.execute
 from pipeline.config.experiment import load_experiment
+from pipeline.results.render import print_summary
 from pipeline.results.tables import open_run
 from pipeline.run.execute import execute
 from pipeline.run.prepare import prepare
@@ -463,6 +468,49 @@ def test_a_damaged_run_json_is_refused(
     before = everything(output)
     assert named in refused(tiny_run.experiment, output)
     assert everything(output) == before
+
+
+HOSTILE: dict[str, tuple[str, list[Any]]] = {
+    "chunks of nothing": ("definitions.chunk_size", [0, -1, 10**12, 1.5, None]),
+    "images without end": ("definitions.images.count", [10**12, -1, None]),
+    "a canvas of no size": ("definitions.canvas.crop", [0, -1, 10**12]),
+    "an attack without keys": ("definitions.attacks.mi", [{}, None, {"recipe": "mi-fgsm", "surrogates": ["lite0"]}]),
+    "a model without keys": ("definitions.models.lite0", [{}, [], {"source": "x"}]),
+    "an experiment without keys": ("experiment", [{}, None, []]),
+    "names that are none": ("experiment.defenses", [None, 0, [[[]]], "../../etc", ["a", "a"], {"a": 1}]),
+    "attacks that are none": ("experiment.attacks", [0, True, "x"]),
+    "views that are none": ("experiment.views", [0, True, ["a", "a"]]),
+    "models that are none": ("experiment.models", [0, {"lite0": 7}]),
+    "counts that are none": ("proofs.lite0", [[], [1], [10**12, 0], "x"]),
+    "costs that are none": ("costs", [0, [0], {}]),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_run_json_is_refused_or_does_no_harm(what: str, tiny_run: Finished, tmp_path: Path) -> None:
+    """Whatever it says, each command ends soon, with at most one line of complaint."""
+    output = tiny_run.copy(tmp_path / "run")
+    said = json.loads((output / "run.json").read_text())
+    path, values = HOSTILE[what]
+    *parents, key = path.split(".")
+    for value in values:
+        hostile = deepcopy(said)
+        place = hostile
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+        (output / "run.json").write_text(json.dumps(hostile))
+        for arguments in (
+            ("sql", output, "select count(*) from transfer"),
+            ("verify", output, "--sample", "1"),
+            ("plan", tiny_run.experiment, "--output", output),
+        ):
+            result = invoke(*arguments)
+            assert result.exit_code in (0, 2, 3), (value, arguments)
+            complaints = [line for line in result.stderr.splitlines() if line.startswith("megalith: ")]
+            assert len(complaints) == (result.exit_code == 2), (value, result.stderr)
+        with suppress(InputError):
+            print_summary(open_run(str(output)), Console(file=io.StringIO()))
 
 
 def test_leftovers_are_removed_where_the_path_has_special_characters(tiny_run: Finished, tmp_path: Path) -> None:
