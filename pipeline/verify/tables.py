@@ -192,7 +192,7 @@ def check_agreement(run: Run) -> Check:
     return check
 
 
-_HOW = ("recipe", "surrogates", "fuse", "view", "through", "objective", "target", "norm", "eps", "steps", "seed")
+HOW = ("recipe", "surrogates", "fuse", "view", "through", "objective", "target", "norm", "eps", "steps", "seed")
 """The columns of `rows.attacks.made_by`."""
 
 
@@ -200,7 +200,7 @@ def check_definitions(run: Run) -> Check:
     """Compares how rows of `attacks` say that they were made with the definitions of run.json."""
     check = Check("attacks were made as run.json defines them")
     most = "max(forwards), max(backwards)"
-    _, made = run.rows(f"select attack, {', '.join(_HOW)}, {most} from attacks group by all order by all")  # noqa: S608 - our own text
+    _, made = run.rows(f"select attack, {', '.join(HOW)}, {most} from attacks group by all order by all")  # noqa: S608 - our own text
     names = [attack for attack, *_ in made]
     for attack, *values in made:
         check.looked_at += 1
@@ -213,7 +213,7 @@ def check_definitions(run: Run) -> Check:
             check.unknown.append(f"attacks.{attack}: what defines it cannot be read on this machine: {said}")
             continue
         *how, forwards, backwards = values
-        differ = [key for key, value in zip(_HOW, how, strict=True) if value != expected[key]]
+        differ = [key for key, value in zip(HOW, how, strict=True) if value != expected[key]]
         if not is_adapted(spec.recipe):  # What others cost is an estimate, and no bound.
             differ += ["forwards"] * (forwards > passes[0]) + ["backwards"] * (backwards > passes[1])
         if differ:

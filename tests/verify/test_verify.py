@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.verify.tables import ACCOUNTS
+from pipeline.config.experiment import load_experiment
+from pipeline.verify.tables import ACCOUNTS, HOW
 from tests.support.preforked import command
 from tests.support.runs import Finished, complaint, invoke, run, sample_files, stamps, tiny, written
 from transforms.errors import StoppedError
 from transforms.models.sources.registry import model_source
+from transforms.rows.attacks import made_by
 from transforms.rows.canvases import canvas_sha256
 from transforms.rows.failures import failure_row
 from transforms.rows.parts import Part, part_of
@@ -193,6 +195,11 @@ def test_what_was_changed_is_found(change: str, tiny_run: Finished, tmp_path: Pa
     rewritten(output, path, alter)
     said = verified(output, 3)
     assert [word for word in words if word not in said] == [], said
+
+
+def test_every_column_that_says_how_is_compared(tiny_run: Finished) -> None:
+    specs = load_experiment(str(tiny_run.experiment)).specs
+    assert all(made_by(spec, 0).keys() == set(HOW) for spec in specs)
 
 
 @pytest.mark.parametrize(
