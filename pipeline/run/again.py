@@ -88,7 +88,8 @@ class Held:
         absent = self.tasks.absent_from(self.files).chosen
         for column, kind in enumerate(self.tasks.kinds):
             if kind.kind != "predict":
-                used = (self._begun & self._dependents(column)).any(axis=1)
+                others = self._dependents(column) & (np.arange(len(self.tasks.kinds)) != column)
+                used = (self._begun & others).any(axis=1)
                 for chunk in np.flatnonzero(absent[:, column] & used).tolist():
                     chosen[chunk, column] = not self._nobody_failed(kind.attack, chunk)
         return chosen

@@ -92,9 +92,9 @@ class Tasks:
         return int(self.chosen.sum())
 
     def __iter__(self) -> Iterator[Task]:
-        for number, images in enumerate(self.images.tolist()):
+        for number in np.flatnonzero(self.chunks).tolist():
             for kind in compress(self.kinds, self.chosen[number].tolist()):
-                yield kind.task(number, images)
+                yield kind.task(number, int(self.images[number]))
 
     def tally(self) -> Iterator[tuple[TaskKind, int, int]]:
         """Each kind of which there are tasks, with how many there are, and of how many images."""

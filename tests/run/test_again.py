@@ -140,6 +140,15 @@ def test_where_nobody_failed_nothing_else_is_made_again(lost: str, tiny_run: Fin
     assert {path for path in after if after[path] != before[path]} == {lost}
 
 
+def test_what_was_half_done_is_no_news(tiny_run: Finished, tmp_path: Path) -> None:
+    """A run that was killed in the middle of a task simply goes on."""
+    output = tiny_run.copy(tmp_path / "run")
+    for path in stamps(output).keys() - {LOAD.path}:
+        (output / path).unlink()
+    planned = invoke("plan", tiny_run.experiment, "--output", output)
+    assert planned.exit_code == 0 and "made again" not in planned.stdout
+
+
 def test_a_reason_for_nothing_goes(tiny_run: Finished, tmp_path: Path) -> None:
     """A prediction that is made again succeeds, and must not be called a failure."""
     output = tiny_run.copy(tmp_path / "run")

@@ -249,8 +249,9 @@ def sleeps(pid: Path) -> None:
     time.sleep(600)
 
 
-def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
-    """Also where the parent cannot say goodbye."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_child_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    """Also where the parent cannot say goodbye; and the parent does not wait for it."""
     pid = tmp_path / "pid"
     program = (
         "import functools, pathlib, sys\n"
@@ -263,8 +264,8 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     while not (pid.exists() and pid.read_text()):
         assert parent.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    parent.kill()
-    parent.wait()
+    parent.send_signal(number)
+    parent.wait(60)
     while Path(f"/proc/{pid.read_text()}").exists():
         assert time.monotonic() < deadline, "it goes on alone"
         time.sleep(0.01)

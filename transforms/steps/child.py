@@ -50,6 +50,7 @@ def in_child(work: Callable[[], T]) -> T:
         try:
             answer: T = _answer(here)
         finally:
+            child.kill()  # Whoever interrupts the parent does not wait for the work.
             child.join()
     return answer
 
