@@ -28,7 +28,7 @@ from transforms.rows.distances import LEAST_SIDE
 from transforms.rows.parts import CLEAN
 
 _LONGEST_NAME = 240
-"""Of a folder, with `defense=` before it: filesystems take 255 bytes."""
+"""Maximum length of a folder's name with `defense=` before it, bytes; filesystems take 255."""
 
 
 class CanvasConfig(Strict):

@@ -13,7 +13,7 @@ class ImagesConfig(Strict):
 
     Attributes:
         samples: the 20 images inside foolbox's wheel.
-        folder: a folder of one's own (see `folder_images`).
+        folder: a folder of the user's own (see `folder_images`).
         imagenet: the official validation set, folder or tar (see `imagenet_images`).
         labels: CSV of labels, for `folder` and `imagenet`.
         devkit: development kit with the ground truth, for `imagenet`.

@@ -11,7 +11,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from transforms.errors import InputError, printable
 
 MAX_BYTES = 2**17
-"""Of an experiment's file. ruamel takes some seconds for the worst of this size."""
+"""Maximum size of an experiment's file; ruamel takes some seconds for the worst of this size."""
 
 _MOST_VALUES = 2**16
 _DEEPEST = 32

@@ -21,7 +21,7 @@ from transforms.storage.files import read_bytes
 FILE_COLUMNS = ("file", "filename", "image", "imageid")
 LABEL_COLUMNS = ("label", "wnid", "class", "name", "predictionstring")
 NIPS17_COLUMNS = ("imageid", "truelabel", "targetclass")
-"""Of the NIPS'17 competition's images.csv, whose labels are 1–1000."""
+"""Columns of the NIPS'17 competition's images.csv, whose labels are 1–1000."""
 
 _LISTED = re.compile(r"(\S.*\.(?:jpe?g|png))[ \t]+([0-9]{1,9})", re.IGNORECASE)
 """A line of a list such as caffe's val.txt: a file and a class index."""
@@ -34,7 +34,7 @@ _DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 WNID = re.compile(r"n[0-9]{8}")
 _GZIP = b"\x1f\x8b"
 _MAX_BYTES = 2**26
-"""Of a CSV, and of a development kit, packed or not; those of ImageNet have some 2 MB."""
+"""Maximum size of a CSV, and of a development kit, packed or not; ImageNet's has some 2 MB."""
 
 
 class Truth(NamedTuple):

@@ -18,7 +18,7 @@ from transforms.storage.preflight import reach
 
 IMAGE_SUFFIXES = frozenset(suffix for kind in formats() for suffix in SUFFIXES[kind])
 _OTHER_SUFFIXES = re.compile(r"\.(jp2|j2k|jp[fx]|jxl|svg|ico|icns|tga|p[pgbn]m|psd|raw|dng|cr[23]|nef|arw|exr|hdr)")
-"""Of pictures in formats that are not read; they are counted, and those of `SUFFIXES` are too."""
+"""Suffixes of picture formats that are not read. Such files are counted, like those of `SUFFIXES`."""
 _THUMBNAILS = frozenset(("@eaDir", "@Recycle", "#recycle", "__MACOSX"))
 """Folders that network disks and archivers put beside pictures, with pictures of their own inside."""
 _TEXTS = frozenset(("readme", "license", "licence", "copying", "makefile", "notice", "authors"))

@@ -35,7 +35,7 @@ def for_duckdb(dataset: ds.Dataset) -> ds.Dataset:
 
 
 class _FromPython(ds.FileSystemDataset):
-    """Of a scan that DuckDB asks for, batches are handed over one by one.
+    """A dataset that hands DuckDB its batches one by one.
 
     pyarrow's own `to_reader` keeps Python's lock while it waits for the threads that open files. Where one fails, it
     wants that lock, to say what Python raised: both would wait forever.

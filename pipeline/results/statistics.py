@@ -64,7 +64,7 @@ class Paired:
 
     @property
     def p_value(self) -> float:
-        """Of the exact McNemar test, two-sided: that the shares are equal (McNemar 1947)."""
+        """Two-sided p-value of the exact McNemar test that the shares are equal (McNemar 1947)."""
         if not self.first + self.second:
             return 1.0
         from scipy.stats import binomtest  # noqa: PLC0415 - said above

@@ -39,7 +39,7 @@ _PATIENCE = 10.0
 _HOUR = 3600
 _UNITS = (("seconds", 1), ("minutes", 60), ("hours", _HOUR))
 _MANY = 120
-"""Of one unit, from which the next is better."""
+"""From so many of one unit on, the next unit is better."""
 
 
 @dataclass(frozen=True)

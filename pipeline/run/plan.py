@@ -126,7 +126,7 @@ class Tasks:
 
 
 def chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
-    """Of which chunks each folder holds rows, bool (C,)."""
+    """The chunks whose rows each folder holds, bool (C,)."""
     held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
     for path in files:
         if file := table_file(path):

@@ -23,7 +23,7 @@ from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
 
 _NEARLY = 0.99
-"""Of a budget: what is cut off of 0.0314, meant to be 8/255, need not be said."""
+"""Warn only if rounding a budget to whole grey levels loses more than 1 % of it, as 0.0314 for 8/255 does not."""
 _OF_LINF = 16
 """Levels that are a usual budget in L∞, and hardly one in any other norm."""
 

@@ -152,7 +152,7 @@ def run_to_end(root: beam.Pipeline) -> Counter[str]:
         StoppedError: the runner does not take the job, or loses it. What workers raise comes as the runner gives it.
     """
     try:
-        # Of what signals raise, Beam would make an error of a step, where the only worker is this thread.
+        # Beam would report what a signal raises as an error of a step, were this thread the only worker.
         result = within(None, root.run) if isinstance(root.runner, FnApiRunner) else root.run()
         try:
             result.wait_until_finish()

@@ -183,7 +183,7 @@ order by all
 def check_agreement(run: Run) -> Check:
     """Compares what stands in two tables, and what follows from another column.
 
-    Of a surrogate's answers, those where there was one, and neither a defence nor its draws before it.
+    A surrogate's answers are compared where there was one surrogate and no defence before it.
     """
     check = Check("rows agree with one another")
     check.looked_at = sum(run.rows(f"select count(*) from {table}")[1][0][0] for table in ("attacks", "predictions"))  # noqa: S608 - our own text

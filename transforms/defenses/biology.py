@@ -311,5 +311,5 @@ def _frequencies(canvases: Tensor) -> Tensor:
 
 
 def _square(passed: Tensor) -> Tensor:
-    """Of a separable filter: what it passes along an axis, (S,), to what it passes, (S, S)."""
+    """The response (S, S) of a separable filter from its response (S,) along one axis."""
     return passed[:, None] * passed

@@ -14,7 +14,7 @@ CLEAN = "none"
 _VARIANT = "@"
 
 GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
-"""Of each table, chunks whose parts of one kind are made one file at the end of a large run."""
+"""How many chunks of each table are compacted into one file at the end of a large run."""
 _FILE = re.compile(r"(?P<kind>chunk|group)-(?P<number>[0-9]{5}|[1-9][0-9]{5,})\.parquet")
 
 

@@ -75,7 +75,7 @@ class Store:
                 raise self._damaged(part.compacted) from None
 
     def _damaged(self, path: str) -> OSError:
-        # Of what an object store holds `whole` believes that it is.
+        # `whole` believes that objects of a store are whole, so `run` would not find this one.
         first = "delete it, and " if is_remote(self.root) else ""
         return OSError(f"{self._at(path)} is damaged; {first}the same command makes it again")
 

@@ -22,7 +22,7 @@ def load(name: str) -> object:
         return point.load()()
     except InputError:
         raise
-    except Exception as error:  # somebody's code
+    except Exception as error:  # the plug-in's code
         raise InputError(
             f"model {name} ({point.value}): {said_by(error)}; it has to be a function "
             "without arguments that returns a ModelSource"

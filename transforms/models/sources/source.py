@@ -129,8 +129,8 @@ class ModelSource:
 def _differ(logits: Tensor, others: Tensor) -> bool:
     """Whether two answers to one picture, (1, CLASSES), are further apart than kernels round that sum in other orders.
 
-    Of the logits' range that is at most 1.5e-6 in a dozen float32 networks of torchvision and timm, and about one step
-    of 1/255 where activations have 8 bits.
+    Kernels that sum in other orders differ by at most 1.5e-6 of the logits' range in a dozen float32 networks of
+    torchvision and timm, and by about one step of 1/255 where activations have 8 bits.
     """
     slack = _ROUNDING * (logits.max() - logits.min()) + 1e-5 * (1 + logits.abs().max())
     return bool((logits - others).abs().max() > slack)
