@@ -293,6 +293,29 @@ def test_an_image_without_an_answer_fails(recipe: str, parameters: dict[str, int
     assert row["image_id"] == "bright"
 
 
+class Steep(nn.Module):
+    """Compares two halves of a picture by their roots, whose slope is infinite where a value is black."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        roots = windows.flatten(1).sqrt()
+        half = roots.shape[1] // 2
+        return torch.stack([roots[:, :half].sum(dim=1), roots[:, half:].sum(dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_image_that_reached_its_goal_is_kept_whatever_its_gradients_became(keep: str) -> None:
+    """The first step fools the network, and makes a value black: there is no second gradient."""
+    pixels = np.full((3, 3, 12, 12), 100, dtype=np.uint8)
+    pixels[:, 0, 0, :2] = 1, 2  # in the half that the attack makes darker
+    pixels[1].reshape(-1)[216:] = 0  # far from the boundary
+    batch = CanvasBatch(("near", "far", "of the target class"), (0, 0, 1), pixels)
+    parameters = (("steps", 3), ("keep", keep), ("alpha", 2 / 255))
+    spec = AttackSpec("a", "bim", parameters, ("toy",), "logits", "center", NO_DEFENSE, "fp32", "linf", 0.1, 1)
+    found = attack_batch(spec, [as_is(Steep())], batch, Conditions(0, 1.0, 3))
+    assert found.adversarial.argmax(axis=1).tolist() == [1, 0, 1]
+    assert found.finite.tolist() == [True, False, True]
+
+
 # --- success curves
 
 

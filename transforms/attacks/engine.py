@@ -98,8 +98,10 @@ class _UnderAttack:
         found = attack(surrogates, task)
         judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
-        finite = torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
         clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
+        # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
+        finite = Goal(self._labels[items], None if targets is None else targets.cpu()).reached(adversarial)
+        finite |= torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
         return (
             found.canvases.cpu(),
             torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),

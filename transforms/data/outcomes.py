@@ -19,7 +19,8 @@ class Attacked:
         canvases: uint8 (N, 3, S, S).
         norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
             was none; NaN for attacks of a fixed budget.
-        finite: bool (N,); where False a gradient or an answer was not finite, and the canvas means nothing.
+        finite: bool (N,); where False an answer was not finite, or a gradient was not and the goal was not reached: the
+            canvas means nothing.
         forwards, backwards: int64 (N,), passes of one network over one window that the attack took.
         clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases.
     """
