@@ -1,7 +1,7 @@
 """Hostile input: whatever the bytes, an answer or one line, within a bound of memory and of time.
 
 In CI the examples are few and always the same. To search for longer, with other examples each time:
-`MEGALITH_FUZZ=100 pytest tests/test_fuzzing.py` tries a hundred times as many.
+`MEGALITH_FUZZ=100 pytest tests/config/test_fuzzing.py` tries a hundred times as many.
 """
 
 import gzip
@@ -19,20 +19,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
+from torch import nn
 
 from pipeline.config.experiment import load_experiment
 from pipeline.config.yaml import read_yaml
 from pipeline.images.labels import read_devkit, read_labels
 from pipeline.results.record import read_record
+from pipeline.results.tables import open_run
 from pipeline.run.prepare import prepare
 from tests.support.runs import EMPTY_RUN, label_of, sample_files
 from transforms.data.classes import class_wnid
 from transforms.data.decode import BadImage, CanvasSpec, decode
 from transforms.errors import InputError
+from transforms.models.sources.weights import reading, state_dict_into
 from transforms.storage.store import Store
 
 pytestmark = pytest.mark.system
@@ -466,3 +470,89 @@ def test_a_development_kit_that_unpacks_to_too_much(tmp_path: Path) -> None:
 def test_run_json(tmp_path_factory: Any, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "run-directory" / "run.json"
     reads_or_says_why(lambda _: read_record(Store(str(path.parent))), path, data)
+
+
+# --- checkpoints
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+TENSORS = {name: torch.full_like(value, 7) for name, value in network().state_dict().items()}
+MODULES = st.sampled_from(["module", "_orig_mod", "attacker", "model", "net", "network", "backbone"])
+AROUND = st.lists(MODULES, max_size=3)
+OUTER = st.sampled_from(["state_dict", "model_ema", "state_dict_ema", "model_state_dict", "model", "net"])
+NAMES = st.sampled_from([*TENSORS, "normalizer.mean", "n_averaged", "module.", ".", "", "0", "model.0.weight"])
+VALUES = st.sampled_from([*TENSORS.values(), None, 3, "x"])
+
+
+def read_checkpoint(path: Path) -> nn.Module:
+    with reading(path, "a network"):
+        return state_dict_into(network)(path, torch.device("cpu"))
+
+
+def holds(loaded: nn.Module) -> bool:
+    return all(torch.equal(value, TENSORS[name]) for name, value in loaded.state_dict().items())
+
+
+@fuzz(150)
+@given(AROUND, st.lists(OUTER, max_size=3), st.booleans())
+def test_a_network_is_found_whatever_is_around_it(
+    tmp_path_factory: Any, around: list[str], outer: list[str], counted: bool
+) -> None:
+    saved: dict[str, Any] = {".".join([*around, name]): value for name, value in TENSORS.items()}
+    saved |= {"n_averaged": torch.tensor(7)} if counted else {}
+    for wrapper in outer:
+        saved = {wrapper: saved, "epoch": 90, "arch": "x"}
+    path = tmp_path_factory.getbasetemp() / "checkpoint.pt"
+    torch.save(saved, path)
+    assert holds(read_checkpoint(path))
+
+
+@fuzz(150)
+@given(st.dictionaries(NAMES | st.text(max_size=8), VALUES, max_size=8), AROUND)
+def test_checkpoints(tmp_path_factory: Any, state: dict[str, Any], around: list[str]) -> None:
+    """With tensors that others lack, that are too many, or of other shapes; and with what is no tensor."""
+    path = tmp_path_factory.getbasetemp() / "checkpoint.pt"
+    torch.save({".".join([*around, key]): value for key, value in state.items()} | TENSORS, path)
+    try:
+        assert holds(read_checkpoint(path))
+    except InputError as error:
+        assert_one_line(error)
+
+
+def test_a_checkpoint_that_holds_itself(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    state["model"] = state
+    torch.save(state, tmp_path / "circle.pt")
+    with pytest.raises(InputError, match="not tensors by their names") as caught:
+        read_checkpoint(tmp_path / "circle.pt")
+    assert_one_line(caught.value)
+
+
+# --- SQL
+
+SQL = """
+select from where group by all order limit * ( ) , ; ' " -- /* predictions attacks transfer images count(*) copy to
+'/tmp/megalith-fuzz' attach create table insert into drop pragma set install load read_csv( read_parquet( glob(
+'/etc/passwd' summarize describe explain pivot on using with x as union exclude null 1 0.5 enable_external_access =
+true getenv('HOME') duckdb_settings() canvas::varchar avg(correct::int)
+"""
+WORDS = st.sampled_from(SQL.split())
+
+
+@fuzz(300)
+@given(st.lists(WORDS | st.text(max_size=6), max_size=12))
+def test_queries(tmp_path_factory: Any, words: list[str]) -> None:
+    """An answer or what DuckDB says of the query; and no file is written or read."""
+    folder = tmp_path_factory.getbasetemp() / "queried"
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(EMPTY_RUN))
+    try:
+        _, found = open_run(str(folder)).rows(" ".join(words))
+        assert "root:" not in str(found)
+    except InputError as error:
+        assert str(error).startswith("sql: ")
+    assert not Path("/tmp/megalith-fuzz").exists()  # noqa: S108 - which nobody writes
+    assert [path.name for path in folder.iterdir()] == ["run.json"]

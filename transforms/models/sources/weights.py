@@ -71,8 +71,8 @@ def state_dict(path: Path) -> dict[str, Tensor]:
         raise ValueError("it holds something else than tensors, code perhaps, and is not read") from None
     if not isinstance(state, Mapping):
         raise ValueError(f"it holds a {type(state).__name__}, not tensors by their names")
-    while inner := next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None):
-        state = inner
+    for _ in _WRAPPERS:  # each at most once: a hostile file may hold itself
+        state = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), state)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"it holds {', '.join(map(str, list(state)[:5]))}, not tensors by their names")
     return dict(state)
