@@ -245,8 +245,9 @@ def test_stopped_on_purpose_it_says_so_and_blames_nobody(
     """Ctrl-C, a machine that is taken away or a terminal that is closed: as often as one likes."""
     output, alone = tmp_path / "run", f"--direct_num_workers={workers}"
     for _ in range(3):
+        begun = len(list(output.glob("attempts/*")))
         process = start(tmp_path / "log", "run", small_run.experiment, "--output", output, alone)
-        wait_for(output, "attempts/*", process)
+        wait_for(output, "attempts/*", process, begun + 1)
         process.kill(number)
         assert process.wait() == code
         assert last_line(process) == f"megalith: {word}; what is finished is kept, the same command goes on"
