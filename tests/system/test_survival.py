@@ -61,7 +61,7 @@ def last_line(process: Process) -> str:
 
 
 def test_killed_at_random_moments_the_tables_are_the_same(tiny_run: Finished, tmp_path: Path) -> None:
-    """As spot machines are: when a worker has begun something, or some files have been made."""
+    """Killed as spot machines are: when a worker has begun something, or some files have been made."""
     moments = random.Random()  # noqa: S311 - others each time
     finished = [tmp_path / "run-0"]
     killed = 0
