@@ -11,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
 
-check: lint  ## static checks and the quick tests, in two minutes
+check: lint  ## static checks and the quick tests, in two to three minutes
 	$(PYTEST) $(PARALLEL) -m "not system and not alone"
 
 test: lint  ## static checks and the whole suite; what needs the machine to itself comes last
