@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.run.plan import Kind, Tasks, chunks_by_folder
+from pipeline.run.plan import Kind, Tasks
 from transforms.data.chunks import Chunk, ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.rows.parts import CLEAN, Part, attacks_part, canvases_part, images_part, table_file
@@ -25,8 +25,10 @@ class Held:
     """What a run directory holds of an experiment.
 
     Attributes:
+        store: the run directory.
         tasks: all that the experiment needs.
         chunks: all of its images.
+        canvas: how they become canvases.
         files: paths of the run's own files that are whole.
     """
 
@@ -43,17 +45,15 @@ class Held:
             stages: of which failures are retried: load, attack, predict, or all.
         """
         kinds = get_args(Kind) if "all" in stages else stages
-        chosen = self._with_dependents(self._failed(kinds) | self._lost()) & self._begun
+        chosen = self._with_dependents(self._failed(kinds) | self._lost()) & self._there[1]
         parts = [part for task in replace(self.tasks, chosen=chosen) for part in _made_by(task.parts)]
         there = sorted(filter(self._has, parts), key=lambda part: (_ORDER.index(part.table), part.path))
         return *self._idle_reasons(), *there
 
     @cached_property
-    def _begun(self) -> _Mask:
-        """Tasks of which any part is there."""
-        held = chunks_by_folder(self.files, len(self.chunks))
-        begun = [np.any([held[part.folder] for part in kind.parts], axis=0) for kind in self.tasks.kinds]
-        return np.stack(begun, axis=1)
+    def _there(self) -> tuple[_Mask, _Mask]:
+        """Tasks of which all parts are there, and those of which any part is."""
+        return self.tasks.parts_in(self.files)
 
     def _has(self, part: Part) -> bool:
         return part.path in self.files or part.compacted in self.files
@@ -85,12 +85,11 @@ class Held:
     def _lost(self) -> _Mask:
         """Tasks that lack a part, and in which images failed that may do better now, as far as can be known."""
         chosen = np.zeros_like(self.tasks.chosen)
-        absent = self.tasks.absent_from(self.files).chosen
+        done, begun = self._there
         for column, kind in enumerate(self.tasks.kinds):
             if kind.kind != "predict":
-                others = self._dependents(column) & (np.arange(len(self.tasks.kinds)) != column)
-                used = (self._begun & others).any(axis=1)
-                for chunk in np.flatnonzero(absent[:, column] & used).tolist():
+                used = (begun & self._dependents(column)).any(axis=1)
+                for chunk in np.flatnonzero(used & ~done[:, column]).tolist():
                     chosen[chunk, column] = not self._nobody_failed(kind.attack, chunk)
         return chosen
 
@@ -109,9 +108,10 @@ class Held:
         return set() if path is None else set(self.store.rows(path, ["image_id"])["image_id"].to_pylist())
 
     def _dependents(self, column: int) -> _Mask:
-        """The kinds of task that a kind of loading or attacking is, or that look at what it makes; bool (K,)."""
+        """The kinds of task that look at what a kind of loading or attacking makes; bool (K,)."""
         made = self.tasks.kinds[column]
-        return np.array([made.kind == "load" or kind.attack == made.attack for kind in self.tasks.kinds])
+        after = [kind is not made and (made.kind == "load" or kind.attack == made.attack) for kind in self.tasks.kinds]
+        return np.array(after)
 
     def _with_dependents(self, chosen: _Mask) -> _Mask:
         chosen = chosen.copy()

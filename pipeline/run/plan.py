@@ -120,12 +120,18 @@ class Tasks:
 
     def absent_from(self, files: Collection[str]) -> "Tasks":
         """The tasks of which some part is in none of these files, given by their paths in the run directory."""
-        held = chunks_by_folder(files, len(self.images))
-        there = [np.all([held[part.folder] for part in kind.parts], axis=0) for kind in self.kinds]
-        return replace(self, chosen=self.chosen & ~np.stack(there, axis=1))
+        done, _ = self.parts_in(files)
+        return replace(self, chosen=self.chosen & ~done)
+
+    def parts_in(self, files: Collection[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """The tasks of which all parts, and those of which any part, are in these files; bool (C, K), chosen or not."""
+        held = _chunks_by_folder(files, len(self.images))
+        parts = [[held[part.folder] for part in kind.parts] for kind in self.kinds]
+        done, begun = ([how(each, axis=0) for each in parts] for how in (np.all, np.any))
+        return np.stack(done, axis=1), np.stack(begun, axis=1)
 
 
-def chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
+def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
     """The chunks whose rows each folder holds, bool (C,)."""
     held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
     for path in files:
@@ -240,7 +246,7 @@ def _grouped(surrogates: Mapping[str, Sequence[str]], models_in_memory: int) -> 
 
 def _with_attacks_again(missing: Tasks, files: Collection[str]) -> Tasks:
     """Adds the attacks whose canvases were not kept, and which something new is to look at."""
-    held = chunks_by_folder(files, len(missing.images))
+    held = _chunks_by_folder(files, len(missing.images))
     looked_at = missing.where("kind", ["predict"])
     chosen = missing.chosen.copy()
     for column, kind in enumerate(missing.kinds):

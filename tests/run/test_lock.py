@@ -39,7 +39,7 @@ def test_where_there_are_no_locks_a_dead_run_blocks_nobody(left: str, store: Sto
         assert store.read_bytes(LOCK).decode() != left
 
 
-def test_the_operating_systems_lock_goes_with_its_process(tmp_path: Path) -> None:
+def test_the_operating_systems_lock_is_of_one_run_at_a_time(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run"))
     with lock(store), pytest.raises(InputError, match="another run is at work"), lock(store):
         pass

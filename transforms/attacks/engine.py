@@ -100,7 +100,7 @@ class _UnderAttack:
         passes = torch.zeros(len(items), dtype=torch.int64)
         clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
         # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
-        finite = Goal(self._labels[items], None if targets is None else targets.cpu()).reached(adversarial)
+        finite = task.goal.reached(adversarial.to(self._device)).cpu()
         finite |= torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
         return (
             found.canvases.cpu(),

@@ -30,10 +30,11 @@ class CanvasBatch:
     @staticmethod
     def joined(batches: Sequence["CanvasBatch"]) -> "CanvasBatch":
         """The images of several batches, at least one, of one size."""
-        ids, labels = (
-            tuple(chain.from_iterable(each)) for each in zip(*((b.image_ids, b.labels) for b in batches), strict=True)
+        return CanvasBatch(
+            tuple(chain.from_iterable(each.image_ids for each in batches)),
+            tuple(chain.from_iterable(each.labels for each in batches)),
+            np.concatenate([each.pixels for each in batches]),
         )
-        return CanvasBatch(ids, labels, np.concatenate([each.pixels for each in batches]))
 
     def take(self, numbers: Sequence[int]) -> "CanvasBatch":
         """Some of the images, by number."""

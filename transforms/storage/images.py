@@ -57,9 +57,8 @@ def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch:
     for ref in refs:
         with suppress(BadImage):
             found.append((ref, read_image(ref, canvas)[1].canvas))
-    pixels = np.empty((len(found), 3, canvas.crop, canvas.crop), np.uint8)
-    for place, (_, each) in enumerate(found):
-        pixels[place] = each
+    shape = len(found), 3, canvas.crop, canvas.crop
+    pixels = np.array([each for _, each in found], np.uint8).reshape(shape)
     return CanvasBatch(tuple(ref.image_id for ref, _ in found), tuple(ref.label for ref, _ in found), pixels)
 
 
