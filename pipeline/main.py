@@ -84,6 +84,11 @@ Retry = Annotated[
 ]
 
 
+Share = Annotated[
+    str, typer.Option("--shard", metavar="K/N", help="Only this share of the images; other processes do the others.")
+]
+
+
 @app.command(context_settings=_PASS_ON)
 def run(
     context: typer.Context,
@@ -91,6 +96,7 @@ def run(
     output: Output,
     change: Changes = None,
     retry: Retry = None,
+    share: Share = "1/1",
     runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = "direct",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     models_in_memory: Annotated[
@@ -106,21 +112,25 @@ def run(
         from pipeline.run.execute import execute
         from pipeline.run.prepare import prepare
         from pipeline.run.runners import check_paths, runner_options
+        from pipeline.run.shard import Shard
         from transforms.models.device import torch_device
 
         options = runner_options(runner, context.args)
         torch_device(device)
-        prepared = prepare(load_experiment(experiment, change or []), output, retry or ())
+        prepared = prepare(load_experiment(experiment, change or []), output, retry or (), Shard.parse(share))
         check_paths(runner, prepared.paths)
         with read_by_somebody():
             print_plan(prepared)
-        cost = execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
-        if cost is not None:
-            print_times(cost)
+        outcome = execute(prepared, options, device, print_clean_accuracy, warn, models_in_memory)
+        if outcome.cost is not None:
+            print_times(outcome.cost)
         results = open_run(output)
-        print_summary(results, console())
-        command = "megalith" if shutil.which("megalith") else sys.argv[0]
-        print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
+        if outcome.finished:
+            print_summary(results, console())
+            command = "megalith" if shutil.which("megalith") else sys.argv[0]
+            print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
+        else:
+            print(f"shard {share} is done, and others are not; whichever ends last shows the results")
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
     raise typer.Exit(code)
 
@@ -132,6 +142,7 @@ def plan(
     output: Output,
     change: Changes = None,
     retry: Retry = None,
+    share: Share = "1/1",
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Also how long N workers (a thread or a GPU each) need, by timing some."),
@@ -146,11 +157,12 @@ def plan(
         from pipeline.cli.terminal import print_plan
         from pipeline.config.experiment import load_experiment
         from pipeline.run.prepare import prepare
+        from pipeline.run.shard import Shard
 
         if price is not None and workers is None:
             raise InputError("--price: give --workers too, how many there are going to be")
         _tell_beam(context)
-        prepared = prepare(load_experiment(experiment, change or []), output, retry or ())
+        prepared = prepare(load_experiment(experiment, change or []), output, retry or (), Shard.parse(share))
         print_plan(prepared)
         if workers is not None and prepared.plan.missing:
             from pipeline.run.estimate import estimate

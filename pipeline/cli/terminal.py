@@ -85,9 +85,10 @@ def csv_value(value: Any, *, shown: bool) -> Any:
 
 def print_plan(prepared: "Prepared") -> None:
     """What is going to be computed, and its cost."""
-    images = sum(len(chunk.refs) for chunk in prepared.chunks)
-    where = printable(prepared.store.root)
-    print(f"{prepared.experiment.name}: {images} images in {len(prepared.chunks)} chunks, to {where}")
+    meant = prepared.chunks[prepared.shard.slice]
+    images, where = sum(len(chunk.refs) for chunk in meant), printable(prepared.store.root)
+    share = "" if prepared.shard.is_whole else f", shard {prepared.shard}"
+    print(f"{prepared.experiment.name}{share}: {images} images in {len(meant)} chunks, to {where}")
     cost, total = prepared.plan.cost, prepared.plan.total
     print_table(["task", "in all", "to do"], ((kind, total[kind], cost[kind]) for kind in total))
     attacks = prepared.plan.attack_passes

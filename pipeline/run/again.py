@@ -26,7 +26,7 @@ class Held:
 
     Attributes:
         store: the run directory.
-        tasks: all that the experiment needs.
+        tasks: all that the experiment needs, or a shard's share of it.
         chunks: all of its images.
         canvas: how they become canvases.
         files: paths of the run's own files that are whole.
@@ -45,7 +45,7 @@ class Held:
             stages: of which failures are retried: load, attack, predict, or all.
         """
         kinds = get_args(Kind) if "all" in stages else stages
-        chosen = self._with_dependents(self._failed(kinds) | self._lost()) & self._there[1]
+        chosen = self._with_dependents(self._failed(kinds) | self._lost()) & self._there[1] & self.tasks.chosen
         parts = [part for task in replace(self.tasks, chosen=chosen) for part in _made_by(task.parts)]
         there = sorted(filter(self._has, parts), key=lambda part: (_ORDER.index(part.table), part.path))
         return *self._idle_reasons(), *there

@@ -5,22 +5,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.results.record import Json, RunRecord, own_files, read_record, write_record
+from pipeline.results.record import RUN_JSON, Json, RunRecord, own_files, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
 from pipeline.run.compaction import compact, take_apart
-from pipeline.run.definitions import versions
+from pipeline.run.definitions import merge_definitions, versions
 from pipeline.run.graph import build
-from pipeline.run.lock import lock
-from pipeline.run.plan import Wave, make_waves
+from pipeline.run.lock import is_shard_lock, lock, lock_in_turn, shards_at_work
+from pipeline.run.plan import Wave, make_plan, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
 from pipeline.run.runners import run_to_end
+from pipeline.run.shard import Shard
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
@@ -35,6 +35,19 @@ from transforms.steps.process import prepare_numerics
 from transforms.storage.store import Store, is_temporary
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run, or a shard of it, came to.
+
+    Attributes:
+        cost: its entry in the record's `costs`; None where nothing was missing.
+        finished: whether nothing is missing any more of the whole run.
+    """
+
+    cost: Json | None
+    finished: bool
+
+
 def execute(
     prepared: Prepared,
     options: PipelineOptions,
@@ -42,17 +55,14 @@ def execute(
     report: Callable[[CleanAccuracy], None],
     warn: Callable[[str], None],
     models_in_memory: int | None = None,
-) -> Json | None:
-    """Does everything that is missing.
+) -> Outcome:
+    """Does everything that is missing of a run, or of a shard. The last shard finishes what all have in common.
 
     Args:
         device: auto, cpu or cuda.
         models_in_memory: most models that a worker may hold at once; None for all.
         report: told how each model did on clean images, before any rows are written.
         warn: told in one line of what changes while the run is at work.
-
-    Returns:
-        Its entry in the record's `costs`; None where nothing was missing.
 
     Raises:
         InputError: the device is not there, weights are not what they say, an engine cannot run its model, the run
@@ -65,14 +75,18 @@ def execute(
     for name, pinned in prepared.pins.items():
         if pinned.engine == "auto" or name not in prepared.record.proofs:
             models.resolve(name)  # What is wrong with it is said before anything is written.
-    with lock(prepared.store):
-        journal = _take_over(prepared, models, device)
-        for accuracy in _clean_accuracies(prepared, models, device, journal):
-            report(accuracy)
-        if waves:
-            _compute(prepared, options, device, waves, models, journal, warn)
-        _tidy(prepared)
-    return journal.record.costs[-1] if waves else None
+    shard = prepared.shard
+    journal = _Journal(prepared.store, shard, warn)
+    with lock(prepared.store, shard.lock):
+        _refuse_beside_shards(prepared)
+        with journal.turn():
+            _take_over(prepared, models, device)
+            for accuracy in _clean_accuracies(prepared, models, device, journal):
+                report(accuracy)
+        cost = _compute(prepared, options, device, waves, models, journal, warn) if waves else None
+        if shard.is_whole:
+            _tidy(prepared)
+    return Outcome(cost, finished=shard.is_whole or _finished(prepared, journal))
 
 
 class _Models:
@@ -97,45 +111,76 @@ class _Models:
 
 
 class _Journal:
-    """The record of the run directory, written down whenever it changes."""
+    """The record of a run while it is at work. Shards have it in common, and write one after the other."""
 
-    def __init__(self, store: Store, record: RunRecord) -> None:
+    def __init__(self, store: Store, shard: Shard, warn: Callable[[str], None]) -> None:
         self._store = store
-        self.record = record
+        self._shard = shard
+        self._warn = warn
 
-    def write(self, **changes: Any) -> None:
-        """Changes some keys of the record."""
-        self.record = self.record.replace(**changes)
-        write_record(self._store, self.record)
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keeps other shards from the run directory, after waiting for them; raises InputError if they do not leave."""
+        if self._shard.is_whole:
+            yield  # It holds the whole run directory anyway.
+        else:
+            with lock_in_turn(self._store, self._warn):
+                yield
+
+    def read(self) -> RunRecord:
+        """What it says now; raises StoppedError if it is gone."""
+        record = read_record(self._store)
+        if record is None:
+            raise StoppedError(f"stopped: {self._store.root} has no {RUN_JSON} any more")
+        return record
 
 
-def _take_over(prepared: Prepared, models: _Models, device: str) -> _Journal:
+def _refuse_beside_shards(prepared: Prepared) -> None:
+    others = shards_at_work(prepared.store) if prepared.shard.is_whole else []
+    if others:
+        raise InputError(f"--output: shards {', '.join(others)} are at work in {prepared.store.root}; wait for them")
+
+
+def _take_over(prepared: Prepared, models: _Models, device: str) -> None:
     """Writes down what is going to be made, and removes what is damaged or was never finished."""
-    store, defined = prepared.store, prepared.record.definitions
-    engines = {name: defined.models[name].replace(engine=pinned.engine) for name, pinned in models.pins.items()}
-    size = prepared.conditions(device).micro_batch
-    journal = _Journal(store, prepared.record)
+    store, shard = prepared.store, prepared.shard
     try:
-        if read_record(store) != prepared.before:
-            raise InputError(f"--output: another run was at work in {store.root} just now; give the same command again")
-        journal.write(definitions=defined.replace(models={**defined.models, **engines}, micro_batch=size))
+        write_record(store, _record(prepared, models.pins, device, read_record(store)))
         store.delete(prepared.damaged)
-        store.delete(path for path in store.paths() if is_temporary(path))
+        if shard.is_whole:
+            store.delete(path for path in store.paths() if is_temporary(path))
         take_apart(store, prepared.apart, prepared.chunks)
         for part in prepared.again:
             store.delete([part.path])
     except OSError as error:
         raise InputError(f"--output: {store.root} cannot be written: {error}") from None
-    return journal
+
+
+def _record(prepared: Prepared, pins: Mapping[str, ModelPin], device: str, there: RunRecord | None) -> RunRecord:
+    """The record of a run or shard that begins, where `there` is one now.
+
+    Raises:
+        InputError: another run was at work since `prepare`, or other shards, which make something else.
+    """
+    record, root = prepared.record, prepared.store.root
+    engines = {name: record.definitions.models[name].replace(engine=pinned.engine) for name, pinned in pins.items()}
+    size = prepared.conditions(device).micro_batch
+    defined = record.definitions.replace(models={**record.definitions.models, **engines}, micro_batch=size)
+    if there == prepared.before:
+        return record.replace(definitions=defined)
+    if there is None or prepared.shard.is_whole:
+        raise InputError(f"--output: another run was at work in {root} just now; give the same command again")
+    merged = merge_definitions(root, there.definitions, defined)
+    return record.replace(definitions=merged, proofs=there.proofs, costs=there.costs)
 
 
 def _clean_accuracies(prepared: Prepared, models: _Models, device: str, journal: _Journal) -> list[CleanAccuracy]:
-    known = journal.record.proofs
+    record = journal.read()
     with _machine_failures():
-        checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, known)
+        checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, record.proofs)
         found = {each.model: (each.correct, each.of) for each in checked}
-        if not found.items() <= known.items():
-            journal.write(proofs={**known, **found})
+        if not found.items() <= record.proofs.items():
+            write_record(prepared.store, record.replace(proofs={**record.proofs, **found}))
     return checked
 
 
@@ -147,7 +192,7 @@ def _compute(
     models: _Models,
     journal: _Journal,
     warn: Callable[[str], None],
-) -> None:
+) -> Json:
     experiment, store, plan = prepared.experiment, prepared.store, prepared.plan
     started = time.monotonic()
     conditions, done = prepared.conditions(device), False
@@ -163,7 +208,10 @@ def _compute(
                 done = True
             except Exception as error:
                 conditions = _with_less_memory(conditions, error)
-                journal.write(definitions=journal.record.definitions.replace(micro_batch=conditions.micro_batch))
+                with journal.turn():
+                    record = journal.read()
+                    defined = record.definitions.replace(micro_batch=conditions.micro_batch)
+                    write_record(store, record.replace(definitions=defined))
                 warn(
                     f"out of memory; going on with micro_batch {conditions.micro_batch}, so that new rows may differ "
                     "from old ones in the last bits"
@@ -171,7 +219,10 @@ def _compute(
         _see_that_all_is_there(prepared)
     seconds = round(time.monotonic() - started, 1)
     cost = {**plan.cost, "seconds": seconds, "device": str(torch_device(device)), **versions(), **recorded(counters)}
-    journal.write(costs=(*journal.record.costs, cost))
+    with journal.turn():
+        record = journal.read()
+        write_record(store, record.replace(costs=(*record.costs, cost)))
+    return cost
 
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory")
@@ -189,6 +240,7 @@ def _tidy(prepared: Prepared) -> None:
     experiment, store = prepared.experiment, prepared.store
     with _machine_failures():
         store.delete(store.paths(ATTEMPTS))
+        store.delete(path for path in store.paths() if is_shard_lock(path))
         files = own_files(prepared.record.definitions, store.paths())
         if not experiment.keep_canvases:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
@@ -196,6 +248,19 @@ def _tidy(prepared: Prepared) -> None:
             store.delete(unkept)
             files -= unkept
         compact(store, files, len(prepared.chunks), experiment.name)
+
+
+def _finished(prepared: Prepared, journal: _Journal) -> bool:
+    """Whether nothing is missing of the whole run; the last shard to leave tidies up for all."""
+    store = prepared.store
+    with journal.turn():
+        if shards_at_work(store):
+            return False
+        files = own_files(journal.read().definitions, store.paths())
+        finished = not make_plan(prepared.experiment, prepared.chunks, files).missing
+        if finished:
+            _tidy(prepared)
+    return finished
 
 
 def _see_that_all_is_there(prepared: Prepared) -> None:

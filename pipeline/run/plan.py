@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.experiment import Experiment
+from pipeline.run.shard import WHOLE, Shard
 from transforms.data.chunks import Chunk, Work
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
@@ -82,11 +83,13 @@ class Tasks:
     chosen: npt.NDArray[np.bool_]
 
     @classmethod
-    def every(cls, experiment: Experiment, chunks: Sequence[Chunk]) -> "Tasks":
-        """All that an experiment needs; the chunks are all of its own, in order."""
+    def every(cls, experiment: Experiment, chunks: Sequence[Chunk], shard: Shard = WHOLE) -> "Tasks":
+        """All that an experiment needs, or a shard's share; the chunks are all of the experiment's, in order."""
         kinds = tuple(task_kinds(experiment))
         images = np.array([sum(not ref.problem for ref in chunk.refs) for chunk in chunks], dtype=np.int64)
-        return cls(kinds, images, np.ones((len(chunks), len(kinds)), dtype=bool))
+        chosen = np.zeros((len(chunks), len(kinds)), dtype=bool)
+        chosen[shard.slice] = True
+        return cls(kinds, images, chosen)
 
     def __len__(self) -> int:
         return int(self.chosen.sum())
@@ -193,9 +196,9 @@ class Wave:
         return [each for each in work if each.attacks]
 
 
-def make_plan(experiment: Experiment, chunks: Sequence[Chunk], files: Collection[str]) -> Plan:
-    """Compares what an experiment needs with the files that are present and whole."""
-    every = Tasks.every(experiment, chunks)
+def make_plan(experiment: Experiment, chunks: Sequence[Chunk], files: Collection[str], shard: Shard = WHOLE) -> Plan:
+    """Compares what an experiment, or a shard's share of it, needs with the files that are present and whole."""
+    every = Tasks.every(experiment, chunks, shard)
     missing = every.absent_from(files)
     if not experiment.keep_canvases:
         missing = _with_attacks_again(missing, files)

@@ -10,8 +10,9 @@ from pipeline.images.manifest import list_images
 from pipeline.results.record import Model, RunRecord, own_files, read_record
 from pipeline.run.again import Held, without
 from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
-from pipeline.run.lock import LOCK, WATCH
+from pipeline.run.lock import WATCH, is_lock
 from pipeline.run.plan import Plan, Tasks, make_plan
+from pipeline.run.shard import WHOLE, Shard
 from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
@@ -34,6 +35,7 @@ class Prepared:
 
     Attributes:
         store: the run directory.
+        shard: the share of the chunks that is meant.
         chunks: all of the experiment's.
         pool: images of different classes, which attacks may mix in.
         pins: the models that it uses, with their weights found.
@@ -49,6 +51,7 @@ class Prepared:
 
     experiment: Experiment
     store: Store
+    shard: Shard
     chunks: tuple[Chunk, ...]
     pool: tuple[ImageRef, ...]
     pins: dict[str, ModelPin]
@@ -72,16 +75,18 @@ class Prepared:
         yield from (each.weights for each in self.pins.values() if each.weights)
 
 
-def prepare(experiment: Experiment, output: str, retry: Collection[str] = ()) -> Prepared:
+def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), shard: Shard = WHOLE) -> Prepared:
     """Lists images, finds weights, and compares the experiment with what the run directory holds.
 
     Writes nothing there; weights that are missing are downloaded to their library's cache.
 
     Args:
         retry: stages of which failures are tried again: load, attack, predict, or all.
+        shard: the share of the chunks that is meant.
 
     Raises:
-        InputError: something the experiment names is missing, or contradicts the run directory.
+        InputError: something the experiment names is missing, or contradicts the run directory, or a shard would have
+            to change files that hold rows of others.
     """
     if not output:
         raise InputError("--output: give the path of a run directory")
@@ -91,7 +96,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = ()) ->
         raise InputError(f"--output: {store.root} is a file; give the path of a run directory")
     files = store.paths()
     before = read_record(store)
-    if before is None and any(path != LOCK and not is_temporary(path) for path in files):
+    if before is None and not all(is_lock(path) or is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
     refs, notes = list_images(experiment.images, experiment.seed)
     chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
@@ -109,23 +114,29 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = ()) ->
     )
     warnings = (*notes, *_unusable(refs), *_strange_budgets(experiment))
     warnings += tuple(_other_last_bits(before, record)) if before else ()
-    if is_remote(store.root) and LOCK in files:
+    if is_remote(store.root) and any(map(is_lock, files)):
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
-    parts = own_files(record.definitions, files)
+    parts = {path for path in own_files(record.definitions, files) if shard.may_read(path)}
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
     parts -= damaged
-    again = Held(store, Tasks.every(experiment, chunks), chunks, experiment.canvas.spec, parts).again(retry)
+    again = Held(store, Tasks.every(experiment, chunks, shard), chunks, experiment.canvas.spec, parts).again(retry)
     kept, apart = without(parts, again, len(chunks))
+    shared = [*apart, *(path for path in damaged if part_of(path) is None)]
+    if shared and not shard.is_whole:
+        raise InputError(
+            f"--shard: {min(shared)} holds rows of other shards and must be made again; run without it once"
+        )
     return Prepared(
         experiment,
         store,
+        shard,
         chunks,
         pool,
         pins,
         before,
         record,
-        plan=make_plan(experiment, chunks, kept),
+        plan=make_plan(experiment, chunks, kept, shard),
         damaged=tuple(sorted(damaged)),
         again=again,
         apart=tuple(sorted(apart)),

@@ -59,7 +59,7 @@ def dataflow() -> list[str]:
     ]
 
 
-OUR_OPTIONS = ("--output", "--set", "--runner", "--device", "--models-in-memory")
+OUR_OPTIONS = ("--output", "--set", "--retry-failures", "--shard", "--runner", "--device", "--models-in-memory")
 RUNNERS: dict[str, Callable[[], list[str]]] = {"direct": direct, "prism": prism, "flink": flink, "dataflow": dataflow}
 _YEAR = 365 * 24 * 3600
 _PATIENCE = 10.0

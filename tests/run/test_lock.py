@@ -2,11 +2,14 @@
 
 import errno
 import fcntl
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.run.lock import LOCK, lock
+from pipeline.run.lock import LOCK, TakenError, lock, lock_in_turn, shard_lock, shards_at_work
 from transforms.errors import InputError
 from transforms.storage.store import Store
 
@@ -44,4 +47,37 @@ def test_the_operating_systems_lock_is_of_one_run_at_a_time(tmp_path: Path) -> N
     with lock(store), pytest.raises(InputError, match="another run is at work"), lock(store):
         pass
     with lock(store):
+        pass
+
+
+def test_who_waits_for_a_turn_gets_it_and_says_so_once(store: Store) -> None:
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as others:
+        with lock(store):
+            waiting = others.submit(_take_a_turn, store, said.append)
+            while not said:
+                assert not waiting.done()
+                time.sleep(0.01)
+            assert not waiting.done()
+        waiting.result(30)
+    assert said == [f"waiting for others that begin or end in {store.root}"]
+
+
+def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.run.lock.PATIENCE", 0.2)
+    with lock(store), pytest.raises(TakenError):
+        _take_a_turn(store, lambda _: None)
+
+
+def test_shards_at_work_are_seen_and_dead_ones_are_not(store: Store) -> None:
+    store.publish_bytes(shard_lock(2, 16), b"0123456789abcdef 7")
+    with lock(store, shard_lock(3, 16)), lock(store, shard_lock(11, 16)), lock(store):
+        assert shards_at_work(store) == ["11/16", "3/16"]
+        with pytest.raises(TakenError, match="shard 3/16 is at work"), lock(store, shard_lock(3, 16)):
+            pass
+    assert shards_at_work(store) == []
+
+
+def _take_a_turn(store: Store, warn: Callable[[str], None]) -> None:
+    with lock_in_turn(store, warn):
         pass
