@@ -7,6 +7,15 @@ from pydantic import Field, model_validator
 from pipeline.config.base import Strict
 from transforms.errors import InputError
 
+_SOURCES = {
+    "samples": "the foolbox samples",
+    "folder": "pictures",
+    "imagenet": "pictures",
+    "webdataset": "WebDataset's archives",
+    "parquet": "Parquet files of images",
+}
+"""Keys that say where images are, and what is there."""
+
 
 class ImagesConfig(Strict):
     """The `images:` section: one source, how it is labelled, and which of its images are meant.
@@ -15,6 +24,8 @@ class ImagesConfig(Strict):
         samples: the 20 images inside foolbox's wheel.
         folder: a folder of the user's own (see `folder_images`).
         imagenet: the official validation set, folder or tar (see `imagenet_images`).
+        webdataset: tar archives with labels inside (see `webdataset_images`).
+        parquet: Parquet files with labels inside, such as Hugging Face's (see `parquet_images`).
         labels: CSV of labels, for `folder` and `imagenet`.
         devkit: development kit with the ground truth, for `imagenet`.
         select: image ids or file names, or the path of a text file with one per line (lines that start with `#` are
@@ -26,6 +37,8 @@ class ImagesConfig(Strict):
     samples: Literal["foolbox"] | None = None
     folder: str | None = Field(default=None, min_length=1)
     imagenet: str | None = Field(default=None, min_length=1)
+    webdataset: str | None = Field(default=None, min_length=1)
+    parquet: str | None = Field(default=None, min_length=1)
     labels: str | None = Field(default=None, min_length=1)
     devkit: str | None = Field(default=None, min_length=1)
     select: tuple[str, ...] | str | None = None
@@ -34,11 +47,11 @@ class ImagesConfig(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [key for key in ("samples", "folder", "imagenet") if getattr(self, key) is not None]
+        given = [key for key in _SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
-            raise InputError(f"give exactly one of samples, folder, imagenet; given: {', '.join(given) or 'none'}")
-        if self.labels is not None and self.samples is not None:
-            raise InputError("labels: the foolbox samples bring their own labels; leave it out")
+            raise InputError(f"give exactly one of {', '.join(_SOURCES)}; given: {', '.join(given) or 'none'}")
+        if self.labels is not None and self.folder is None and self.imagenet is None:
+            raise InputError(f"labels: {_SOURCES[given[0]]} bring their own labels; leave it out")
         if self.devkit is not None and (self.imagenet is None or self.labels is not None):
             raise InputError("devkit: is the ground truth for imagenet, where no labels are given; leave it out")
         return self

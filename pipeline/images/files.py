@@ -6,13 +6,18 @@ Every error names the experiment's key, as in `images.folder`, and the value tha
 import errno
 import os
 import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from transforms.errors import InputError, printable, said_by
 from transforms.storage import files
 from transforms.storage.files import absolute, is_remote, remote, slice_uri
 from transforms.storage.preflight import reach
+
+_MAX_TEXT = 2**20
+"""Bytes of a text in an archive."""
 
 
 class Files(NamedTuple):
@@ -21,10 +26,12 @@ class Files(NamedTuple):
     Attributes:
         uris: by the path in it, sorted.
         again: links that lead to what was found already, and to which path.
+        texts: contents of members of an archive, as far as they were asked for.
     """
 
     uris: dict[str, str]
     again: dict[str, str]
+    texts: Mapping[str, bytes] = MappingProxyType({})
 
 
 def locate(key: str, path: str, folder: str) -> str:
@@ -84,10 +91,13 @@ def list_files(key: str, folder: str) -> Files:
     return found._replace(uris={name: f"{folder}/{name}" for name in sorted(found.uris)})
 
 
-def list_tar(key: str, tar: str) -> Files:
+def list_tar(key: str, tar: str, is_read: Callable[[str], bool] = lambda _: False) -> Files:
     """Lists the files in an uncompressed tar archive; their uris name slices of the archive.
 
     Locally this seeks from header to header; on an object store most of the archive passes through the reader.
+
+    Args:
+        is_read: whether the content of a member is wanted; of one megabyte at most, or it is not taken.
 
     Raises:
         InputError: the archive is missing, compressed or truncated.
@@ -97,14 +107,16 @@ def list_tar(key: str, tar: str) -> Files:
             files.open_to_read(tar) as file,
             tarfile.open(fileobj=file, mode="r:") as archive,
         ):
-            uris, again = dict[str, str](), dict[str, str]()
+            uris, again, texts = dict[str, str](), dict[str, str](), dict[str, bytes]()
             for member in archive:
                 name = member.name.removeprefix("./")
                 if member.isreg() and not member.issparse() and member.size:
                     uris[name] = slice_uri(tar, member.offset_data, member.size)
+                    if is_read(name) and member.size <= _MAX_TEXT and (content := archive.extractfile(member)):
+                        texts[name] = content.read()
                 elif member.islnk() or member.issym():
                     again[name] = member.linkname
-            return Files(uris, again)
+            return Files(uris, again, texts)
     except tarfile.TarError as error:
         raise InputError(f"images.{key}: {tar!r} is no complete, uncompressed tar archive: {said_by(error)}") from error
     except Exception as error:  # Whatever the client of an object store raises.

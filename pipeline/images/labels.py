@@ -165,7 +165,7 @@ def _labels(uri: str, text: str) -> Labels:
         if not fields[files[0]]:
             raise InputError(f"images.labels: {uri}, line {reader.line_num}: the column {header[files[0]]!r} is empty")
         written = tuple(_written(header[column], fields[column]) for column in labels)
-        rows.append((fields[files[0]], _resolve(written)))
+        rows.append((fields[files[0]], resolve_row(written)))
     said = f"images.labels: {uri} is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted"
     return Labels(uri, rows, (said,) if is_nips17 else ())
 
@@ -190,7 +190,7 @@ def _list(uri: str, text: str) -> Labels:
             raise InputError(
                 f"images.labels: {uri}, line {number}: {printable(file, 100)} has {listed[2][:20]}; {wrong}"
             )
-        rows.append((file, _resolve((str(label),))))
+        rows.append((file, resolve_row((str(label),))))
     return Labels(uri, rows, (f"images.labels: {uri} has no header; its numbers are taken as caffe's, 0–999",))
 
 
@@ -224,7 +224,7 @@ def _columns(uri: str, kind: str, header: Sequence[str], accepted: tuple[str, ..
 
 
 @lru_cache(2**12)  # to suggest classes takes 10 ms, and a wrong label often comes again
-def _resolve(written: tuple[str, ...]) -> Truth:
+def resolve_row(written: tuple[str, ...]) -> Truth:
     """The class that one row names, in one column or several."""
     first, *others = written
     if not first:

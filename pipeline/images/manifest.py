@@ -11,6 +11,7 @@ from hashlib import sha256
 from pipeline.config.images import ImagesConfig
 from pipeline.images.files import locate
 from pipeline.images.labels import WNID, spelled, text_of
+from pipeline.images.packed import parquet_images, webdataset_images
 from pipeline.images.sources import Listing, folder_images, foolbox_samples, imagenet_images
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.classes import class_wnid
@@ -61,13 +62,18 @@ def _source(config: ImagesConfig) -> Listing:
         return folder_images(config.folder, config.labels)
     if config.imagenet is not None:
         return imagenet_images(config.imagenet, config.labels, config.devkit)
+    if config.webdataset is not None:
+        return webdataset_images(config.webdataset)
+    if config.parquet is not None:
+        return parquet_images(config.parquet)
     return Listing(foolbox_samples())
 
 
 def _home(config: ImagesConfig) -> str:
     """The folder beside which relative paths are looked for first."""
-    path = absolute(config.folder or config.imagenet or os.curdir)
-    return posixpath.dirname(path) if path.endswith(".tar") and config.imagenet else path
+    path = absolute(config.folder or config.imagenet or config.webdataset or config.parquet or os.curdir)
+    packed = config.folder is None and (path.endswith((".tar", ".parquet")) or "*" in path)
+    return posixpath.dirname(path) if packed else path
 
 
 def _entries(select: tuple[str, ...] | str, home: str) -> list[str]:

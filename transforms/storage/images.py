@@ -13,6 +13,7 @@ from transforms.data.decode import BadImage, CanvasSpec, Decoded, decode
 from transforms.data.pixels import CanvasBatch
 from transforms.errors import StoppedError
 from transforms.storage.files import is_remote, read_bytes, whole_file
+from transforms.storage.parquet_images import read_row, row_of
 
 _MAX_BYTES = 64 * 2**20
 """An encoded image may not be larger than this."""
@@ -66,7 +67,7 @@ def _read(uri: str) -> bytes:
     waits = iter(_WAITS)
     while True:
         try:
-            return read_bytes(uri, _MAX_BYTES)
+            return _encoded(uri)
         except OSError as error:
             if error.errno in _SHORTAGES:
                 raise
@@ -78,10 +79,20 @@ def _read(uri: str) -> bytes:
         sleep(wait)
 
 
+def _encoded(uri: str) -> bytes:
+    row = row_of(uri)
+    if row is None:
+        return read_bytes(uri, _MAX_BYTES)
+    data = read_row(*row)
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {_MAX_BYTES} bytes", uri)
+    return data
+
+
 def _is_the_only_one(uri: str, error: OSError) -> bool:
     """Whether other files in the folder of one that is gone are there, or of one that is forbidden may be read."""
     path = whole_file(uri)
-    if is_remote(path) or path != uri:  # A store says itself if it is away; a tar archive is all images.
+    if is_remote(path) or path != uri or row_of(uri):  # A store says if it is away; an archive is all images.
         return is_remote(path)
     try:
         with os.scandir(os.path.dirname(path)) as entries:  # noqa: PTH120 - a dangling link has one, too
