@@ -605,7 +605,7 @@ def test_a_sample_draws_only_usable_images(pets: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "exactly one of samples, folder, imagenet; given: none"),
+        ({}, "exactly one of samples, folder, imagenet, webdataset, parquet; given: none"),
         ({"folder": "a", "imagenet": "b"}, "given: folder, imagenet"),
         ({"samples": "torch"}, "foolbox"),
         ({"samples": "foolbox", "labels": "x.csv"}, "labels"),
