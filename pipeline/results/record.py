@@ -36,11 +36,36 @@ class CanvasSize(_Frozen):
     crop: int = Field(ge=1, le=_MOST)
 
 
-class Images(_Frozen):
-    """How many image refs the run is made of, usable or not, and the SHA-256 of their ids and labels."""
+class Segment(_Frozen):
+    """How many image refs came to a run directory together, usable or not, and the SHA-256 of their ids and labels."""
 
     count: int = Field(ge=0, le=_MOST)
     sha256: str
+
+
+class Images(Segment):
+    """All image refs that a run is made of.
+
+    Attributes:
+        segments: of a run that has grown, in the order in which they came; of any other, none.
+    """
+
+    segments: tuple[Segment, ...] = ()
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.segments and sum(each.count for each in self.segments) != self.count:
+            raise ValueError("count is not the sum of those of the segments")
+        return self
+
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """The segments, one or several."""
+        return self.segments or (Segment(count=self.count, sha256=self.sha256),)
+
+    def extends(self, others: "Images") -> bool:
+        """Whether the others came first, and perhaps further ones after them."""
+        return self.parts[: len(others.parts)] == others.parts
 
 
 class Model(_Frozen):
@@ -84,6 +109,11 @@ class Definitions(_Frozen):
     models: dict[str, Model]
     attacks: dict[str, Json]
     micro_batch: int = Field(default=0, ge=0, le=_MOST)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the run has; the last one of each segment may be shorter."""
+        return sum(math.ceil(each.count / self.chunk_size) for each in self.images.parts)
 
 
 class Named(_Frozen):
@@ -129,7 +159,7 @@ def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
     Args:
         paths: relative to the run directory.
     """
-    chunks = math.ceil(definitions.images.count / definitions.chunk_size)
+    chunks = definitions.chunks
     attacks, models = {CLEAN, *definitions.attacks}, {CLEAN, *definitions.models}
 
     def is_own(file: TableFile | None) -> bool:

@@ -138,19 +138,22 @@ def _made_by(parts: Collection[Part]) -> Iterator[Part]:
             yield Part("failures", part.chunk, ("predict", *part.keys))
 
 
-def without(files: Collection[str], again: Collection[Part], chunks: int) -> tuple[set[str], set[str]]:
-    """What is left of a run's files once some parts are removed, and the compacted files that are taken apart for it.
+def without(
+    files: Collection[str], again: Collection[Part], chunks: int, groups: Collection[str] = ()
+) -> tuple[set[str], set[str]]:
+    """What is left of a run's files once some parts are removed, and the compacted files that are taken apart.
 
     Args:
         again: parts among the files, compacted ones too.
-        chunks: how many the run has.
+        chunks: how many there are.
+        groups: compacted files that are taken apart in any case.
     """
-    groups = {part.compacted for part in again} & set(files)
+    opened = {*groups, *({part.compacted for part in again} & set(files))}
     apart = {
-        replace(part, chunk=chunk).path
-        for part in again
-        if (file := table_file(part.compacted)) and part.compacted in groups
+        Part(file.table, chunk, file.keys).path
+        for path in opened
+        if (file := table_file(path))
         for chunk in file.chunks
         if chunk < chunks
     }
-    return (set(files) - groups | apart) - {part.path for part in again}, groups
+    return (set(files) - opened | apart) - {part.path for part in again}, opened

@@ -43,12 +43,22 @@ def compact(store: Store, files: set[str], chunks: int, title: str) -> None:
             store.delete(part.path for part in group)
 
 
+def unfilled(files: Iterable[str], before: int, now: int) -> set[str]:
+    """Those compacted files that hold the rows of all chunks that there were, and lack those of chunks that came since.
+
+    Args:
+        before, now: how many chunks there were, and are.
+    """
+    found = {path: file.chunks for path in files if (file := table_file(path)) and len(file.chunks) > 1}
+    return {path for path, chunks in found.items() if chunks.start < before < min(chunks.stop, now)}
+
+
 def take_apart(store: Store, groups: Iterable[str], chunks: Sequence[Chunk]) -> None:
     """Makes compacted files parts again, as they were before. Killed in the middle, it leaves what readers pass over.
 
     Args:
         groups: paths of the compacted files, whole ones.
-        chunks: all of the run's.
+        chunks: those of which they hold rows, and whatever chunks are before them.
 
     Raises:
         OSError: the filesystem refuses.

@@ -14,7 +14,7 @@ from pipeline.config.attacks import AttackConfig
 from pipeline.config.base import first_problem, one_case
 from pipeline.config.experiment import Experiment
 from pipeline.results.record import RUN_JSON, Definitions, Json
-from transforms.data.chunks import Chunk
+from transforms.data.chunks import ImageRef
 from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions, usual_micro_batch
@@ -29,16 +29,19 @@ _OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
 """Not needed, but where they are installed their attacks and models can be named."""
 
 
-def definitions(experiment: Experiment, chunks: Sequence[Chunk], pins: Mapping[str, ModelPin]) -> Definitions:
+def definitions(
+    experiment: Experiment, segments: Sequence[Sequence[ImageRef]], pins: Mapping[str, ModelPin]
+) -> Definitions:
     """Everything that gives a name in the tables its meaning."""
-    # Where files are may change, and with it what a problem says.
-    refs = [(ref.image_id, ref.label, bool(ref.problem)) for chunk in chunks for ref in chunk.refs]
     found = {
         "seed": experiment.seed,
         "chunk_size": experiment.chunk_size,
         "canvas": experiment.canvas.model_dump(mode="json"),
         "all_probabilities": experiment.all_probabilities,
-        "images": {"count": len(refs), "sha256": sha256(json.dumps(refs).encode()).hexdigest()},
+        "images": {
+            **_segment([ref for segment in segments for ref in segment]),
+            "segments": [_segment(segment) for segment in segments] if len(segments) > 1 else [],
+        },
         "models": {
             name: {
                 "source": pinned.source,
@@ -54,6 +57,12 @@ def definitions(experiment: Experiment, chunks: Sequence[Chunk], pins: Mapping[s
     return Definitions.model_validate_json(json.dumps(found))
 
 
+def _segment(refs: Sequence[ImageRef]) -> Json:
+    # Where files are may change, and with it what a problem says.
+    said = [(ref.image_id, ref.label, bool(ref.problem)) for ref in refs]
+    return {"count": len(said), "sha256": sha256(json.dumps(said).encode()).hexdigest()}
+
+
 def _defined(attack: AttackConfig) -> Json:
     """An attack with every key that its rows depend on."""
     return attack.model_dump(mode="json", exclude={"adaptive"})  # each variant has a name of its own
@@ -62,17 +71,19 @@ def _defined(attack: AttackConfig) -> Json:
 def merge_definitions(root: str, before: Definitions, now: Definitions) -> Definitions:
     """The definitions of the run directory at `root` after an experiment is added to it.
 
-    The micro-batch is the new one, if the experiment gives one: like a library's version, it changes last bits only.
+    Further images may come after those that are there. The micro-batch is the new one, if the experiment gives one:
+    like a library's version, it changes last bits only.
 
     Raises:
         InputError: something is defined differently under an old name; the message names the key and both values.
     """
-    if before.images != now.images:
+    if not now.images.extends(before.images):
         raise InputError(
             f"images: {root} was made with {before.images.count}; the {now.images.count} of the experiment are others, "
             "or labelled otherwise; use another --output"
         )
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    old["images"] = new["images"]
     old["micro_batch"] = new["micro_batch"] = new["micro_batch"] or old["micro_batch"]
     try:
         attacks = {name: _completed(attack, new["attacks"].get(name, {})) for name, attack in old["attacks"].items()}

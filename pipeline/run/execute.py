@@ -20,6 +20,7 @@ from pipeline.run.plan import Wave, make_plan, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
 from pipeline.run.runners import run_to_end
+from pipeline.run.segments import write_manifest
 from pipeline.run.shard import Shard
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
@@ -145,11 +146,14 @@ def _take_over(prepared: Prepared, models: _Models, device: str) -> None:
     """Writes down what is going to be made, and removes what is damaged or was never finished."""
     store, shard = prepared.store, prepared.shard
     try:
-        write_record(store, _record(prepared, models.pins, device, read_record(store)))
+        record = _record(prepared, models.pins, device, read_record(store))
+        # While run.json says how many chunks there were.
+        take_apart(store, prepared.apart, prepared.chunks_before)
+        write_manifest(store, prepared.segments)
+        write_record(store, record)
         store.delete(prepared.damaged)
         if shard.is_whole:
             store.delete(path for path in store.paths() if is_temporary(path))
-        take_apart(store, prepared.apart, prepared.chunks)
         for part in prepared.again:
             store.delete([part.path])
     except OSError as error:

@@ -91,6 +91,12 @@ class Tasks:
         chosen[shard.slice] = True
         return cls(kinds, images, chosen)
 
+    def before(self, chunk: int) -> "Tasks":
+        """The tasks of the chunks before a number."""
+        chosen = self.chosen.copy()
+        chosen[chunk:] = False
+        return replace(self, chosen=chosen)
+
     def __len__(self) -> int:
         return int(self.chosen.sum())
 

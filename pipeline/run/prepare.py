@@ -9,11 +9,13 @@ from pipeline.config.experiment import Experiment
 from pipeline.images.manifest import list_images
 from pipeline.results.record import Model, RunRecord, own_files, read_record
 from pipeline.run.again import Held, without
+from pipeline.run.compaction import unfilled
 from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
 from pipeline.run.lock import WATCH, is_lock
 from pipeline.run.plan import Plan, Tasks, make_plan
+from pipeline.run.segments import arrange, chunks_of
 from pipeline.run.shard import WHOLE, Shard
-from transforms.data.chunks import Chunk, ImageRef, make_chunks, one_of_each_class
+from transforms.data.chunks import Chunk, ImageRef, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
@@ -36,8 +38,9 @@ class Prepared:
     Attributes:
         store: the run directory.
         shard: the share of the chunks that is meant.
+        segments: its images, in the order in which they came to the run directory.
         chunks: all of the experiment's.
-        pool: images of different classes, which attacks may mix in.
+        pool: images of different classes, which attacks may mix in; those that came first, so that it stays the same.
         pins: the models that it uses, with their weights found.
         before: the record in the run directory; None where there is none.
         record: the one that is going to be there. Engines of new models, and the micro-batch of a new run, are resolved
@@ -52,6 +55,7 @@ class Prepared:
     experiment: Experiment
     store: Store
     shard: Shard
+    segments: list[list[ImageRef]]
     chunks: tuple[Chunk, ...]
     pool: tuple[ImageRef, ...]
     pins: dict[str, ModelPin]
@@ -66,6 +70,11 @@ class Prepared:
     def conditions(self, device: str) -> Conditions:
         """Under which models are asked, on a device: auto, cpu or cuda; raises InputError if it is not there."""
         return conditions(self.record.definitions, device)
+
+    @property
+    def chunks_before(self) -> tuple[Chunk, ...]:
+        """The chunks that there were in the run directory."""
+        return self.chunks[: self.before.definitions.chunks] if self.before else ()
 
     @property
     def paths(self) -> Iterator[str]:
@@ -99,12 +108,13 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
     if before is None and not all(is_lock(path) or is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
     refs, notes = list_images(experiment.images, experiment.seed)
-    chunks, pool = make_chunks(refs, experiment.chunk_size), one_of_each_class(refs, experiment.seed)
+    segments = arrange(store, before.definitions if before else None, refs)
+    chunks, pool = chunks_of(segments, experiment.chunk_size), one_of_each_class(segments[0], experiment.seed)
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
     pins = _pins(experiment, before.definitions.models if before else {})
-    new = definitions(experiment, chunks, pins)
+    new = definitions(experiment, segments, pins)
     record = RunRecord(
         experiment=experiment.model_dump(mode="json"),
         definitions=merge_definitions(store.root, before.definitions, new) if before else new,
@@ -113,15 +123,18 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         costs=before.costs if before else (),
     )
     warnings = (*notes, *_unusable(refs), *_strange_budgets(experiment))
-    warnings += tuple(_other_last_bits(before, record)) if before else ()
+    if before:
+        warnings += (*_growth(before, record), *_other_last_bits(before, record))
     if is_remote(store.root) and any(map(is_lock, files)):
         warnings += (f"a run may be at work in {store.root}; a new one first watches it for {WATCH:.0f} seconds",)
     parts = {path for path in own_files(record.definitions, files) if shard.may_read(path)}
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
     parts -= damaged
-    again = Held(store, Tasks.every(experiment, chunks, shard), chunks, experiment.canvas.spec, parts).again(retry)
-    kept, apart = without(parts, again, len(chunks))
+    chunks_before = before.definitions.chunks if before else len(chunks)
+    tasks = Tasks.every(experiment, chunks, shard).before(chunks_before)
+    again = Held(store, tasks, chunks, experiment.canvas.spec, parts).again(retry)
+    kept, apart = without(parts, again, chunks_before, unfilled(parts, chunks_before, len(chunks)))
     shared = [*apart, *(path for path in damaged if part_of(path) is None)]
     if shared and not shard.is_whole:
         raise InputError(
@@ -131,6 +144,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         experiment,
         store,
         shard,
+        segments,
         chunks,
         pool,
         pins,
@@ -181,6 +195,12 @@ def _strange_budgets(experiment: Experiment) -> Iterator[str]:
             values = math.floor(levels**2 if attack.norm == "l2" else levels)
             least = f"changes {values} values of a picture by one level at most"
             yield f"attacks.{name}.eps: {attack.eps} in {attack.norm} {least}"
+
+
+def _growth(before: RunRecord, now: RunRecord) -> Iterator[str]:
+    there, all_of_them = before.definitions.images.count, now.definitions.images.count
+    if all_of_them > there:
+        yield f"the run directory has {there} images; {all_of_them - there} more come to it"
 
 
 def _other_last_bits(before: RunRecord, now: RunRecord) -> Iterator[str]:

@@ -77,7 +77,7 @@ def check_plan(run: Run) -> Check:
         check.unknown.append(f"the experiment cannot be read on this machine: {first_problem(error)}")
         return check
     # Which parts there should be depends on the number of chunks, not on what is in them.
-    chunks = [Chunk(number, ()) for number in range(_chunks(run))]
+    chunks = [Chunk(number, ()) for number in range(run.record.definitions.chunks)]
     paths = run.store.paths()
     plan = make_plan(experiment, chunks, paths)
     check.looked_at = plan.total.total()
@@ -87,11 +87,6 @@ def check_plan(run: Run) -> Check:
     if len(plan.missing) > _NAMED:
         check.wrong.append(f"{len(plan.missing) - _NAMED} more tasks are missing")
     return check
-
-
-def _chunks(run: Run) -> int:
-    defined = run.record.definitions
-    return math.ceil(defined.images.count / defined.chunk_size)
 
 
 # What should be there once, and what is.
@@ -238,7 +233,8 @@ def check_canvases(run: Run) -> Check:
     check = Check("canvases are those that the rows describe, inside their budget")
     described, side = _described(run), run.record.definitions.canvas.crop
     _, attacks = run.rows("select distinct attack from canvases order by attack <> 'none', attack")
-    looks = [(chunk, attack) for chunk in range(_chunks(run)) for (attack,) in attacks]  # the clean ones first
+    chunks = range(run.record.definitions.chunks)
+    looks = [(chunk, attack) for chunk in chunks for (attack,) in attacks]  # the clean ones first
     clean: dict[str, Pixels] = {}
     paths = run.store.paths()
     for chunk, attack in tqdm(looks, desc="canvases", delay=1, leave=False):
