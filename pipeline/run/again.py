@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.run.plan import Kind, Tasks
 from transforms.data.chunks import Chunk, ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
-from transforms.rows.parts import CLEAN, Part, attacks_part, canvases_part, images_part, table_file
+from transforms.rows.parts import CLEAN, Part, attacks_part, canvases_part, file_of, images_part, table_file
 from transforms.storage.images import read_image
 from transforms.storage.store import Store
 
@@ -56,7 +56,7 @@ class Held:
         return self.tasks.parts_in(self.files)
 
     def _has(self, part: Part) -> bool:
-        return part.path in self.files or part.compacted in self.files
+        return file_of(part, self.files) is not None
 
     def _failed(self, kinds: Collection[str]) -> _Mask:
         """Tasks in which images failed that may do better."""
@@ -104,7 +104,7 @@ class Held:
 
     def _images_of(self, part: Part) -> set[str]:
         """The images that a part, or its group, has rows of; none where it is not there."""
-        path = next((path for path in (part.path, part.compacted) if path in self.files), None)
+        path = file_of(part, self.files)
         return set() if path is None else set(self.store.rows(path, ["image_id"])["image_id"].to_pylist())
 
     def _dependents(self, column: int) -> _Mask:
@@ -148,7 +148,7 @@ def without(
         chunks: how many there are.
         groups: compacted files that are taken apart in any case.
     """
-    opened = {*groups, *({part.compacted for part in again} & set(files))}
+    opened = {*groups, *(path for part in again if (path := file_of(part, files)) and path != part.path)}
     apart = {
         Part(file.table, chunk, file.keys).path
         for path in opened

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -19,21 +20,26 @@ from pipeline.run.lock import is_shard_lock, lock, lock_in_turn, shards_at_work
 from pipeline.run.plan import Wave, make_plan, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
-from pipeline.run.runners import run_to_end
+from pipeline.run.runners import is_direct, run_to_end
 from pipeline.run.segments import write_manifest
 from pipeline.run.shard import Shard
+from transforms.data.chunks import Work
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
-from transforms.rows.parts import canvases_part
+from transforms.rows.parts import ROUND, canvases_part
 from transforms.steps.context import StepContext
 from transforms.steps.crash_guard import FOLDER as ATTEMPTS
 from transforms.steps.held_models import HeldModels
 from transforms.steps.metrics import recorded
 from transforms.steps.process import prepare_numerics
+from transforms.storage.files import is_remote
 from transforms.storage.store import Store, is_temporary
+
+MOST_FILES = 50_000
+"""That tasks may make on a disk before they are compacted."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +212,13 @@ def _compute(
             try:
                 for wave in waves:
                     context = StepContext(store, models.held(wave.models), experiment.canvas.spec, conditions)
-                    root = beam.Pipeline(options=options)
-                    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
-                    counters += run_to_end(root)
+                    rounds = _rounds(prepared, wave, options)
+                    for work in rounds:
+                        root = beam.Pipeline(options=options)
+                        build(root, experiment, context, work, wave.targets, prepared.pool)
+                        counters += run_to_end(root)
+                        if len(rounds) > 1:
+                            _compact(prepared, until=work[-1].chunk.index // ROUND * ROUND + ROUND)
                 done = True
             except Exception as error:
                 conditions = _with_less_memory(conditions, error)
@@ -229,6 +239,18 @@ def _compute(
     return cost
 
 
+def _rounds(prepared: Prepared, wave: Wave, options: PipelineOptions) -> list[list[Work]]:
+    """A wave's chunks with anything to do: all at once, or on this machine as many as a disk's quota of files allows.
+
+    A cluster is given all of them, so that none of its machines waits for others, and so is a shard, one of many.
+    """
+    work = wave.work(prepared.chunks)
+    if not is_direct(options) or not prepared.shard.is_whole or is_remote(prepared.store.root):
+        return [work]
+    size = max(1, MOST_FILES // max(1, wave.tasks.files_of_a_chunk) // ROUND) * ROUND
+    return [list(some) for _, some in groupby(work, lambda each: each.chunk.index // size)]
+
+
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory")
 
 
@@ -245,13 +267,16 @@ def _tidy(prepared: Prepared) -> None:
     with _machine_failures():
         store.delete(store.paths(ATTEMPTS))
         store.delete(path for path in store.paths() if is_shard_lock(path))
-        files = own_files(prepared.record.definitions, store.paths())
         if not experiment.keep_canvases:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
-            unkept = {path for path in files if path.rpartition("/")[0] in folders}
-            store.delete(unkept)
-            files -= unkept
-        compact(store, files, len(prepared.chunks), experiment.name)
+            files = own_files(prepared.record.definitions, store.paths())
+            store.delete(path for path in files if path.rpartition("/")[0] in folders)
+        _compact(prepared)
+
+
+def _compact(prepared: Prepared, until: int | None = None) -> None:
+    files = own_files(prepared.record.definitions, prepared.store.paths())
+    compact(prepared.store, files, len(prepared.chunks), prepared.experiment.name, until)
 
 
 def _finished(prepared: Prepared, journal: _Journal) -> bool:

@@ -122,6 +122,11 @@ class Tasks:
         return sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes)
 
     @property
+    def files_of_a_chunk(self) -> int:
+        """How many files the tasks of one chunk make, at most."""
+        return sum(len(kind.parts) for kind, *_ in self.tally())
+
+    @property
     def chunks(self) -> npt.NDArray[np.bool_]:
         """Which chunks have any task, bool (C,)."""
         chunks: npt.NDArray[np.bool_] = np.logical_or.reduce(self.chosen, axis=1)

@@ -165,7 +165,7 @@ def _unexplained_without(path: str) -> set[str]:
         return set()
     predictions = f"predictions/{path.removeprefix(folder)}"
     part = part_of(predictions)
-    return {predictions, part.compacted} if part else {predictions}
+    return {predictions, part.compacted, *part.begun} if part else {predictions}
 
 
 def _pins(experiment: Experiment, before: Mapping[str, Model]) -> dict[str, ModelPin]:

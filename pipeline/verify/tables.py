@@ -26,7 +26,7 @@ from transforms.models.views import VIEWS, windows
 from transforms.rows.attacks import made_by
 from transforms.rows.canvases import canvas_sha256, from_png
 from transforms.rows.distances import distances
-from transforms.rows.parts import CLEAN, canvases_part, variant_of
+from transforms.rows.parts import CLEAN, canvases_part, file_of, variant_of
 
 CLOSE = 1e-4
 """By how much probabilities may differ that another kind of CPU or GPU has made."""
@@ -82,7 +82,7 @@ def check_plan(run: Run) -> Check:
     plan = make_plan(experiment, chunks, paths)
     check.looked_at = plan.total.total()
     for task in islice(plan.missing, _NAMED):
-        absent = next(part.path for part in task.parts if not {part.path, part.compacted} & paths)
+        absent = next(part.path for part in task.parts if file_of(part, paths) is None)
         check.wrong.append(f"{absent} is missing; the same command makes it")
     if len(plan.missing) > _NAMED:
         check.wrong.append(f"{len(plan.missing) - _NAMED} more tasks are missing")
@@ -239,7 +239,7 @@ def check_canvases(run: Run) -> Check:
     paths = run.store.paths()
     for chunk, attack in tqdm(looks, desc="canvases", delay=1, leave=False):
         part = canvases_part(chunk, attack)
-        if not {part.path, part.compacted} & paths:
+        if file_of(part, paths) is None:
             continue  # That was said with the plan.
         clean = {} if attack == CLEAN else clean
         for row in run.store.read(part).to_pylist():

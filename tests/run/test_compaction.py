@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.results.tables import open_run
+from pipeline.run import execute
 from pipeline.run.compaction import FEW, compact
 from tests.run.test_resume import DIES_BEFORE_RENAMING
 from tests.support.preforked import start
-from tests.support.runs import contents, everything, invoke, rows, run, sample_files, stamps, tiny, written
+from tests.support.runs import contents, costs, everything, invoke, rows, run, sample_files, stamps, tiny, written
 from transforms.rows.canvases import canvas_table
-from transforms.rows.parts import GROUPS, Part, attacks_part, canvases_part, superseded
+from transforms.rows.failures import failure_row
+from transforms.rows.parts import GROUPS, ROUND, Part, attacks_part, canvases_part, predictions_part, superseded
 from transforms.rows.tables import TABLES, rows_table
+from transforms.storage.seal import sealed
 from transforms.storage.store import Store
 
 pytestmark = pytest.mark.system
@@ -83,6 +87,59 @@ def test_a_group_that_is_not_full_waits(store: Store) -> None:
     assert names(store) == before
 
 
+def test_while_a_run_is_at_work_the_first_chunks_of_a_group_are_compacted(store: Store) -> None:
+    chunks = GROUPS["attacks"] + 40
+    for done in (ROUND, 5 * ROUND, GROUPS["attacks"] + ROUND):
+        publish(store, done)
+        compact(store, store.paths(), chunks, "run", until=done)
+        assert len(names(store)) == 1 + (done > GROUPS["attacks"])
+        assert sorted(ids(store)) == [f"i{number:05d}" for number in range(done)]
+        fresh = Store(store.root)
+        assert [fresh.has(attacks_part(chunk, "a")) for chunk in range(done + 1)] == [True] * done + [False]
+    assert names(store) == ["chunks-00256-00271.parquet", "group-00000.parquet"]
+    publish(store, chunks)
+    compact(store, store.paths(), chunks, "run")
+    at_once = Store(f"{store.root}-2")
+    publish(at_once, chunks)
+    compact(at_once, at_once.paths(), chunks, "run")
+    assert contents(Path(store.root)) == contents(Path(at_once.root))
+
+
+@pytest.mark.parametrize("moment", range(ROUND + 4))
+def test_killed_while_first_chunks_are_compacted_no_row_is_lost_or_seen_twice(
+    moment: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = 3 * ROUND
+    publish(store, ROUND)
+    compact(store, store.paths(), chunks, "run", until=ROUND)
+    publish(store, 2 * ROUND)
+    expected = sorted(ids(store))
+    dies_after(moment, monkeypatch, lambda: compact(store, store.paths(), chunks, "run", until=2 * ROUND))
+    assert sorted(ids(store)) == expected
+    compact(store, store.paths(), chunks, "run", until=2 * ROUND)
+    assert names(store) == ["chunks-00000-00031.parquet"]
+    assert sorted(ids(store)) == expected
+
+
+def dies_after(moment: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
+    """Does work, and is killed before so many files have got or lost their names, or at its end."""
+    steps = iter(range(moment))
+
+    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+        def dies(*arguments: Any, **named: Any) -> Any:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return step(*arguments, **named)
+
+        return dies
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "publish_bytes", counted(Store.publish_bytes))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        work()
+        raise KeyboardInterrupt  # it had ended
+
+
 def publish_canvases(store: Store, chunks: int) -> dict[int, pa.Table]:
     """Of two images to a chunk, but none in every third, as where they were unreadable."""
     draws, tables = np.random.default_rng(1), {}
@@ -129,21 +186,7 @@ def test_killed_at_any_moment_no_row_is_lost_or_seen_twice(
     """Before the group has its name, and between any two parts that go."""
     publish(store, FEW + 4)
     expected = ids(store)
-    steps = iter(range(moment))
-
-    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
-        def dies(*arguments: Any, **named: Any) -> Any:
-            if next(steps, None) is None:
-                raise KeyboardInterrupt
-            return step(*arguments, **named)
-
-        return dies
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Store, "publish_bytes", counted(Store.publish_bytes))
-        patch.setattr(Path, "unlink", counted(Path.unlink))
-        compact(store, store.paths(), FEW + 4, "run")
-        raise KeyboardInterrupt  # it had ended
+    dies_after(moment, monkeypatch, lambda: compact(store, store.paths(), FEW + 4, "run"))
     assert ids(store) == expected
     compact(store, store.paths(), FEW + 4, "run")
     assert names(store) == ["group-00000.parquet"]
@@ -245,3 +288,73 @@ def test_killed_while_parts_are_gathered_the_same_command_goes_on(large: tuple[P
     run(experiment, output)
     assert contents(output) == contents(finished)
     assert everything(output).keys() == everything(finished).keys()
+
+
+# --- a run of several rounds
+
+
+@pytest.fixture
+def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A run of twenty chunks that was stopped after a round of sixteen, which are compacted, and its experiment."""
+    monkeypatch.setattr(execute, "MOST_FILES", 1)
+    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
+    experiment = written(tmp_path, tiny(chunk_size=1, images=images))
+    done = []
+
+    def once(*arguments: Any, **named: Any) -> None:
+        compact(*arguments, **named)
+        done.append(named)
+        raise RuntimeError("the run is stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "compact", once)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            run(experiment, tmp_path / "run")
+    assert len(done) == 1
+    return experiment, tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def one_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, all chunks at once."""
+    folder = tmp_path_factory.mktemp("once")
+    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
+    run(written(folder, tiny(chunk_size=1, images=images)), folder / "run")
+    return folder / "run"
+
+
+def test_rounds_give_the_tables_of_one(rounds: tuple[Path, Path], one_round: Path) -> None:
+    experiment, output = rounds
+    begun = stamps(output)
+    assert {path.rpartition("/")[2] for path in begun} == {"chunks-00000-00015.parquet", "group-00000.parquet"}
+    assert len(rows(output, "images")) == len(open_run(str(output)).images) == 16
+    planned = invoke("plan", experiment, "--output", output).stdout
+    assert "│ predict │ 120    │ 24    │" in planned
+    run(experiment, output)
+    assert contents(output) == contents(one_round)
+
+
+def test_what_is_added_in_mid_run_leaves_the_rest_alone(
+    rounds: tuple[Path, Path], one_round: Path, tmp_path: Path
+) -> None:
+    experiment, output = rounds
+    added = ("--set", 'views=["center", "ten-crop"]')
+    run(experiment, output, *added)
+    assert costs(output)[-1]["predict"] == 120 + 24
+    shutil.copytree(one_round, tmp_path / "other")
+    run(experiment, tmp_path / "other", *added)
+    assert contents(output) == contents(tmp_path / "other")
+
+
+def test_damage_and_failures_in_mid_run_are_mended(rounds: tuple[Path, Path], one_round: Path) -> None:
+    experiment, output = rounds
+    store, part = Store(str(output)), predictions_part(3, "mi", "lite0", "center", "none")
+    found = store.rows(part.begun[0])
+    image = found["image_id"][3].as_py()
+    store.publish_bytes(part.begun[0], sealed(found.filter(pc.not_equal(found["image_id"], image))))
+    failed = Part("failures", 3, ("predict", *part.keys))
+    store.publish(failed, rows_table("failures", [failure_row(image, "ProcessDied", "it died")]))
+    damaged = min(output.rglob("chunks-*.parquet"))
+    damaged.write_bytes(b"")
+    run(experiment, output, "--retry-failures", "predict")
+    assert contents(output) == contents(one_round)

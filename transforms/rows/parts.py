@@ -1,7 +1,8 @@
 """Parts: the files of a run directory, named by what they hold. Names only: nothing is opened."""
 
 import re
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import quote, unquote
@@ -15,7 +16,11 @@ _VARIANT = "@"
 
 GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
 """How many chunks of each table are compacted into one file at the end of a large run."""
-_FILE = re.compile(r"(?P<kind>chunk|group)-(?P<number>[0-9]{5}|[1-9][0-9]{5,})\.parquet")
+ROUND = 16
+"""While a large run is at work, the first chunks of a group are compacted, a multiple of so many."""
+_NUMBER = "[0-9]{5}|[1-9][0-9]{5,}"
+_FILE = re.compile(rf"(?P<kind>chunk|group)-(?P<number>{_NUMBER})\.parquet")
+_BEGUN = re.compile(rf"chunks-(?P<first>{_NUMBER})-(?P<last>{_NUMBER})\.parquet")
 
 
 def variant_name(attack: str, defense: str) -> str:
@@ -51,11 +56,23 @@ class Part:
         return f"{self.folder}/group-{self.chunk // GROUPS[self.table]:05d}.parquet"
 
     @property
+    def begun(self) -> tuple[str, ...]:
+        """Where its rows may be while the run is at work, e.g. `attacks/attack=mi4/chunks-00000-00031.parquet`."""
+        most = GROUPS[self.table]
+        first, ends = self.chunk // most * most, range(self.chunk // ROUND * ROUND + ROUND, self.chunk + most, ROUND)
+        return tuple(begun_path(self.folder, range(first, end)) for end in ends if end < first + most)
+
+    @property
     def folder(self) -> str:
         """Where it is with those of other chunks, e.g. `attacks/attack=mi4`."""
         partitions = TABLES[self.table].partitions
         folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
         return "/".join([self.table, *folders])
+
+
+def begun_path(folder: str, chunks: range) -> str:
+    """Where the rows of the first chunks of a group are compacted, while others are still missing."""
+    return f"{folder}/chunks-{chunks.start:05d}-{chunks.stop - 1:05d}.parquet"
 
 
 def images_part(chunk: int) -> Part:
@@ -110,12 +127,17 @@ class TableFile:
 def table_file(path: str) -> TableFile | None:
     """What a path in a run directory says; None if it is not spelled as a run spells its own."""
     folder, _, name = path.rpartition("/")
-    found, keys = _FILE.fullmatch(name), _keys(folder)
-    if found is None or keys is None:
+    keys = _keys(folder)
+    if keys is None:
         return None
-    table, number = folder.partition("/")[0], int(found["number"])
-    size = GROUPS[table] if found["kind"] == "group" else 1
-    return TableFile(table, keys, range(number * size, (number + 1) * size))
+    table = folder.partition("/")[0]
+    if found := _FILE.fullmatch(name):
+        size, number = GROUPS[table] if found["kind"] == "group" else 1, int(found["number"])
+        return TableFile(table, keys, range(number * size, (number + 1) * size))
+    if found := _BEGUN.fullmatch(name):
+        chunks = range(int(found["first"]), int(found["last"]) + 1)
+        return TableFile(table, keys, chunks) if path in Part(table, chunks.start, keys).begun else None
+    return None
 
 
 @cache
@@ -133,6 +155,22 @@ def part_of(path: str) -> Part | None:
     return None if file is None or len(file.chunks) > 1 else Part(file.table, file.chunks.start, file.keys)
 
 
-def superseded(paths: Collection[str]) -> set[str]:
-    """Parts that are still there although they have been compacted: a reader must not see their rows twice."""
-    return {path for path in paths if (part := part_of(path)) and part.compacted in paths}
+def file_of(part: Part, paths: Collection[str]) -> str | None:
+    """The file among some that holds a part's rows, compacted or not; None where none does."""
+    return next((path for path in (part.path, part.compacted, *part.begun) if path in paths), None)
+
+
+def superseded(paths: Iterable[str]) -> set[str]:
+    """Files that are still there although they have been compacted: a reader must not see their rows twice."""
+    spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for path in paths:
+        if file := table_file(path):
+            spans[path.rpartition("/")[0]].append((file.chunks.start, -file.chunks.stop, path))
+    gone = set[str]()
+    for span in spans.values():
+        reached = 0
+        for _, stop, path in sorted(span):  # of those that begin with a chunk, the longest first
+            if -stop <= reached:
+                gone.add(path)
+            reached = max(reached, -stop)
+    return gone

@@ -35,10 +35,21 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self._was_there = False
+        self._begun: dict[str, set[str]] = {}
 
     def has(self, part: Part) -> bool:
-        """Whether the part has been published, and perhaps compacted since."""
-        return self.exists(part.path) or self.exists(part.compacted)
+        """Whether the part has been published, and perhaps compacted since, though not while this store is in use."""
+        return self.exists(part.path) or self.exists(part.compacted) or self._has_begun(part)
+
+    def _has_begun(self, part: Part) -> bool:
+        """Whether it is among the first chunks of a group, compacted in mid-run on disks; folders are listed once."""
+        if is_remote(self.root):
+            return False
+        if part.folder not in self._begun:
+            with suppress(FileNotFoundError):
+                names = os.listdir(self._at(part.folder))  # noqa: PTH208 - a hundred thousand names, perhaps
+                self._begun[part.folder] = {f"{part.folder}/{name}" for name in names if name.startswith("chunks-")}
+        return not self._begun.get(part.folder, set()).isdisjoint(part.begun)
 
     def read(self, part: Part) -> pa.Table:
         """The rows of a part; partition columns are not among them.
