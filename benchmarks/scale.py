@@ -1,9 +1,10 @@
 """Many images through the real graph with a stub model: memory, overhead, files, queries.
 
-    python -m benchmarks.scale FOLDER [IMAGES]
+    python -m benchmarks.scale FOLDER [IMAGES [DEFENSES [FILES]]]
 
-FOLDER, which must not exist, gets the images and the run directory; IMAGES is 50000 unless given. Everything is done by
-the `megalith` command, in processes of its own; one worker does the run.
+FOLDER, which must not exist, gets the images and the run directory; IMAGES is 50000 unless given, DEFENSES is 1. FILES
+is how many tasks may make before they are compacted, 50000 unless given. Everything is done by the `megalith` command,
+in processes of its own; one worker does the run.
 """
 
 import json
@@ -20,13 +21,21 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.stub import SIDE
+from pipeline.run.execute import MOST_FILES
 from transforms.data.classes import class_wnid
 from transforms.models.sources.source import CLASSES
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 16
 IMAGES = 50_000
-_OFTEN, _SELDOM = 0.1, 5.0
+_COMMAND = """
+import sys
+import pipeline.run.execute
+pipeline.run.execute.MOST_FILES = int(sys.argv.pop(1))
+from pipeline.main import main
+main()
+"""
+_OFTEN, _SELDOM = 0.1, 0.5
 """Seconds between two looks at a process, and at one whose files are counted."""
 _QUERIES = {
     "count": "select count(*) from predictions",
@@ -57,16 +66,18 @@ class Measured:
 
 def main() -> None:
     """Makes images, runs, and prints what was measured."""
-    folder, images = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if sys.argv[2:] else IMAGES
+    folder = Path(sys.argv[1]).resolve()
+    given = [int(each) for each in sys.argv[2:]]
+    images, defenses, files = (*given, *(IMAGES, 1, MOST_FILES)[len(given) :])
     make_images(folder / "images", images)
-    write_experiment(folder)
+    write_experiment(folder, defenses)
     install_stub(folder / "packages")
     output = folder / "run"
     named = (str(folder / "scale.yaml"), "--output", str(output))
     plan, run = ("plan", *named), ("run", *named, "--direct_num_workers=1")
     print(f"{images} images in {-(-images // CHUNK)} chunks, {os.cpu_count()} CPUs")
     show("plan, nothing there", measure(folder, plan))
-    ran = measure(folder, run, watched=output)
+    ran = measure(folder, run, watched=output, files=files)
     show("run", ran)
     show_run(ran, output, -(-images // CHUNK))
     show("plan, all there", measure(folder, plan))
@@ -92,8 +103,8 @@ def _sample_files() -> list[Path]:
     return sorted((Path(spec.origin).parent / "data").glob("imagenet_*.jpg"))
 
 
-def write_experiment(folder: Path) -> None:
-    """Two attacks and one defence, so that each kind of part is made."""
+def write_experiment(folder: Path, defenses: int) -> None:
+    """Two attacks and a defence at least, so that each kind of part is made."""
     section = {
         "name": "scale",
         "chunk_size": CHUNK,
@@ -101,7 +112,7 @@ def write_experiment(folder: Path) -> None:
         "canvas": {"resize": SIDE, "crop": SIDE},
         "models": {"stub": "stub"},
         "attacks": {name: {"recipe": name, "surrogates": ["stub"], "eps": "8/255"} for name in ("fgsm", "pgd")},
-        "defenses": {"jpeg": {"quality": [75]}},
+        "defenses": {"jpeg": {"quality": [*range(75, 75 - defenses, -1)]}},
     }
     (folder / "scale.yaml").write_text(json.dumps(section))
 
@@ -114,13 +125,13 @@ def install_stub(folder: Path) -> None:
     (info / "entry_points.txt").write_text("[megalith.models]\nstub = benchmarks.stub:stub\n")
 
 
-def measure(folder: Path, arguments: Sequence[str], watched: Path | None = None) -> Measured:
+def measure(folder: Path, arguments: Sequence[str], watched: Path | None = None, files: int = MOST_FILES) -> Measured:
     """Runs `megalith` to its end and looks at it now and then; what it says goes to `folder`/log."""
     path = os.pathsep.join([str(folder / "packages"), str(ROOT)])
     measured, started = Measured(), time.monotonic()
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(  # noqa: S603
-            [Path(sys.executable).parent / "megalith", *arguments],
+            [sys.executable, "-c", _COMMAND, str(files), *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": path},
             stdout=log,

@@ -31,7 +31,7 @@ from transforms.models.device import torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import ROUND, canvases_part
 from transforms.steps.context import StepContext
-from transforms.steps.crash_guard import FOLDER as ATTEMPTS
+from transforms.steps.crash_guard import notes
 from transforms.steps.held_models import HeldModels
 from transforms.steps.metrics import recorded
 from transforms.steps.process import prepare_numerics
@@ -265,7 +265,7 @@ def _tidy(prepared: Prepared) -> None:
     """Removes what is needed no longer, and makes few files of many."""
     experiment, store = prepared.experiment, prepared.store
     with _machine_failures():
-        store.delete(store.paths(ATTEMPTS))
+        store.delete(notes(store))
         store.delete(path for path in store.paths() if is_shard_lock(path))
         if not experiment.keep_canvases:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}

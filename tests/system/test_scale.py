@@ -80,7 +80,7 @@ def test_the_stub_goes_through_the_real_graph(tmp_path: Path, monkeypatch: pytes
     files = sorted((tmp_path / "images").rglob("*.jpg"))
     assert len({file.read_bytes() for file in files}) == 40
     assert {Image.open(file).size for file in files} == {(40, 40)}
-    write_experiment(tmp_path)
+    write_experiment(tmp_path, 1)
     install_stub(tmp_path / "packages")
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     run(tmp_path / "scale.yaml", tmp_path / "run")

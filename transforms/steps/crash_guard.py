@@ -7,6 +7,7 @@ nobody, because a process is also killed from outside: a machine is taken away, 
 dies while its parent lives died of its work.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,6 +23,7 @@ from transforms.storage.store import Store
 T = TypeVar("T")
 
 FOLDER = "attempts"
+_NOTE = re.compile(rf"{FOLDER}/[0-9a-f]{{32}}\.[0-9a-f]{{32}}")
 MOST = 3
 """Child processes that die of an image alone before it is skipped."""
 
@@ -51,6 +53,11 @@ def guarded(
             return [(numbers, work(numbers))]
 
 
+def notes(store: Store) -> set[str]:
+    """Paths of the files that say what was begun."""
+    return {path for path in store.paths(FOLDER) if _NOTE.fullmatch(path)}
+
+
 def death_rows(images: Sequence[str], kept: Collection[int]) -> list[dict[str, Any]]:
     """Rows of `failures` for the images that were left out."""
     message = f"{MOST} processes died of this image alone: out of memory, or a fault in a library"
@@ -70,7 +77,7 @@ def _isolated(work: Callable[[Sequence[int]], T], numbers: list[int]) -> list[tu
 
 def _died(store: Store, unit: str) -> bool:
     """Whether a process began a unit and did not end it."""
-    return any(path.startswith(_record(unit)) for path in store.paths(FOLDER))
+    return any(path.startswith(_record(unit)) for path in notes(store))
 
 
 @contextmanager
