@@ -51,7 +51,8 @@ class Draws:
 
     def _stack(self, draw: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
         keys = [_key(self._seed, image_id, self._name, *self._path, draw) for image_id in self._image_ids]
-        return torch.stack([sample(torch.Generator().manual_seed(key)) for key in keys])
+        drawn = [sample(torch.Generator().manual_seed(key)) for key in keys]
+        return torch.stack(drawn) if drawn else sample(torch.Generator())[None][:0]
 
 
 def _key(*parts: object) -> int:

@@ -1,5 +1,6 @@
 """Validated configuration: frozen, without unknown keys, and with errors that fit on one line."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
@@ -47,8 +48,8 @@ def one_of(kind: str, choices: Collection[str]) -> BeforeValidator:
 
 def different(names: Sequence[str]) -> Sequence[str]:
     """Refuses a list that has a name twice."""
-    for name in names:
-        if list(names).count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise InputError(f"{name!r} is listed twice")
     return names
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
-import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.config.attacks import AttackConfig, OneDefense, View
@@ -23,7 +22,6 @@ from transforms.models.pin import Engine
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.models.views import problem
-from transforms.randomness import Draws
 from transforms.rows.distances import LEAST_SIDE
 from transforms.rows.parts import CLEAN
 
@@ -145,13 +143,12 @@ class Experiment(Strict):
                 spec.build().check(self.canvas.crop)
             except InputError as error:
                 raise InputError(f"attacks.{spec.name}: {error}") from None
-        blank = torch.zeros(1, 3, self.canvas.crop, self.canvas.crop, dtype=torch.uint8)
         for where, defense in (
             *(("defenses.", each) for each in self.defenses),
             *((f"attacks.{name}.defense: ", each.defense) for name, each in self.attacks.items()),
         ):
             try:
-                defense(blank, Draws(self.seed, defense.name, [""]))
+                defense.check(self.canvas.crop)
             except InputError as error:
                 raise InputError(f"{where}{error}") from None
         return self

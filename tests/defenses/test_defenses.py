@@ -61,6 +61,13 @@ def test_a_batch_is_its_canvases_one_by_one(defense: Defense, side: int) -> None
 
 
 @every
+def test_of_no_canvases_there_are_none(defense: Defense) -> None:
+    defended = defense(pictures(40)[:0], draws_for(0))
+    assert defended.dtype == torch.uint8 and defended.shape == (0, 3, 40, 40)
+    defense.check(40)
+
+
+@every
 def test_strides_do_not_matter(defense: Defense) -> None:
     canvases = pictures(20)
     strided = canvases.contiguous(memory_format=torch.channels_last)
@@ -171,6 +178,8 @@ def test_a_plain_canvas_stays_nearly_as_it_is(written: str, data: st.DataObject)
 def test_values_out_of_range_are_refused_in_one_line(written: str, message: str) -> None:
     with pytest.raises(InputError, match=rf"^{re.escape(message)}\Z"):
         parse(written)(pictures(16), draws_for(2))
+    with pytest.raises(InputError, match=rf"^{re.escape(message)}\Z"):
+        parse(written).check(16)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def _foveated(canvases: Tensor, fixations: Tensor, degrees: float, contrast: flo
     Linear in the octave between blurs that are half an octave apart: the frequency that is halved is at most 1 % below
     f(e), if the canvas holds f(e).
     """
+    if not len(canvases):
+        return canvases
     side = canvases.shape[-1]
     level = _blur_levels(side, fixations, degrees, contrast)
     spectrum = _cosine_transform(canvases)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from transforms.defenses.registry import defense_function, is_random
+from transforms.defenses.registry import DEFENSES, defense_function, is_random
 from transforms.defenses.smoothing import SMOOTHING, Smoothing
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -99,6 +100,14 @@ class Defense:
         """The filters in their order, each with its own draws."""
         for number, each in enumerate(self.filters):
             yield each, None if draws is None else draws.at("filter", number)
+
+    def check(self, side: int) -> None:
+        """Raises InputError for a parameter that is out of its range for canvases of a side."""
+        for each in self.filters:
+            # The house's own look at parameters first, and have nothing else to do where there are no canvases.
+            images = [] if each.function in DEFENSES else [""]
+            blank = torch.zeros(len(images), 3, side, side, dtype=torch.uint8)
+            each.apply(defense_function(each.function), blank, Draws(0, each.name, images))
 
     def __call__(self, canvases: Tensor, draws: Draws | None = None) -> Tensor:
         """Applies the defence once.

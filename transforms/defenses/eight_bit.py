@@ -31,5 +31,7 @@ def to_8bit(levels: Tensor) -> Tensor:
 def picture_by_picture(canvases: Tensor, change: Callable[[Picture], Picture]) -> Tensor:
     """Applies a function of one picture to each canvas, uint8 (B, 3, S, S), on the CPU; returns the same shape."""
     pictures = [np.ascontiguousarray(canvas.permute(1, 2, 0).numpy()) for canvas in canvases.cpu()]
+    if not pictures:
+        return canvases
     changed = np.stack([change(picture) for picture in pictures])
     return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous().to(canvases.device)

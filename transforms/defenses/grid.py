@@ -3,6 +3,7 @@ with lists of parameters a grid of them."""
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,10 +40,11 @@ def defenses(section: Any) -> tuple[Defense, ...]:
         made = tuple(each for number, entry in enumerate(section) for each in grid(entry, f"defenses.{number}"))
     else:
         raise InputError("defenses: should be a section such as {lowpass: {cutoff: [0.7]}}, or a list of such")
-    for each in made:
-        if each == NO_DEFENSE:
-            raise InputError("defenses: every experiment looks at undefended canvases anyway; leave 'none' out")
-        if made.count(each) > 1:
+    counted = Counter(made)
+    if NO_DEFENSE in counted:
+        raise InputError("defenses: every experiment looks at undefended canvases anyway; leave 'none' out")
+    for each, times in counted.items():
+        if times > 1:
             raise InputError(f"defenses: {each.name} is listed twice")
     return made
 

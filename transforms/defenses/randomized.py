@@ -159,4 +159,4 @@ def _separably(canvases: Tensor, chosen: Tensor, matrices: Callable[[list[float]
     for canvas, numbers in zip(canvases, chosen.tolist(), strict=True):
         rows, columns = (each.to(canvas) for each in matrices(numbers))
         changed.append(rows @ canvas @ columns.T)
-    return torch.stack(changed)
+    return torch.stack(changed) if changed else canvases

@@ -1,6 +1,7 @@
 """Which defences there are: functions by the names that experiments and tables use."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from inspect import Parameter, signature
 from typing import get_type_hints
 
@@ -58,8 +59,13 @@ def defense_function(name: str) -> Callable[..., Tensor]:
 
 def is_random(name: str) -> bool:
     """Whether a defence takes draws; raises InputError as `defense_function` does."""
+    return _takes_draws(defense_function(name))
+
+
+@lru_cache
+def _takes_draws(function: Callable[..., Tensor]) -> bool:
     positional = Parameter.POSITIONAL_OR_KEYWORD
-    return sum(each.kind is positional for each in signature(defense_function(name)).parameters.values()) > 1
+    return sum(each.kind is positional for each in signature(function).parameters.values()) > 1
 
 
 def parameter_types(name: str) -> dict[str, type[int | float]]:

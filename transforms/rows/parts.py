@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from urllib.parse import quote, unquote
 
 from transforms.rows.tables import TABLES
@@ -65,9 +65,13 @@ class Part:
     @property
     def folder(self) -> str:
         """Where it is with those of other chunks, e.g. `attacks/attack=mi4`."""
-        partitions = TABLES[self.table].partitions
-        folders = [f"{name}={quote(key, safe='')}" for name, key in zip(partitions, self.keys, strict=True)]
-        return "/".join([self.table, *folders])
+        return _folder(self.table, self.keys)
+
+
+@lru_cache(2**16)
+def _folder(table: str, keys: tuple[str, ...]) -> str:
+    folders = [f"{name}={quote(key, safe='')}" for name, key in zip(TABLES[table].partitions, keys, strict=True)]
+    return "/".join([table, *folders])
 
 
 def begun_path(folder: str, chunks: range) -> str:
