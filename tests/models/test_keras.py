@@ -146,6 +146,9 @@ def test_what_is_published() -> None:
     """keras.io/api/applications."""
     assert model_source("keras/ResNet50").published == 0.749
     assert model_source("keras/MobileNetV3Small").published is None
+    # Of one family, the larger network is the better one.
+    family = [model_source(f"keras/EfficientNetB{number}").published or 0.0 for number in range(8)]
+    assert family == sorted(family) and len({*family}) == 8 and family[-1] == 0.843
 
 
 # Weights -------------------------------------------------------------------------------------------------------------

@@ -786,6 +786,15 @@ def test_what_a_run_prints(tiny_run: Finished) -> None:
 def test_a_run_without_defences_prints_no_table_of_them(tiny_run: Finished, tmp_path: Path) -> None:
     said = run(written(tmp_path, tiny(defenses={})), tiny_run.copy(tmp_path / "run")).stdout
     assert "Attack success" in said and "Defences" not in said
+    assert "Behind defences" not in said
+
+
+def test_a_model_that_no_attack_knows_has_no_table_of_defences(tiny_run: Finished, tmp_path: Path) -> None:
+    changed = written(tmp_path, tiny(targets=["lite0", "lite1"]))
+    said = run(changed, tiny_run.copy(tmp_path / "run")).stdout
+    assert "Defences: accuracy of lite0" in said and "Defences: accuracy of lite1" not in said
+    assert "Behind defences, lite1: open_run(…).success(), or megalith sql" in said
+    assert "Behind defences" not in tiny_run.summary
 
 
 def test_settings_change_the_experiment(tiny_run: Finished, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from PIL import Image
 
 from benchmarks.scale import install_stub, make_images, write_experiment
 from pipeline.config.experiment import load_experiment
+from pipeline.run.execute import MOST_FILES
 from pipeline.run.plan import Plan, make_plan
 from tests.support.runs import ROOT, rows, run, tiny, written
 from transforms.data.chunks import ImageRef, make_chunks
-from transforms.rows.parts import GROUPS
+from transforms.rows.parts import GROUPS, ROUND
 
 PAGE = (ROOT / "docs" / "scale.md").read_text()
 ATTACKS = ("fgsm", "bim", "pgd", "mi-fgsm", "ni-fgsm", "di-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm", "ssa")
@@ -52,8 +53,12 @@ def test_the_pages_tasks_and_passes(plan: Plan) -> None:
 def test_the_pages_files(plan: Plan) -> None:
     steps = [part for step, *_ in plan.missing.tally() for part in step.parts]
     chunks = len(plan.missing.images)
-    assert _cell("files while it runs") == f"{len(steps) * chunks:,}"
-    assert _cell("files at the end") == f"{sum(-(-chunks // GROUPS[part.table]) for part in steps):,}"
+    at_the_end = sum(-(-chunks // GROUPS[part.table]) for part in steps)
+    assert _cell("files that it makes") == f"{len(steps) * chunks:,}"
+    assert _cell("files at the end") == f"{at_the_end:,}"
+    begun = sum(GROUPS[part.table] > ROUND for part in steps)
+    assert MOST_FILES // len(steps) // ROUND == 1
+    assert _cell("files at once, at most") == f"{ROUND * len(steps) + begun + at_the_end:,}"
 
 
 def test_the_pages_hours(plan: Plan) -> None:

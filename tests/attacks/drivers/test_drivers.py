@@ -691,6 +691,16 @@ def test_square_keeps_the_budget_while_it_moves_windows() -> None:
         changed = moved
 
 
+def test_a_first_window_is_the_papers_bump_on_its_side_or_upright() -> None:
+    """Where nothing has changed yet, with the whole budget: in each channel, with either sign."""
+    bump = square._bump(5) / math.sqrt(3)
+    for step in range(8):
+        moved = square._square_l2(torch.zeros(1, 3, 12, 12), 1.0, 5, Draws(0, "attack", ["image"]).at(step))[0]
+        rows, columns = (moved[0] != 0).nonzero().T
+        for channel in moved[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]:
+            assert any(torch.allclose(sign * shape, channel) for sign in (1, -1) for shape in (bump, bump.T))
+
+
 # The cascade ---------------------------------------------------------------------------------------------------------
 
 
