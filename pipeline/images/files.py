@@ -78,17 +78,22 @@ def list_files(key: str, folder: str) -> Files:
         InputError: the folder is missing, is no folder, or cannot be listed.
     """
     if not is_remote(folder) and not Path(folder).is_dir():
-        what = "is not a folder" if exists(key, folder) else "does not exist"
-        packed = what == "is not a folder" and any(
-            f".{each}" in f"{folder}.".lower() for each in ("tar.", "tgz.", "zip.")
-        )
-        hint = "unpack it: only images.imagenet reads archives, and only an uncompressed .tar" if packed else ""
-        raise InputError(f"images.{key}: {folder!r} {what}; {hint or 'give a folder of images'}")
+        if exists(key, folder):
+            raise InputError(f"images.{key}: {folder!r} is not a folder; {_instead(folder)}")
+        raise InputError(f"images.{key}: {folder!r} does not exist; give a folder of images")
     try:
         found = Files(dict.fromkeys(remote().paths_below(folder), ""), {}) if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
         raise _unreadable(key, folder, error) from error
     return found._replace(uris={name: f"{folder}/{name}" for name in sorted(found.uris)})
+
+
+def _instead(path: str) -> str:
+    """What to do with a file that is no folder."""
+    name = f"{path}.".lower()
+    if any(f".{each}" in name for each in ("tar.", "tgz.", "zip.")):
+        return "unpack it: only images.imagenet and images.webdataset read archives, and only uncompressed .tar"
+    return "images.parquet reads such files" if ".parquet." in name else "give a folder of images"
 
 
 def list_tar(key: str, tar: str, is_read: Callable[[str], bool] = lambda _: False) -> Files:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pipeline.images.labels import LABEL_COLUMNS, Truth, resolve_row
 from pipeline.images.sources import IMAGE_SUFFIXES, Listing
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.errors import InputError, said_by
-from transforms.storage.files import absolute, open_to_read
+from transforms.storage.files import absolute, is_remote, open_to_read
 from transforms.storage.parquet_images import COLUMNS, image_column, row_uri
 from transforms.storage.preflight import reach
 
@@ -81,6 +82,10 @@ def _packs(key: str, path: str, suffix: str) -> list[str]:
         found = [f"{folder}/{name}" for name in names]
     elif root.lower().endswith(suffix) and exists(key, root):
         found = [root]
+    elif not is_remote(root) and not Path(root).is_dir():
+        what = f"is no {suffix} file" if exists(key, root) else "does not exist"
+        file = "an uncompressed .tar" if suffix == ".tar" else f"a {suffix} file"
+        raise InputError(f"images.{key}: {root!r} {what}; give {file}, a folder of them, or a pattern with *")
     else:
         hidden = re.compile(r"(^|/)\.")
         found = [uri for name, uri in list_files(key, root).uris.items() if not hidden.search(name)]
