@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.config.experiment import Experiment, load_experiment
+from pipeline.config.yaml import read_yaml
 from tests.support.runs import ROOT, written
 from transforms.data.classes import class_name, class_wnid
 from transforms.defenses.defense import NO_DEFENSE, Defense, Filter
@@ -313,3 +314,15 @@ def test_strange_yaml_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as caught:
         load_experiment(str(path))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2500
+
+
+def test_thirty_two_levels_are_the_deepest() -> None:
+    def nested(levels: int) -> str:
+        return "a: " + "[" * levels + "]" * levels
+
+    found, levels = read_yaml(nested(32), "here")["a"], 1
+    while found:
+        found, levels = found[0], levels + 1
+    assert levels == 32
+    with pytest.raises(InputError, match="nested too deeply; at most 32 levels"):
+        read_yaml(nested(33), "here")
