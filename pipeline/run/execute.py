@@ -155,8 +155,8 @@ def _take_over(prepared: Prepared, models: _Models, device: str) -> None:
         record = _record(prepared, models.pins, device, read_record(store))
         # While run.json says how many chunks there were.
         take_apart(store, prepared.apart, prepared.chunks_before)
-        write_manifest(store, prepared.segments)
         write_record(store, record)
+        write_manifest(store, prepared.segments)
         store.delete(prepared.damaged)
         if shard.is_whole:
             store.delete(path for path in store.paths() if is_temporary(path))

@@ -7,8 +7,9 @@ those that are there, so that no file of theirs is touched. `manifest.json` says
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.results.record import Definitions
 from transforms.data.chunks import Chunk, ImageRef, make_chunks
@@ -16,7 +17,17 @@ from transforms.errors import InputError
 from transforms.storage.store import Store
 
 MANIFEST = "manifest.json"
-_IDS = TypeAdapter(list[list[str]])
+
+
+class _Manifest(BaseModel):
+    """The ids of the images of each segment, and the SHA-256 of all that."""
+
+    sha256: str
+    segments: list[list[str]]
+
+
+def _digest(ids: list[list[str]]) -> str:
+    return sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def arrange(store: Store, before: Definitions | None, refs: Sequence[ImageRef]) -> list[list[ImageRef]]:
@@ -44,18 +55,21 @@ def chunks_of(segments: Sequence[Sequence[ImageRef]], size: int) -> tuple[Chunk,
 
 def write_manifest(store: Store, segments: Sequence[Sequence[ImageRef]]) -> None:
     """Writes down which images came when, unless it is written already."""
-    text = json.dumps([[ref.image_id for ref in segment] for segment in segments], indent=0).encode()
+    ids = [[ref.image_id for ref in segment] for segment in segments]
+    text = json.dumps({"sha256": _digest(ids), "segments": ids}, indent=0).encode()
     if not store.exists(MANIFEST) or store.read_bytes(MANIFEST) != text:
         store.publish_bytes(MANIFEST, text)
 
 
 def _known(store: Store, before: Definitions | None) -> list[list[str]]:
-    """The ids of the images of each segment that the record counts; none where there is one only, and no manifest."""
+    """The ids of the images of each segment that the record counts; without the last, where nothing says which those
+    are: they are the rest, unless more have come."""
     count = len(before.images.parts) if before else 0
     try:
-        ids = _IDS.validate_json(store.read_bytes(MANIFEST), strict=True) if count else []
+        written = _Manifest.model_validate_json(store.read_bytes(MANIFEST), strict=True)
+        ids = written.segments if written.sha256 == _digest(written.segments) else []
     except (OSError, ValidationError):
         ids = []
-    if len(ids) < count > 1:
+    if len(ids) < count - 1:
         raise InputError(f"{store.root}/{MANIFEST}, which says which images came first, is gone or damaged; restore it")
     return ids[:count]

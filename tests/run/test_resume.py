@@ -57,7 +57,7 @@ pytestmark = pytest.mark.system
 
 def unpublished(output: Path) -> list[str]:
     """What a reader of the tables does not see; there may be a file against a second run at the same time."""
-    published_ = {"run.json", ".lock", *(Path(path).name for path in stamps(output))}
+    published_ = {"run.json", "manifest.json", ".lock", *(Path(path).name for path in stamps(output))}
     return [path.name for path in output.rglob("*") if path.is_file() and path.name not in published_]
 
 

@@ -167,7 +167,7 @@ def test_the_whole_cycle(bucket: "Bucket", local: Path, tmp_path: Path) -> None:
     assert resumed.exit_code == 0, resumed.output
     after = below(bucket.stamps(), "runs/a")
     assert before == {path: after[path] for path in before}, "a finished part was rewritten"
-    assert set(after) == {*contents(local), "run.json"}
+    assert set(after) == {*contents(local), "run.json", "manifest.json"}
 
     copy = as_local(bucket, "runs/a", tmp_path / "copy")
     same_but_for_uris(copy, local)

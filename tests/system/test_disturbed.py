@@ -29,7 +29,7 @@ from pipeline.main import main
 main()
 """
 """The command, which compacts in mid-run."""
-KEPT = {"run.json", "manifest.json"}
+KEPT = {"run.json"}
 """What a run directory cannot do without; a damaged one is refused, and stays as it is."""
 
 
@@ -160,7 +160,8 @@ class Disturbances:
     def find(self) -> None:
         """Whatever went away comes back."""
         for folder in self._away:
-            shutil.rmtree(folder, ignore_errors=True)
+            while folder.exists():  # Whoever is at work may still make folders there.
+                shutil.rmtree(folder, ignore_errors=True)
             folder.with_name(f"{folder.name}-away").rename(folder)
         self._away.clear()
 

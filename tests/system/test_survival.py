@@ -47,9 +47,9 @@ def wait_for(output: Path, pattern: str, process: Process, count: int = 1) -> No
 
 
 def unfinished(output: Path) -> list[str]:
-    """Files that are neither parts nor the run's own two."""
+    """Files that are neither parts nor the run's own few."""
     found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    return sorted(found - stamps(output).keys() - {"run.json", ".lock"})
+    return sorted(found - stamps(output).keys() - {"run.json", "manifest.json", ".lock"})
 
 
 def last_line(process: Process) -> str:
