@@ -293,9 +293,9 @@ def test_the_same_command_again_does_nothing(
             id="weights",
         ),
         pytest.param(
-            {"images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[:4]]}},
-            ["images", "3", "4"],
-            id="more-images",
+            {"images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[:2]]}},
+            ["images", "3", "2"],
+            id="fewer-images",
         ),
         pytest.param(
             {"images": {"samples": "foolbox", "select": [file.stem for file in sample_files()[1:4]]}},
