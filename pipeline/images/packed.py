@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline.images.files import exists, list_files, list_tar
 from pipeline.images.labels import LABEL_COLUMNS, Truth, resolve_row
-from pipeline.images.sources import IMAGE_SUFFIXES, Listing
-from transforms.data.chunks import UNLABELED, ImageRef
+from pipeline.images.sources import IMAGE_SUFFIXES, Listing, image_ref, stem
+from transforms.data.chunks import ImageRef
 from transforms.errors import InputError, said_by
 from transforms.storage.files import absolute, is_remote, open_to_read
 from transforms.storage.parquet_images import COLUMNS, image_column, row_uri
@@ -45,8 +45,7 @@ def webdataset_images(path: str) -> Listing:
         for name, uri in files.uris.items():
             key, kind = _key(name)
             if f".{kind}" in IMAGE_SUFFIXES:
-                label, problem = _truth(files.texts, key)
-                refs.append(ImageRef(f"{_stem(archive)}/{key}", uri, label, problem))
+                refs.append(image_ref(f"{stem(archive)}/{key}", uri, _truth(files.texts, key)))
             elif any(f".{kind}".endswith(suffix) for suffix in IMAGE_SUFFIXES):
                 others[f".{kind}"] += 1
     if not refs:
@@ -92,7 +91,7 @@ def _packs(key: str, path: str, suffix: str) -> list[str]:
     packs = [uri for uri in found if uri.lower().endswith(suffix)]
     if not packs:
         raise InputError(f"images.{key}: no file {suffix} in {root}; give one, a folder of them, or a pattern with *")
-    sets = sorted({_NUMBER.sub("", _stem(pack)) for pack in packs})
+    sets = sorted({_NUMBER.sub("", stem(pack)) for pack in packs})
     if len(sets) > 1:
         raise InputError(
             f"images.{key}: {root} holds files of {len(sets)} sets, {', '.join(sets[:3])}; give one of them as "
@@ -112,7 +111,7 @@ def _is_label(name: str) -> bool:
     return _key(name)[1] in _LABEL_FILES
 
 
-def _truth(texts: Mapping[str, bytes], key: str) -> Truth:
+def _truth(texts: Mapping[str, bytes], key: str) -> Truth | None:
     """What the files of a key say."""
     written = []
     if (text := texts.get(f"{key}.cls")) is not None:
@@ -122,9 +121,9 @@ def _truth(texts: Mapping[str, bytes], key: str) -> Truth:
     return _resolved(written)
 
 
-def _resolved(written: Sequence[str]) -> Truth:
+def _resolved(written: Sequence[str]) -> Truth | None:
     known = tuple(each for each in written if each)
-    return resolve_row(known) if known else Truth(UNLABELED, "unlabeled: nothing says which class it shows")
+    return resolve_row(known) if known else None
 
 
 def _label_of_json(text: bytes) -> str:
@@ -155,9 +154,9 @@ def _rows(file: str) -> Iterator[ImageRef]:
     classes = {name: _class_names(schema, name) for name in labels}
     for number, row in enumerate(rows):
         path = (row.get(column.partition(".")[0]) or {}).get("path") if "." in column else None
-        image_id = posixpath.splitext(path)[0].lstrip("/") if path else f"{_stem(file)}/{number:05d}"
+        image_id = posixpath.splitext(path)[0].lstrip("/") if path else f"{stem(file)}/{number:05d}"
         written = [each for name in labels for each in _written(row[name], classes[name])]
-        yield ImageRef(image_id, row_uri(file, number), *_resolved(written))
+        yield image_ref(image_id, row_uri(file, number), _resolved(written))
 
 
 def _written(label: object, classes: Sequence[str]) -> list[str]:
@@ -179,7 +178,3 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     except (ValueError, TypeError, LookupError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _stem(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]

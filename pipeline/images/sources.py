@@ -109,7 +109,7 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listin
     home = posixpath.dirname(root) if packed else root
     labeled = None if labels is None else read_labels(locate("labels", labels, home))
     truths = _by_name(labeled, list(images)) if labeled else _ground_truth(home, list(images), devkit)
-    refs = [_ref(_stem(name), uri, truths.get(name)) for name, uri in images.items()]
+    refs = [image_ref(stem(name), uri, truths.get(name)) for name, uri in images.items()]
     return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("imagenet", root, files, images)))
 
 
@@ -155,7 +155,7 @@ def _kind(name: str) -> str:
 
 
 def _by_csv(root: str, images: Mapping[str, str], labels: Labels, again: Mapping[str, str]) -> list[ImageRef]:
-    present = [_ref(_id(name), uri, labels.by_path(name)) for name, uri in images.items()]
+    present = [image_ref(_id(name), uri, labels.by_path(name)) for name, uri in images.items()]
     seen = {spelled(known) for name in images for known in (name, _id(name))}
     links = {spelled(known): first for name, first in again.items() for known in (_id(name), name)}
     absent = [
@@ -179,12 +179,12 @@ def _by_sub_folder(root: str, images: Mapping[str, str]) -> list[ImageRef]:
             "file,label, or put them into sub-folders named by wnid, index or name"
         )
     truths = {folder: _truth_of_folder("folder", root, folder, images) for folder in folders}
-    return [_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
+    return [image_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
 
 
 def _by_name(labels: Labels, names: list[str]) -> dict[str, Truth]:
-    folders = Counter(stem for stem, _ in {(_stem(spelled(name)), _parent(name)) for name in names})
-    found = {name: labels.by_name(name, folders[_stem(spelled(name))] == 1) for name in names}
+    folders = Counter(stem for stem, _ in {(stem(spelled(name)), _parent(name)) for name in names})
+    found = {name: labels.by_name(name, folders[stem(spelled(name))] == 1) for name in names}
     return {name: truth for name, truth in found.items() if truth}
 
 
@@ -194,7 +194,7 @@ def _ground_truth(home: str, names: list[str], devkit: str | None) -> dict[str, 
         truths = {wnid: _truth_of_folder("imagenet", home, wnid) for wnid in sorted(set(map(_parent, names)))}
         return {name: truths[_parent(name)] for name in names}
     by_id = read_devkit(_find_devkit(home) if devkit is None else _locate_devkit(devkit, home))
-    return {name: by_id[_stem(name)] for name in names if _stem(name) in by_id}
+    return {name: by_id[stem(name)] for name in names if stem(name) in by_id}
 
 
 def _locate_devkit(devkit: str, home: str) -> str:
@@ -227,7 +227,8 @@ def _truth_of_folder(key: str, root: str, folder: str, names: Iterable[str] = ()
         raise InputError(f"images.{key}: sub-folder {folder!r} of {root} must be named by a class: {error}") from error
 
 
-def _ref(image_id: str, uri: str, truth: Truth | None) -> ImageRef:
+def image_ref(image_id: str, uri: str, truth: Truth | None) -> ImageRef:
+    """An image with its label, or with the problem that nothing says which class it shows."""
     label, problem = truth or Truth(UNLABELED, "unlabeled: nothing says which class it shows")
     return ImageRef(image_id, uri, label, problem)
 
@@ -241,7 +242,8 @@ def _id(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """A file's name without folder and extension."""
     return _id(posixpath.basename(name))
 
 

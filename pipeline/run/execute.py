@@ -266,10 +266,11 @@ def _tidy(prepared: Prepared) -> None:
     experiment, store = prepared.experiment, prepared.store
     with _machine_failures():
         store.delete(notes(store))
-        store.delete(path for path in store.paths() if is_shard_lock(path))
+        paths = store.paths()
+        store.delete(filter(is_shard_lock, paths))
         if not experiment.keep_canvases:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
-            files = own_files(prepared.record.definitions, store.paths())
+            files = own_files(prepared.record.definitions, paths)
             store.delete(path for path in files if path.rpartition("/")[0] in folders)
         _compact(prepared)
 
