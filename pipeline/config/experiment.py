@@ -18,7 +18,7 @@ from transforms.data.decode import CanvasSpec
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
-from transforms.models.pin import Engine
+from transforms.models.pin import Engine, GradientEngine
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
 from transforms.models.views import problem
@@ -53,12 +53,14 @@ class ModelConfig(Strict):
 
     Attributes:
         engine: runs the network when it predicts; by default the quickest that agrees with torch on the device.
+        gradients: runs it when an attack follows it; by default torch with `engine: torch`, and else the quickest.
     """
 
     source: str
     weights: str | None = None
     preprocessing: dict[str, Any] = Field(default_factory=dict)  # what differs from the source's own
     engine: Annotated[Engine, one_of("engine", get_args(Engine))] = "auto"
+    gradients: Annotated[GradientEngine, one_of("gradients", get_args(GradientEngine))] = "auto"
 
     @model_validator(mode="before")
     @classmethod

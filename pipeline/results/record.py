@@ -76,12 +76,14 @@ class Model(_Frozen):
         weights_sha256: of the weights file.
         preprocessing: as resolved from source and experiment.
         engine: the one that predicts, as resolved on the device of the first run.
+        gradients: the one whose gradients are followed, likewise; auto as long as no attack has followed the model.
     """
 
     source: str
     weights_sha256: str
     preprocessing: Json = {}
     engine: str = "torch"
+    gradients: str = "torch"
 
     @model_validator(mode="before")
     @classmethod

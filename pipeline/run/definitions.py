@@ -48,6 +48,7 @@ def definitions(
                 "weights_sha256": pinned.weights_sha256,
                 "preprocessing": pinned.preprocessing.keys(),
                 "engine": pinned.engine,
+                "gradients": pinned.gradients,
             }
             for name, pinned in pins.items()
         },

@@ -79,9 +79,12 @@ def execute(
     prepare_numerics()
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
     models = _Models(prepared.pins, device, together=len(waves) <= 1)
+    followed = {name for attack in prepared.experiment.attacks.values() for name in attack.surrogates}
     for name, pinned in prepared.pins.items():
-        if pinned.engine == "auto" or name not in prepared.record.proofs:
-            models.resolve(name)  # What is wrong with it is said before anything is written.
+        open_ = pinned.engine == "auto" or (name in followed and pinned.gradients == "auto")
+        if open_ or name not in prepared.record.proofs:
+            # What is wrong with it is said before anything is written.
+            models.resolve(name, followed=name in followed)
     shard = prepared.shard
     journal = _Journal(prepared.store, shard, warn)
     with lock(prepared.store, shard.lock):
@@ -112,9 +115,9 @@ class _Models:
         """A model as it predicts."""
         return self.held([name]).target(name)
 
-    def resolve(self, name: str) -> None:
-        """Loads a model, and settles its engine; raises InputError where its weights or its engine are wrong."""
-        self.pins[name] = replace(self.pins[name], engine=self.held([name]).engine(name))
+    def resolve(self, name: str, *, followed: bool) -> None:
+        """Loads a model, and settles its engines; raises InputError where its weights or an engine are wrong."""
+        self.pins[name] = self.held([name]).resolved(name, followed=followed)
 
 
 class _Journal:
@@ -173,9 +176,10 @@ def _record(prepared: Prepared, pins: Mapping[str, ModelPin], device: str, there
         InputError: another run was at work since `prepare`, or other shards, which make something else.
     """
     record, root = prepared.record, prepared.store.root
-    engines = {name: record.definitions.models[name].replace(engine=pinned.engine) for name, pinned in pins.items()}
-    size = prepared.conditions(device).micro_batch
-    defined = record.definitions.replace(models={**record.definitions.models, **engines}, micro_batch=size)
+    models = dict(record.definitions.models)
+    for name, pinned in pins.items():
+        models[name] = models[name].replace(engine=pinned.engine, gradients=pinned.gradients)
+    defined = record.definitions.replace(models=models, micro_batch=prepared.conditions(device).micro_batch)
     if there == prepared.before:
         return record.replace(definitions=defined)
     if there is None or prepared.shard.is_whole:

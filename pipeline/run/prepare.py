@@ -169,12 +169,14 @@ def _unexplained_without(path: str) -> set[str]:
 
 
 def _pins(experiment: Experiment, before: Mapping[str, Model]) -> dict[str, ModelPin]:
-    """The models, with their weights found. Where the experiment leaves the engine open, it stays the recorded one."""
+    """The models, with their weights found. Where the experiment leaves an engine open, it stays the recorded one."""
     pins = {}
     for name, config in experiment.used_models.items():
-        recorded = before[name].engine if name in before else "auto"
-        engine = recorded if config.engine == "auto" else config.engine
-        pins[name] = pin(config.source, config.weights, config.preprocessing, engine)
+        usual = "torch" if config.engine == "torch" else "auto"
+        recorded = (before[name].engine, before[name].gradients) if name in before else ("auto", usual)
+        named = (config.engine, config.gradients)
+        engines = (there if given == "auto" else given for given, there in zip(named, recorded, strict=True))
+        pins[name] = pin(config.source, config.weights, config.preprocessing, *engines)
     return pins
 
 

@@ -94,7 +94,7 @@ def _made_again(row: Row, canvas: Pixels, models: HeldModels, asked_under: Condi
 def _pin(run: Run, name: str) -> ModelPin:
     """A model as the run had it; raises InputError where it cannot be had."""
     defined, written = run.record.definitions.models[name], run.record.named().models.get(name, {})
-    found = pin(defined.source, written.get("weights"), defined.preprocessing, defined.engine)
+    found = pin(defined.source, written.get("weights"), defined.preprocessing, defined.engine, defined.gradients)
     if found.weights_sha256 != defined.weights_sha256:
         raise InputError("its weights on this machine are not those that the run was made with")
     return found

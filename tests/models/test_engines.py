@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from transforms.models.answers import predict_batch
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.conditions import Conditions
 from transforms.models.engines.agreement import disagreement
-from transforms.models.engines.registry import ENGINES, Predictor, predicting
-from transforms.models.pin import pin
+from transforms.models.engines.registry import FOLLOWED, PREDICTING, Prepared, prepared
+from transforms.models.pin import Engine, GradientEngine, pin
 from transforms.steps.held_models import HeldModels
 
 pytestmark = pytest.mark.system
@@ -34,7 +35,7 @@ def classifier(network: nn.Module) -> Classifier:
 
 
 def test_labels_are_the_same_and_probabilities_within_one_in_ten_thousand(lite1: Classifier, samples: Samples) -> None:
-    predictor = predicting(lite1, "auto")
+    predictor = prepared(lite1, PREDICTING, "auto")
     quick = predictor.classifier
     assert predictor.engine == "onnxruntime" and not quick.differentiable and lite1.differentiable
     one, other = (predict_batch(each, "center", samples.canvases, CONDITIONS) for each in (lite1, quick))
@@ -87,14 +88,14 @@ class Spectral(nn.Module):
 @pytest.mark.parametrize("network", [Tricky(), Spectral()], ids=lambda each: type(each).__name__)
 def test_a_network_that_would_answer_otherwise_stays_with_torch(network: nn.Module) -> None:
     model = classifier(network)
-    assert predicting(model, "auto") == Predictor("torch", model)
+    assert prepared(model, PREDICTING, "auto") == Prepared("torch", model)
     with pytest.raises(InputError, match=r"onnxruntime .*; give engine: torch"):
-        predicting(model, "onnxruntime")
+        prepared(model, PREDICTING, "onnxruntime")
 
 
 def test_a_plain_network_does_not_stay_with_torch() -> None:
     model = classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 1000)))
-    predictor = predicting(model, "auto")
+    predictor = prepared(model, PREDICTING, "auto")
     quick = predictor.classifier
     windows = torch.rand(5, 3, 8, 8)
     assert (
@@ -102,21 +103,22 @@ def test_a_plain_network_does_not_stay_with_torch() -> None:
         and quick is not model
         and torch.allclose(quick(windows), model(windows), atol=1e-5)
     )
-    assert predicting(model, "torch") == Predictor("torch", model)
+    assert prepared(model, PREDICTING, "torch") == Prepared("torch", model)
 
 
-def test_gradients_are_torchs_whatever_predicts() -> None:
+def test_what_predicts_and_what_is_followed_have_engines_of_their_own() -> None:
     pinned = pin("packaged/efficientnet-lite0")
-    models = HeldModels({"plain": replace(pinned, engine="torch"), "quick": pinned}, "cpu")
+    models = HeldModels({"plain": replace(pinned, engine="torch", gradients="torch"), "quick": pinned}, "cpu")
     assert models["plain"].differentiable and models["quick"].differentiable
     assert models.target("plain") is models["plain"] and not models.target("quick").differentiable
-    assert [models.engine(name) for name in ("plain", "quick")] == ["torch", "onnxruntime"]
+    resolved = [models.resolved(name, followed=True) for name in ("plain", "quick")]
+    assert [(each.engine, each.gradients) for each in resolved] == [("torch", "torch"), ("onnxruntime", "fused")]
 
 
 def test_a_worker_elsewhere_does_not_choose_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was resolved travels along: an engine that is not to be had there is said, and no other taken."""
     models = HeldModels({"quick": pin("packaged/efficientnet-lite0")}, "cpu")
-    assert models.engine("quick") == "onnxruntime"
+    assert models.resolved("quick", followed=False).engine == "onnxruntime"
     sent = pickle.dumps(models)
     del models  # as in a process that has not loaded anything: Beam keeps the last object that was shared, another now
     Shared().acquire(nn.Identity)
@@ -125,8 +127,7 @@ def test_a_worker_elsewhere_does_not_choose_again(monkeypatch: pytest.MonkeyPatc
     def unavailable(classifier: Classifier) -> Classifier:
         raise InputError("not here")
 
-    monkeypatch.setitem(ENGINES, "onnxruntime", unavailable)
-    monkeypatch.setattr("transforms.models.engines.onnxruntime_engine.prepare", unavailable)
+    monkeypatch.setitem(PREDICTING, "onnxruntime", unavailable)
     with pytest.raises(InputError, match=r"models\.quick\.engine: not here"):
         pickle.loads(sent).target("quick")  # noqa: S301 - our own
 
@@ -174,5 +175,34 @@ def test_another_engine_under_an_old_name_is_refused(attacked_later: tuple[Path,
     assert re.search(r'models\.lite0\.engine: .* was made with "onnxruntime", the experiment says "torch"', said)
 
 
+def test_engine_torch_is_the_plain_network_throughout_and_is_written_down(tmp_path: Path) -> None:
+    """An engine of gradients is settled when an attack first follows the model, and then stays."""
+    models = {name: {"source": f"packaged/{_LITE0}", **keys} for name, keys in _NAMED.items()}
+    path = written(tmp_path, tiny(models=models, targets=list(_NAMED), defenses={}, attacks={}))
+    output = tmp_path / "run"
+    run(path, output)
+    assert _gradients(output) == {"open": "auto", "plain": "torch", "asked": "fused", "mixed": "fused"}
+    attack = "{recipe: fgsm, surrogates: [open, plain], eps: 4/255}"
+    run(path, output, f"--set=attacks.a={attack}")
+    assert _gradients(output) == {"open": "fused", "plain": "torch", "asked": "fused", "mixed": "fused"}
+    said = refused(path, output, "--set=models.open={source: packaged/efficientnet-lite0, gradients: torch}")
+    assert re.search(r'models\.open\.gradients: .* was made with "fused", the experiment says "torch"', said)
+
+
+_LITE0 = "efficientnet-lite0"
+_NAMED = {
+    "open": {},
+    "plain": {"engine": "torch"},
+    "asked": {"gradients": "fused"},
+    "mixed": {"engine": "torch", "gradients": "fused"},
+}
+
+
+def _gradients(output: Path) -> dict[str, str]:
+    models: Json = json.loads((output / "run.json").read_text())["definitions"]["models"]
+    return {name: model["gradients"] for name, model in models.items()}
+
+
 def test_the_engines_are_those_that_may_be_named() -> None:
-    assert set(ENGINES) == {"torch", "onnxruntime"}
+    assert {"auto", *PREDICTING} == set(get_args(Engine))
+    assert {"auto", *FOLLOWED} == set(get_args(GradientEngine))

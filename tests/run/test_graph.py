@@ -25,7 +25,7 @@ from transforms.data.decode import decode
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.models.answers import Answers, defend_batch, predict_batch
-from transforms.models.engines.registry import predicting as engine_of
+from transforms.models.engines.registry import PREDICTING, prepared
 from transforms.models.sources.registry import model_source
 from transforms.rows.attacks import attack_rows
 from transforms.rows.parts import predictions_part
@@ -52,7 +52,7 @@ class PlainLoop:
         self.canvases: dict[tuple[str, str], np.ndarray] = {}
         conditions = conditions_of(experiment)
         models = {name: model_source(each.source).load(CPU) for name, each in experiment.models.items()}
-        predicting = {name: engine_of(model, "auto").classifier for name, model in models.items()}
+        predicting = {name: prepared(model, PREDICTING, "auto").classifier for name, model in models.items()}
         batch = self._load(experiment)
         batches = {"none": batch}
         for spec in experiment.specs:

@@ -9,6 +9,8 @@ from transforms.models.sources.registry import model_source
 
 Engine = Literal["auto", "torch", "onnxruntime"]
 """What runs a network when it predicts; auto is the quickest that agrees with torch on the device."""
+GradientEngine = Literal["auto", "torch", "fused"]
+"""What runs a network when an attack follows its gradients; auto likewise."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class ModelPin:
         preprocessing: as resolved from source and experiment.
         published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
         engine: the one that predicts, a name in `engines.registry`, or auto where that has not been resolved.
+        gradients: the one whose gradients are followed, likewise.
     """
 
     source: str
@@ -30,6 +33,7 @@ class ModelPin:
     preprocessing: Preprocessing
     published: float | None = None
     engine: str = "auto"
+    gradients: str = "auto"
 
 
 def pin(
@@ -37,8 +41,9 @@ def pin(
     weights: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     engine: str = "auto",
+    gradients: str = "auto",
 ) -> ModelPin:
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
     found = model_source(source, weights, preprocessing)
     path = str(found.weights.absolute()) if found.local else None
-    return ModelPin(source, path, found.digest(), found.preprocessing, found.published, engine)
+    return ModelPin(source, path, found.digest(), found.preprocessing, found.published, engine, gradients)

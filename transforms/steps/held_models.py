@@ -2,64 +2,75 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from apache_beam.utils.shared import Shared
 
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import torch_device
-from transforms.models.engines.registry import Predictor, predicting
+from transforms.models.engines.registry import FOLLOWED, PREDICTING, Prepared, prepared
 from transforms.models.pin import ModelPin
 from transforms.models.sources.registry import model_source
+
+_ENGINES = {"engine": PREDICTING, "gradients": FOLLOWED}
+"""By the attribute of a pin that names one."""
 
 
 class HeldModels:
     """The models of an experiment by name, each loaded when first asked for and shared by all DoFns of a process.
 
     So a run that adds one model to many loads one. `models[name]` has gradients, if any has; `models.target(name)` is
-    for predictions, by the engine of its pin. Picklable: what is loaded stays behind.
+    for predictions; each is run by the engine of its pin. Picklable: what is loaded stays behind.
     """
 
     def __init__(self, pins: Mapping[str, ModelPin], device: str) -> None:
         self._pins = dict(pins)
         self._device = device
-        self._shared = {name: (Shared(), Shared()) for name in pins}
-        self._loaded: dict[str, Classifier] = {}
-        self._predicting: dict[str, Predictor] = {}
+        self._shared = {(use, name): Shared() for name in pins for use in (*_ENGINES, "loaded")}
+        self._held: dict[tuple[str, str], Prepared] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_loaded": {}, "_predicting": {}}
+        return {**self.__dict__, "_held": {}}
 
     def __getitem__(self, name: str) -> Classifier:
-        """Raises InputError if the weights found here are not those that the run was started with."""
-        if name not in self._loaded:
-            self._loaded[name] = self._shared[name][0].acquire(lambda: self._load(name))
-        return self._loaded[name]
+        """The model as attacks follow it.
+
+        Raises:
+            InputError: the weights found here are not those that the run was started with, or its engine cannot run it.
+        """
+        return self._prepared("gradients", name).classifier
 
     def target(self, name: str) -> Classifier:
-        """The model as it predicts; raises InputError like `models[name]`, or where its engine cannot run it."""
-        return self._predictor(name).classifier
+        """The model as it predicts; raises InputError likewise."""
+        return self._prepared("engine", name).classifier
 
-    def engine(self, name: str) -> str:
-        """The engine that predicts, where the pin leaves the choice to the model and the device; raises likewise."""
-        return self._predictor(name).engine
+    def resolved(self, name: str, *, followed: bool) -> ModelPin:
+        """The pin with the engine chosen that predicts and, where the model is followed, that whose gradients are.
 
-    def _predictor(self, name: str) -> Predictor:
-        if name not in self._predicting:
-            self._predicting[name] = self._shared[name][1].acquire(lambda: self._prepare(name))
-        return self._predicting[name]
+        Raises:
+            InputError: likewise.
+        """
+        self.target(name)
+        if followed:
+            self[name]
+        return self._pins[name]
 
-    def _prepare(self, name: str) -> Predictor:
-        # A network that nobody attacks is not kept beside the engine that took it over.
-        classifier = self._loaded.get(name) or self._load(name)
+    def _prepared(self, use: str, name: str) -> Prepared:
+        if (use, name) not in self._held:
+            self._held[use, name] = self._shared[use, name].acquire(lambda: self._prepare(use, name))
+        return self._held[use, name]
+
+    def _prepare(self, use: str, name: str) -> Prepared:
+        # Shared, so that it is one where both are torch's; gone where engines have taken it over.
+        loaded = self._shared["loaded", name].acquire(lambda: self._load(name))
         try:
-            predictor = predicting(classifier, self._pins[name].engine)
+            found = prepared(loaded, _ENGINES[use], getattr(self._pins[name], use))
         except InputError as error:
-            raise InputError(f"models.{name}.engine: {error}") from None
-        self._pins[name] = replace(self._pins[name], engine=predictor.engine)  # other processes choose no other
-        if predictor.classifier is classifier:
-            self._loaded[name] = self._shared[name][0].acquire(lambda: classifier)
-        return predictor
+            raise InputError(f"models.{name}.{use}: {error}") from None
+        resolved: dict[str, Any] = {use: found.engine}
+        self._pins[name] = replace(self._pins[name], **resolved)  # other processes choose no other
+        return found
 
     def _load(self, name: str) -> Classifier:
         pinned = self._pins[name]

@@ -1,48 +1,53 @@
-"""Engines: what runs a network when it predicts. Gradients are always torch's.
+"""Engines: what runs a network when it predicts, and what runs it when an attack follows its gradients.
 
-Which engine predicts is a function of the model and the device alone. It is resolved once, and written into the record
-of the run.
+Each is a function of the model and the device alone. It is resolved once, and written into the record of the run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.engines import onnxruntime_engine
+from transforms.models.engines import fused, onnxruntime_engine
+
+Engine = Callable[[Classifier], Classifier]
+"""Prepares a classifier, or raises InputError where it cannot or where its answers differ from torch's."""
 
 
 def _as_loaded(classifier: Classifier) -> Classifier:
     return classifier
 
 
-ENGINES: dict[str, Callable[[Classifier], Classifier]] = {
-    "torch": _as_loaded,
-    "onnxruntime": onnxruntime_engine.prepare,
-}
-"""Each prepares a classifier, or raises InputError where it cannot or where its answers differ from torch's."""
+PREDICTING: dict[str, Engine] = {"onnxruntime": onnxruntime_engine.prepare, "torch": _as_loaded}
+"""Engines for predictions, the quickest first."""
+
+FOLLOWED: dict[str, Engine] = {"fused": fused.prepare, "torch": _as_loaded}
+"""Engines for gradients, the quickest first."""
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A classifier as it predicts, and the name of the engine that runs it."""
+class Prepared:
+    """A classifier, and the name of the engine that runs it."""
 
     engine: str
     classifier: Classifier
 
 
-def predicting(classifier: Classifier, engine: str) -> Predictor:
-    """Prepares a classifier for predictions.
+def prepared(classifier: Classifier, engines: Mapping[str, Engine], engine: str) -> Prepared:
+    """Prepares a classifier.
 
     Args:
-        engine: one of `ENGINES`; or auto, the quickest of them that agrees with torch.
+        engines: `PREDICTING` or `FOLLOWED`.
+        engine: one of them; or auto, the quickest that agrees with torch.
 
     Raises:
         InputError: an engine that was named cannot run this network, or answers otherwise than torch.
     """
     if engine != "auto":
-        return Predictor(engine, ENGINES[engine](classifier))
-    try:
-        return Predictor("onnxruntime", onnxruntime_engine.prepare(classifier))
-    except InputError:
-        return Predictor("torch", classifier)
+        return Prepared(engine, engines[engine](classifier))
+    for name, prepare in engines.items():
+        try:
+            return Prepared(name, prepare(classifier))
+        except InputError:
+            continue
+    raise AssertionError("torch runs what torch has loaded")

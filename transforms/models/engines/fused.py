@@ -1,0 +1,154 @@
+"""The fused engine: gradients on a CPU, with each convolution and what surrounds it as one kernel.
+
+Sums are taken in another order than by the plain network: outputs agree to about 1e-5, not bit for bit.
+"""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from transforms.errors import InputError, said_by
+from transforms.models.classifier import Classifier
+from transforms.models.engines.agreement import disagreement, steepness_apart
+from transforms.models.engines.fused_convolution import Activation, Convolution, FusedConvolution, Pair
+
+
+def prepare(classifier: Classifier) -> Classifier:
+    """The same model, with gradients of its input alone.
+
+    Raises:
+        InputError: it cannot be had (on another device, of a network without convolutions or whose code depends on its
+            input), or its answers or gradients are others.
+    """
+    if classifier.device.type != "cpu":
+        raise InputError(f"fused runs on a CPU, not on {classifier.device.type}; give gradients: torch")
+    try:
+        other = Classifier(fused(classifier.network), classifier.preprocessing)
+        reason = disagreement(classifier, other) or steepness_apart(classifier, other)
+    except Exception as error:  # torch.fx says in many ways that it cannot follow a network's code
+        raise InputError(f"fused cannot run this network ({said_by(error)}); give gradients: torch") from None
+    if reason:
+        raise InputError(f"fused answers otherwise than torch: {reason}; give gradients: torch")
+    return other
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """A network in evaluation mode with its convolutions fused with what surrounds them; other layers are shared.
+
+    Raises:
+        Exception: nearly any, of `torch.fx`, for a network whose code depends on its input.
+        ValueError: no batch norm and no ReLU follows a convolution.
+    """
+    graph_module = fx.symbolic_trace(network)
+    found = [(node, _convolution(graph_module, node)) for node in graph_module.graph.nodes]
+    convolutions = [(node, convolution) for node, convolution in found if convolution is not None]
+    gained = [_fuse(graph_module, *each, f"fused_{number}") for number, each in enumerate(convolutions)]
+    if not any(gained):
+        raise ValueError("it has nothing to fuse")
+    for node in graph_module.graph.nodes:
+        after = _only_user(node)
+        if after is not None and isinstance(module := _module(graph_module, node), FusedConvolution):
+            module.owns_gradient = isinstance(_module(graph_module, after), FusedConvolution)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return _ChannelsLast(graph_module)
+
+
+class _ChannelsLast(nn.Module):
+    """Hands pictures over in the memory format in which the kernels are quickest."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        logits: Tensor = self.network(pictures.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+def _fuse(owner: fx.GraphModule, node: fx.Node, found: Convolution, name: str) -> bool:
+    """Replaces a convolution, and what can be fused with it, by one module; returns whether anything could."""
+    source, last = cast(fx.Node, node.args[0]), node
+    padding = _zero_padding(owner, source)
+    if padding is not None and len(source.users) == 1 and (behind := found.padded(*padding)) is not None:
+        found, source = behind, cast(fx.Node, source.args[0])
+    after = _only_user(last)
+    if after is not None and isinstance(norm := _module(owner, after), nn.BatchNorm2d) and norm.track_running_stats:
+        found, last = found.normalized(norm), after
+        after = _only_user(last)
+    if after is not None and (activation := _activation(owner, after)) != "none":
+        found, last = replace(found, activation=activation), after
+    owner.add_submodule(name, FusedConvolution(found))
+    with owner.graph.inserting_before(last):
+        last.replace_all_uses_with(owner.graph.call_module(name, (source,)))
+    return last is not node
+
+
+def _module(owner: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _convolution(owner: fx.GraphModule, node: fx.Node) -> Convolution | None:
+    """The convolution that a node computes; None where it computes something else, or one of another kind."""
+    module = _module(owner, node)
+    if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return _of(module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
+    if node.op != "call_function" or node.target is not F.conv2d or node.kwargs:
+        return None
+    arguments: tuple[Any, ...] = (*node.args, *_DEFAULTS[len(node.args) :])
+    _, weight, bias, stride, padding, dilation, groups = arguments
+    weights, biases = _attribute(owner, weight), _attribute(owner, bias)
+    if weights is None or (biases is None and bias is not None) or isinstance(padding, str):
+        return None
+    return _of(weights, biases, stride, padding, dilation, groups)
+
+
+_DEFAULTS: tuple[Any, ...] = (None, None, None, 1, 0, 1, 1)
+"""Of what `conv2d` takes: input, weight, bias, stride, padding, dilation, groups."""
+
+
+def _of(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any) -> Convolution:
+    bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
+    return Convolution(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
+
+
+def _pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _attribute(owner: nn.Module, argument: Any) -> Tensor | None:
+    """The tensor of a network that is handed to a function; None where it is computed."""
+    if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+        return None
+    *parents, last = str(argument.target).split(".")
+    tensor: Tensor = getattr(owner.get_submodule(".".join(parents)), last)
+    return tensor
+
+
+def _zero_padding(owner: fx.GraphModule, node: fx.Node) -> tuple[int, int, int, int] | None:
+    """Zeros that a node puts around pictures: left, right, top, bottom; None where it does something else."""
+    module = _module(owner, node)
+    return module.padding if isinstance(module, nn.ZeroPad2d) else None
+
+
+_FUNCTIONS: dict[Any, Activation] = {F.relu: "relu", torch.relu: "relu", "relu": "relu", "relu_": "relu"}
+_FUNCTIONS |= {F.relu6: "relu6"}
+
+
+def _activation(owner: fx.GraphModule, node: fx.Node) -> Activation:
+    """The activation that a node computes; "none" for whatever cannot be fused."""
+    module = _module(owner, node)
+    if isinstance(module, nn.ReLU6):
+        return "relu6"
+    if isinstance(module, nn.ReLU):
+        return "relu"
+    return _FUNCTIONS.get(node.target, "none") if node.op in {"call_function", "call_method"} else "none"
