@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 # Each process holds torch and models: about 2 GB.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run check test lint lock clean
+.PHONY: run check test bench lint lock clean
 
 run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
@@ -17,6 +17,9 @@ check: lint  ## static checks and the quick tests, in two to three minutes
 test: lint  ## static checks and the whole suite; what needs the machine to itself comes last
 	$(PYTEST) $(PARALLEL) -m "not alone"
 	$(PYTEST) -m alone
+
+bench: $(VENV)/.installed  ## speed against torchattacks, foolbox, ART and adv-lib, in about fifteen minutes
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

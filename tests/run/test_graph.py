@@ -25,7 +25,7 @@ from transforms.data.decode import decode
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.models.answers import Answers, defend_batch, predict_batch
-from transforms.models.engines.registry import PREDICTING, prepared
+from transforms.models.engines.registry import FOLLOWED, PREDICTING, prepared
 from transforms.models.sources.registry import model_source
 from transforms.rows.attacks import attack_rows
 from transforms.rows.parts import predictions_part
@@ -53,10 +53,11 @@ class PlainLoop:
         conditions = conditions_of(experiment)
         models = {name: model_source(each.source).load(CPU) for name, each in experiment.models.items()}
         predicting = {name: prepared(model, PREDICTING, "auto").classifier for name, model in models.items()}
+        followed = {name: prepared(model, FOLLOWED, "auto").classifier for name, model in models.items()}
         batch = self._load(experiment)
         batches = {"none": batch}
         for spec in experiment.specs:
-            surrogates = [models[name] for name in spec.surrogates]
+            surrogates = [followed[name] for name in spec.surrogates]
             attacked = attack_batch(spec, surrogates, batch, conditions)
             made = attack_rows(spec, experiment.seed, batch, attacked)
             unsaid = dict.fromkeys(TABLES["attacks"].columns.names)  # null, as where an attack has no band

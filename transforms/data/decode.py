@@ -221,6 +221,8 @@ def _orientation(image: Image.Image) -> int | None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise BadImage("32-bit greyscale has no stated white; save it with 8 or 16 bits")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     # Pillow turns what is WhiteIsZero, except for 16 bits.
     is_negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     rgb = Image.new("RGB", image.size)

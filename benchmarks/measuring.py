@@ -1,0 +1,72 @@
+"""Interleaved timing: all contenders do the same work in turn, so that a machine's moods meet them alike."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One contender's share of a comparison.
+
+    Attributes:
+        measure: what is compared.
+        contender: who.
+        value: median over the rounds, in `unit`.
+        unit: such as images/s.
+        ratio: median over the rounds of how many times as fast as the first contender, in the same round.
+        low, high: the least and the greatest of these.
+        note: what else was seen, such as the success of an attack.
+    """
+
+    measure: str
+    contender: str
+    value: float
+    unit: str
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+    note: str = ""
+
+
+def interleaved(
+    measure: str,
+    contenders: Mapping[str, Work],
+    *,
+    rounds: int,
+    images: int = 0,
+    notes: Callable[[str, object], str] = lambda contender, found: "",
+    before: Work = gc.collect,
+) -> list[Measured]:
+    """Times contenders against the first of them.
+
+    Args:
+        contenders: each does the same work; one call of each goes before, untimed.
+        images: that a call handles, for images/s; 0 for seconds.
+        notes: says something of what a contender's last call returned.
+        before: done before each call, untimed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, object] = {}
+    for number in range(rounds + 1):
+        for name, work in contenders.items():
+            before()
+            started = time.perf_counter()
+            found[name] = work()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    first = next(iter(seconds.values()))
+    rows = []
+    for name, took in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(first, took, strict=True)]
+        median = statistics.median(took)
+        value, unit = (images / median, "images/s") if images else (median, "s")
+        low, high = min(ratios), max(ratios)
+        rows.append(
+            Measured(measure, name, value, unit, statistics.median(ratios), low, high, notes(name, found[name]))
+        )
+    return rows
