@@ -23,13 +23,14 @@ from pipeline.config.base import Names, Ratio, Strict, one_of
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec
-from transforms.attacks.surrogates import FUSIONS, Fusion, Precision
+from transforms.attacks.surrogates import FUSIONS, Fusion
 from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
+from transforms.models.device import Precision
 from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import variant_name
 

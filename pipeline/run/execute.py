@@ -11,6 +11,7 @@ from itertools import groupby
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.config.experiment import Experiment
 from pipeline.results.record import RUN_JSON, Json, RunRecord, own_files, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
 from pipeline.run.compaction import compact, take_apart
@@ -27,7 +28,7 @@ from transforms.data.chunks import Work
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
-from transforms.models.device import torch_device
+from transforms.models.device import is_emulated, torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import ROUND, canvases_part
 from transforms.steps.context import StepContext
@@ -85,6 +86,8 @@ def execute(
         if open_ or name not in prepared.record.proofs:
             # What is wrong with it is said before anything is written.
             models.resolve(name, followed=name in followed)
+    for said in _slow_precisions(prepared.experiment, device):
+        warn(said)
     shard = prepared.shard
     journal = _Journal(prepared.store, shard, warn)
     with lock(prepared.store, shard.lock):
@@ -97,6 +100,12 @@ def execute(
         if shard.is_whole:
             _tidy(prepared)
     return Outcome(cost, finished=shard.is_whole or _finished(prepared, journal))
+
+
+def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
+    for name, attack in experiment.attacks.items():
+        if is_emulated(attack.precision, torch_device(device)):
+            yield f"attacks.{name}.precision: this processor has no instructions for {attack.precision}; fp32 is faster"
 
 
 class _Models:

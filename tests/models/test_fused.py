@@ -129,6 +129,22 @@ class Branches(nn.Module):
         return self.last(F.relu(second).mean((2, 3)))
 
 
+@pytest.mark.parametrize("last", [nn.ReLU, nn.ReLU6, nn.Identity])
+def test_a_reduced_precision_is_torchs(last: type[nn.Module]) -> None:
+    """Under autocast convolutions are really done in bf16, by whichever kernels torch has here."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU6(), nn.Conv2d(6, 8, 3), last()).eval().requires_grad_(False)
+    pictures = torch.randn(2, 3, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = fused(network)(pictures)
+        of_output = torch.randn_like(output)
+        (expected, plain), (found, quick) = (
+            with_gradient(each, pictures, of_output) for each in (network, fused(network))
+        )
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(quick, plain) and torch.allclose(found, expected, atol=2e-2)
+
+
 def test_results_that_are_used_twice() -> None:
     torch.manual_seed(0)
     network = lively(Branches()).eval().requires_grad_(False)

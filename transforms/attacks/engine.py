@@ -11,13 +11,14 @@ from torch import Tensor
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.spec import AttackSpec
-from transforms.attacks.surrogates import Precision, Surrogates
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.defenses.differentiable import differentiable
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
+from transforms.models.device import Precision
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
 

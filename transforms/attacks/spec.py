@@ -6,9 +6,10 @@ from typing import Any
 from transforms.attacks.balls import BALLS
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes.names import behind_random, recipe
-from transforms.attacks.surrogates import Fusion, Precision
+from transforms.attacks.surrogates import Fusion
 from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
+from transforms.models.device import Precision
 
 
 @dataclass(frozen=True)

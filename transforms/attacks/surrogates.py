@@ -13,12 +13,12 @@ from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
+from transforms.models.device import Precision
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
 Fusion = Literal["logits", "probabilities", "losses"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
-Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS_SCALE = 1024.0
 """fp16 ends at 6e-8: gradients of a confident model would be zeros. A power of two changes no other bit."""

@@ -1,8 +1,22 @@
 """The device that models are on."""
 
+import platform
+from typing import Literal
+
 import torch
 
 from transforms.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
+
+
+def is_emulated(precision: Precision, device: torch.device) -> bool:
+    """Whether an x86 processor has no instructions for a precision, so that it costs time instead of saving it."""
+    if device.type != "cpu" or precision == "fp32" or platform.machine() not in {"x86_64", "AMD64"}:
+        return False
+    has = torch.cpu.get_capabilities()
+    return not any(has.get(each) for each in _INSTRUCTIONS[precision])
 
 
 def torch_device(name: str) -> torch.device:

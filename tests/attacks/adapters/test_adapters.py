@@ -32,10 +32,11 @@ from transforms.attacks.parts.bands import DctBand, leaked
 from transforms.attacks.protocol import BaseAttack, Batch, Found
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.names import RECIPES, combined, recipe
-from transforms.attacks.surrogates import Precision, Surrogates
+from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier, Preprocessing
+from transforms.models.device import Precision
 from transforms.models.views import center, look
 from transforms.randomness import Draws
 

@@ -98,6 +98,8 @@ class FusedConvolution(nn.Module):
         self.owns_gradient = False
 
     def forward(self, pictures: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            return self._plain(pictures)  # Which layers a reduced precision is good for is torch's to say.
         if torch.is_grad_enabled() and pictures.requires_grad:
             return cast(Tensor, _WithGradient.apply(pictures, self))
         return self.output(pictures)
@@ -105,6 +107,12 @@ class FusedConvolution(nn.Module):
     def output(self, pictures: Tensor) -> Tensor:
         """The forward pass alone."""
         return cast(Tensor, self._forward(pictures))
+
+    def _plain(self, pictures: Tensor) -> Tensor:
+        sums = self._forward.sums(pictures)
+        if self._activation == "none":
+            return sums
+        return F.relu(sums) if self._activation == "relu" else F.relu6(sums)
 
     @property
     def cuts(self) -> bool:
@@ -154,6 +162,10 @@ class _Kernel(nn.Module):
             pictures, self.weight, self.bias, padding, stride, dilation, groups, *self._post_op, ""
         )
         return output
+
+    def sums(self, pictures: Tensor) -> Tensor:
+        """The convolution alone, by torch's own function, whose gradients autograd knows."""
+        return F.conv2d(pictures, self.weight, self.bias, *self._sizes)
 
     def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """The gradient of the input, of a `shape`, from that of the sums before the activation."""
