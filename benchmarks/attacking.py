@@ -3,28 +3,27 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import adv_lib.attacks
 import foolbox
 import numpy as np
 import torch
 import torchattacks
-from art.attacks.evasion import AutoProjectedGradientDescent, MomentumIterativeMethod, ProjectedGradientDescent
+from art.attacks.evasion import ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from benchmarks.measuring import Measured, Work, interleaved
 from benchmarks.pictures import AsUsersDo, canvases, floats, listed, lite0, untrained
 from pipeline.config.attacks import AttackConfig
+from transforms.attacks.adapters.from_adv_lib import library as adv_lib
 from transforms.attacks.engine import attack_batch
 from transforms.data.pixels import CanvasBatch
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.engines.registry import FOLLOWED, prepared
 
-IMAGES = 16
-"""In a round, in batches of 8."""
 _BATCH = 8
 _EPS, _ALPHA, _STEPS = 8 / 255, 2 / 255, 10
+_FEW_STEPS = 3
 _PEER = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -80,33 +79,30 @@ def _with_foolbox(attack: foolbox.Attack, users: nn.Module, eps: float | None) -
     return lambda pictures, labels: attack(model, pictures, labels, epsilons=eps)[1]
 
 
-def _pgd(arena: Arena, *, all_peers: bool) -> dict[str, Work]:
-    users = arena.users
-    found = {
-        "torchattacks": arena.theirs(torchattacks.PGD(users, _EPS, _ALPHA, _STEPS)),
-        "ours": arena.ours("pgd", eps="8/255", alpha="2/255", steps=_STEPS),
-        "ours, engine: torch": arena.ours("pgd", engine="torch", eps="8/255", alpha="2/255", steps=_STEPS),
+def _pgd(arena: Arena, steps: int) -> dict[str, Work]:
+    keys: dict[str, Any] = {"eps": "8/255", "alpha": "2/255", "steps": steps}
+    return {
+        "torchattacks": arena.theirs(torchattacks.PGD(arena.users, _EPS, _ALPHA, steps)),
+        "ours": arena.ours("pgd", **keys),
+        "ours, engine: torch": arena.ours("pgd", engine="torch", **keys),
     }
-    if all_peers:
-        linf = foolbox.attacks.LinfPGD(abs_stepsize=_ALPHA, steps=_STEPS)
-        theirs = ProjectedGradientDescent(
-            _art(users), np.inf, _EPS, _ALPHA, _STEPS, num_random_init=1, batch_size=_BATCH, verbose=False
-        )
-        found |= {
-            "foolbox": arena.theirs(_with_foolbox(linf, users, _EPS)),
-            "ART": arena.theirs(_with_art(theirs)),
-        }
-    return found
+
+
+def _pgd_of_others(arena: Arena) -> dict[str, Work]:
+    theirs = ProjectedGradientDescent(
+        _art(arena.users), np.inf, _EPS, _ALPHA, _STEPS, num_random_init=1, batch_size=_BATCH, verbose=False
+    )
+    linf = foolbox.attacks.LinfPGD(abs_stepsize=_ALPHA, steps=_STEPS)
+    return {
+        "foolbox": arena.theirs(_with_foolbox(linf, arena.users, _EPS)),
+        "ART": arena.theirs(_with_art(theirs)),
+    }
 
 
 def _momentum(arena: Arena) -> dict[str, Work]:
-    theirs = MomentumIterativeMethod(
-        _art(arena.users), np.inf, _EPS, _ALPHA, 1.0, _STEPS, batch_size=_BATCH, verbose=False
-    )
     return {
         "torchattacks": arena.theirs(torchattacks.MIFGSM(arena.users, _EPS, _ALPHA, _STEPS)),
         "ours": arena.ours("mi-fgsm", eps="8/255", alpha="2/255", steps=_STEPS),
-        "ART": arena.theirs(_with_art(theirs)),
     }
 
 
@@ -118,38 +114,32 @@ def _diverse(arena: Arena) -> dict[str, Work]:
 
 
 def _auto_pgd(arena: Arena) -> dict[str, Work]:
-    theirs = AutoProjectedGradientDescent(
-        _art(arena.users), np.inf, _EPS, _ALPHA, _STEPS, nb_random_init=1, batch_size=_BATCH, verbose=False
-    )
     return {
         "torchattacks": arena.theirs(torchattacks.APGD(arena.users, eps=_EPS, steps=_STEPS)),
-        "ours": arena.ours("apgd", eps="8/255", steps=_STEPS),
-        "ART": arena.theirs(_with_art(theirs)),
+        "ours": arena.ours("apgd-ce", eps="8/255", steps=_STEPS),
     }
 
 
 def _minimal(arena: Arena) -> dict[str, Work]:
-    steps = 50
+    steps = 25
     users = arena.users
     return {
-        "adv-lib": arena.theirs(lambda pictures, labels: adv_lib.attacks.fmn(users, pictures, labels, 2, steps=steps)),
+        "adv-lib": arena.theirs(lambda pictures, labels: adv_lib().fmn(users, pictures, labels, 2, steps=steps)),
         "foolbox": arena.theirs(_with_foolbox(foolbox.attacks.L2FMNAttack(steps=steps), users, None)),
         "ours": arena.ours("fmn", norm="l2", eps=100.0, steps=steps),
     }
 
 
 def measure(folder: str | None) -> list[Measured]:
-    """Everything about attacks, in about eight minutes."""
-    refs = listed(folder)
-    lite = Arena(lite0(), canvases(refs, IMAGES))
-    rows = lite.compared("PGD-10, EfficientNet-Lite0", _pgd(lite, all_peers=True), 3)
+    """Everything about attacks, in about ten minutes."""
+    batch = canvases(listed(folder), _BATCH)
+    lite = Arena(lite0(), batch)
+    rows = lite.compared("PGD-10, EfficientNet-Lite0", {**_pgd(lite, _STEPS), **_pgd_of_others(lite)}, 3)
     rows += lite.compared("MI-FGSM-10, EfficientNet-Lite0", _momentum(lite), 2)
     rows += lite.compared("DI-FGSM-10, EfficientNet-Lite0", _diverse(lite), 2)
     rows += lite.compared("APGD-10, EfficientNet-Lite0", _auto_pgd(lite), 2)
-    few = Arena(lite0(), canvases(refs, _BATCH))
-    rows += few.compared("FMN-50 in L2, EfficientNet-Lite0", _minimal(few), 1)
+    rows += lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 2)
     for name in ("resnet50", "vit_small_patch16_224"):
-        arena = Arena(untrained(name), canvases(refs, _BATCH))
-        contenders = _pgd(arena, all_peers=False)
-        rows += arena.compared(f"PGD-10, {name}, random weights", contenders, 1)
+        arena = Arena(untrained(name), batch)
+        rows += arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 2)
     return rows

@@ -37,7 +37,7 @@ def measure(folder: str | None) -> list[Measured]:
         for name, arguments in commands.items():
             call = partial(_call, *arguments, command=name.split()[0])
             contenders = {"bytecode": call, "no bytecode": partial(call, bytecode=False)}
-            rows += interleaved(f"megalith {name}", contenders, rounds=3)
+            rows += interleaved(f"megalith {name}", contenders, rounds=2)
         return rows
 
 

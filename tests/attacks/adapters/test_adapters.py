@@ -43,7 +43,7 @@ from transforms.randomness import Draws
 SIDE = 8
 SIZE = 3 * SIDE**2
 PAGE = (Path(__file__).parents[3] / "docs" / "plugin-attack.md").read_text()
-adv_lib = from_adv_lib._library()
+adv_lib = from_adv_lib.library()
 
 
 class Bent(nn.Module):

@@ -64,9 +64,9 @@ _GREEK = str.maketrans(
 @cache
 def recipe(name: str) -> Recipe:
     """By the name of its function in `adv_lib.attacks`. Greek letters in the names of parameters are spelled out."""
-    library = _library()
-    full_name = chosen("adv-lib", name, (each for each, kept in vars(library).items() if isfunction(kept)))
-    function, kept = getattr(library, name), _FUNCTIONS.get(name, _Function({}))
+    attacks = library()
+    full_name = chosen("adv-lib", name, (each for each, kept in vars(attacks).items() if isfunction(kept)))
+    function, kept = getattr(attacks, name), _FUNCTIONS.get(name, _Function({}))
     theirs = {each.translate(_GREEK): each for each in offered(function, _WITHHELD)}
     parameters = {ours: offered(function, ())[each] for ours, each in theirs.items()}
 
@@ -97,7 +97,7 @@ def recipe(name: str) -> Recipe:
     return Kept(full_name, source, kept.norms, kept.budget is None, goals, parameters, make).recipe()
 
 
-def _library() -> ModuleType:
+def library() -> ModuleType:
     """`adv_lib.attacks`; without visdom, which draws curves for callbacks only and no longer builds."""
     stand_in = "visdom" not in sys.modules and find_spec("visdom") is None
     if stand_in:
