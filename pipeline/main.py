@@ -150,6 +150,7 @@ def plan(
     price: Annotated[
         float | None, typer.Option(min=0, metavar="X", help="Also what they cost, at X for an hour of one.")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --workers.")] = "auto",
 ) -> None:
     """Shows what `run` would compute, and its cost. Writes nothing but weights that it downloads. Other options are
     Beam's own."""
@@ -167,7 +168,7 @@ def plan(
         if workers is not None and prepared.plan.missing:
             from pipeline.run.estimate import estimate
 
-            print(estimate(prepared, "auto").in_words(workers, price))
+            print(estimate(prepared, device).in_words(workers, price))
 
 
 @app.command(context_settings=_PASS_ON)
@@ -190,6 +191,8 @@ def verify(
             for line in [*check.wrong[:_SHOWN], *check.unknown[:_SHOWN]]:
                 print(printable(line))
         code = Exit.DONE_WITH_FAILURES if any(each.wrong for each in checks) else Exit.DONE
+        if unknown := sum(len(each.unknown) for each in checks):
+            print(f"{unknown} cases could not be checked, which the exit code does not count; the reasons are above")
     raise typer.Exit(code)
 
 
@@ -292,6 +295,10 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        say(f"megalith: {error.format_message()} See megalith --help.")
+        say(f"megalith: {error.format_message().rstrip('.')}. See megalith --help.")
         code = Exit.WRONG_INPUT
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,9 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
     """Builds the error for a name that is not among `choices`, suggesting the nearest one."""
     known = sorted(choices)
     lowered = {each.lower(): each for each in known}
-    nearest = [lowered[each] for each in get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)]
+    close = get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)
+    close.sort(key=lambda each: sorted(each) != sorted(str(name).lower()))  # letters that have changed places first
+    nearest = [lowered[each] for each in close[:1]]
     listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {listed or 'none'}"
     return InputError(f"unknown {kind} {str(name)!r}; {hint}")

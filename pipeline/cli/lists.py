@@ -39,7 +39,10 @@ def page(thing: str, name: str | None) -> Page:
     if thing == "attacks":
         return Page(["parameter", "default", "unit or words"], list(map(list, parameters(name))), above=in_words(name))
     if thing == "models":
-        return Page(headings, list(map(list, models(name))))
+        found = list(map(list, models(name)))
+        if not found:
+            raise InputError(f"list models: no model has {name!r} in its name; `list models` shows all of them")
+        return Page(headings, found)
     raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
 
 

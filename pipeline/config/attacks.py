@@ -34,6 +34,13 @@ from transforms.models.device import Precision
 from transforms.models.views import VIEWS, windows
 from transforms.rows.parts import variant_name
 
+_OTHER_WORDS = {
+    **dict.fromkeys(("epsilon", "budget", "radius"), "eps"),
+    **dict.fromkeys(("step_size", "stepsize", "lr", "eps_step", "rel_stepsize", "abs_stepsize"), "alpha"),
+    **dict.fromkeys(("iterations", "iters", "num_steps", "nb_iter", "max_iter", "num_iter"), "steps"),
+    **dict.fromkeys(("models", "model", "source_model", "surrogate"), "surrogates"),
+}
+"""What other libraries call keys of an attack."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
 
@@ -111,7 +118,8 @@ class AttackConfig(Strict):
         known = {*cls.model_fields, *model.model_fields} - {"parameters"}
         for key in given:
             if key not in known:
-                close = get_close_matches(str(key), known, n=1, cutoff=0.8)
+                close = [each for each in [_OTHER_WORDS.get(str(key).lower())] if each in known]
+                close = close or get_close_matches(str(key), known, n=1, cutoff=0.8)
                 close = close or get_close_matches(str(key), known - set(section), n=1, cutoff=0.6)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")

@@ -216,9 +216,11 @@ def _columns(uri: str, kind: str, header: Sequence[str], accepted: tuple[str, ..
     """Positions of the accepted columns in the header, the most trusted first."""
     found = [place for name in accepted for place, present in enumerate(header) if present == name]
     if not found:
+        names = printable(", ".join(header), 200) if any(header) else "nothing"
+        hint = "; is the row of names missing?" if any("." in each for each in header) else ""
         raise InputError(
-            f"images.labels: {uri} has no {kind} column; its first row names "
-            f"{printable(', '.join(header), 200) if any(header) else 'nothing'}, accepted are {', '.join(accepted)}"
+            f"images.labels: {uri} has no {kind} column; its first row names {names}, "
+            f"accepted are {', '.join(accepted)}{hint}"
         )
     return found
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +17,7 @@ from transforms.storage.store import Store
 
 RUN_JSON = "run.json"
 Json = dict[str, Any]
+_UNDEFENDED = "none"
 _MOST = 10**7
 """Images, pixels: no run has more."""
 
@@ -179,6 +182,27 @@ def strangers(paths: Iterable[str], own: Collection[str]) -> set[str]:
     """Parquet files in the folders of tables that are not among a run's own: copies, and what other programs left."""
     below = tuple(f"{table}/" for table in TABLES)
     return {path for path in paths if path.startswith(below) and path.endswith(".parquet") and path not in own}
+
+
+def unfinished(record: RunRecord, paths: Iterable[str]) -> str | None:
+    """Which predictions a run lacks, in words; None where it has all: it is still at work, was killed, or lost files.
+
+    Args:
+        paths: the run's own files, without superseded ones.
+    """
+    chunks, named = record.definitions.chunks, record.named()
+    attacks = (CLEAN, *named.attacks)
+    wanted = {(*keys, _UNDEFENDED) for keys in product(attacks, named.targets, named.views)}
+    there: Counter[tuple[str, ...]] = Counter(dict.fromkeys(wanted, 0))
+    for file in filter(None, map(table_file, paths)):
+        if file.table == "predictions":
+            there[file.keys] += min(file.chunks.stop, chunks) - file.chunks.start
+    lacking = sorted(keys for keys, count in there.items() if count < chunks)
+    if not lacking:
+        return None
+    first = " ".join(f"{key}={value}" for key, value in zip(TABLES["predictions"].partitions, lacking[0], strict=True))
+    some = f"{len(lacking)} of {len(there)} sets of predictions lack images, {first} among them"
+    return f"{some}; rates are of those that are there. The command that made the run makes the rest"
 
 
 def read_record(store: Store) -> RunRecord | None:

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.results import findings
-from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers
+from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers, unfinished
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
@@ -72,7 +72,10 @@ class Run:
             named = f"{min(others)} among them" if len(others) > 1 else min(others)
             passed_over = f"{len(others)} files that are not this run's own are passed over"
             warnings.warn(f"{self.store.root}: {passed_over}: {named}", stacklevel=1)
-        return own - superseded(own)
+        wanted = own - superseded(own)
+        if said := unfinished(self.record, wanted):
+            warnings.warn(f"{self.store.root}: {said}", stacklevel=1)
+        return wanted
 
     def _dataset(self, table: str, paths: Collection[str]) -> ds.Dataset:
         schema = TABLES[table].schema
@@ -116,7 +119,7 @@ class Run:
                 connection.execute(_NOTHING_ELSE)
                 kinds = [statement.type for statement in connection.extract_statements(query)]
                 if len(kinds) != 1 or kinds[0] not in _QUERIES:
-                    raise InputError("sql: give one query, such as: select * from predictions limit 10")
+                    raise InputError("sql: give one query, which only reads: select * from predictions limit 10")
                 yield connection.sql(query)
             except duckdb.Error as error:
                 # Where a part cannot be read, Arrow adds a traceback.

@@ -25,8 +25,11 @@ from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
 
-_NEARLY = 0.99
-"""Warn only if rounding a budget to whole grey levels loses more than 1 % of it, as 0.0314 for 8/255 does not."""
+_NEARLY = 0.995
+"""Warn only if rounding a budget to whole grey levels loses more than half a percent, as 0.0314 for 8/255 does not,
+and 8/225 does."""
+_HALF = 128
+"""Levels beyond which hardly anything of a picture is left."""
 _OF_LINF = 16
 """Levels that are a usual budget in L∞, and hardly one in any other norm."""
 
@@ -193,6 +196,8 @@ def _strange_budgets(experiment: Experiment) -> Iterator[str]:
         if attack.norm == "linf" and math.floor(levels) < _NEARLY * levels:
             used = f"{float(levels):.2f} grey levels, of which 8-bit pictures use {math.floor(levels)}"
             yield f"attacks.{name}.eps: {attack.eps} is {used}"
+        if attack.norm == "linf" and levels >= _HALF:
+            yield f"attacks.{name}.eps: {attack.eps} is {float(levels):.0f} of 255 grey levels; 8/255 is usual"
         if attack.norm != "linf" and levels <= _OF_LINF:
             values = math.floor(levels**2 if attack.norm == "l2" else levels)
             least = f"changes {values} values of a picture by one level at most"

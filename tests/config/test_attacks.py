@@ -31,6 +31,14 @@ def refusal(folder: Path, **attack: Any) -> str:
 
 
 @pytest.mark.parametrize(
+    ("theirs", "ours"), [("epsilon", "eps"), ("step_size", "alpha"), ("iterations", "steps"), ("model", "surrogates")]
+)
+def test_words_of_other_libraries_are_known(theirs: str, ours: str, tmp_path: Path) -> None:
+    said = refusal(tmp_path, recipe="pgd", surrogates=["lite0"], eps="4/255", **{theirs: 1})
+    assert f"pgd has no parameter '{theirs}'; did you mean '{ours}'?" in said
+
+
+@pytest.mark.parametrize(
     ("recipe", "norm"), [("cw", "l2"), ("ddn", "l2"), ("fmn", "linf"), ("deepfool", "linf"), ("autoattack", "linf")]
 )
 def test_averaged_losses_do_not_say_on_which_side_of_the_boundary_logits_are(

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_a_table_is_what_its_files_hold(table: str, small_run: Finished) -> None
     assert list(frame.columns) == SCHEMAS[table].schema.names
     assert as_rows(frame) == rows(small_run.output, table)
     assert len(frame) == {"images": 7, "attacks": 21, "canvases": 28, "predictions": 168, "failures": 0}[table]
+
+
+def test_a_run_that_lacks_predictions_is_read_with_a_warning(small_run: Finished, tmp_path: Path) -> None:
+    """Whether it was killed, is still at work, or somebody took a file: rates would be of fewer images than it has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_run(str(small_run.output)).rows("select 1")
+    shutil.copytree(small_run.output, tmp_path / "run")
+    gone = min((tmp_path / "run").glob("predictions/attack=both/model=*/view=*/defense=none/*.parquet"))
+    gone.unlink()
+    said = " ".join(gone.parent.relative_to(tmp_path / "run" / "predictions").parts)
+    with pytest.warns(UserWarning, match=rf": 1 of 24 sets of predictions lack images, {said} among them; rates are"):
+        open_run(str(tmp_path / "run")).success()
+    shutil.rmtree(tmp_path / "run" / "predictions")
+    with pytest.warns(UserWarning, match=r": 8 of 8 sets of predictions lack images, "):
+        open_run(str(tmp_path / "run")).rows("select count(*) from predictions")
 
 
 def test_columns_and_filters(small_run: Finished) -> None:

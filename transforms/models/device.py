@@ -29,5 +29,6 @@ def torch_device(name: str) -> torch.device:
             raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise InputError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
+        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu; there is no GPU that torch sees"
+        raise InputError(f"device: {name!r} is not available here; use {there}") from None
     return device
