@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Measured
+from benchmarks.measuring import Measured, table
 from transforms.steps.process import prepare_numerics
 
+RESULTS = Path(__file__).parent / "results.json"
+"""What docs/performance.md shows."""
 SECTIONS = ("starting", "reading", "evaluating", "attacking", "whole")
 _PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox", "adv-lib")
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "apache-beam", "pillow", "numpy")
@@ -64,21 +66,12 @@ def _best(work: Any, times: int = 5) -> float:
     return min(seconds)
 
 
-def table(rows: list[Measured]) -> str:
-    """In Markdown."""
-    lines = ["| what | who | median | times the first, [least–most] | seen |", "|---|---|---|---|---|"]
-    for row in rows:
-        ratio = f"{row.ratio:.2f}" + ("" if row.low == row.high else f" [{row.low:.2f}–{row.high:.2f}]")
-        lines.append(f"| {row.measure} | {row.contender} | {row.value:.3g} {row.unit} | {ratio} | {row.note} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measures, prints a table, and writes it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--pictures", metavar="FOLDER")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS)
     given = parser.parse_args()
     if unknown := set(given.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")

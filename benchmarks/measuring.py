@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Work = Callable[[], object]
@@ -70,3 +70,12 @@ def interleaved(
             Measured(measure, name, value, unit, statistics.median(ratios), low, high, notes(name, found[name]))
         )
     return rows
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """In Markdown."""
+    lines = ["| what | who | median | times the first, [least–most] | seen |", "|---|---|---|---|---|"]
+    for row in rows:
+        ratio = f"{row.ratio:.2f}" + ("" if row.low == row.high else f" [{row.low:.2f}–{row.high:.2f}]")
+        lines.append(f"| {row.measure} | {row.contender} | {row.value:.3g} {row.unit} | {ratio} | {row.note} |")
+    return "\n".join(lines)

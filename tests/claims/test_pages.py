@@ -1,7 +1,9 @@
 """Pages name tests that there are."""
 
+import json
 import re
 
+from benchmarks.measuring import Measured, table
 from tests.support.runs import ROOT
 
 
@@ -15,6 +17,15 @@ def test_each_fault_names_its_tests() -> None:
         assert named, entry
         for file, test in named:
             assert f"def {test}(" in files[file].read_text(), f"{file} has no {test}"
+
+
+def test_the_table_of_performance_is_what_was_measured() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert table([Measured(**row) for row in found["rows"]]) in page
+    machine = found["machine"]
+    kept = [machine["processor"], f"{machine['fp32_gflops']} GFLOP/s", *machine["versions"].values()]
+    assert [each for each in kept if each not in page] == []
 
 
 def test_pages_name_tests_by_their_paths() -> None:

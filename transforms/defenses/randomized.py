@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.restoration import denoise_wavelet
 from torch import Tensor
 
 from transforms.data.pixels import WHITE
@@ -136,6 +135,8 @@ def _deflected(picture: Picture, moves: list[list[int]]) -> Picture:
 
 
 def _without_noise(picture: Picture, sigma: float) -> Picture:
+    from skimage.restoration import denoise_wavelet  # noqa: PLC0415 - imports scipy.stats, which takes two seconds
+
     clean = denoise_wavelet(
         picture / WHITE, sigma=sigma, mode="soft", convert2ycbcr=True, method="BayesShrink", channel_axis=-1
     )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from transforms.defenses.eight_bit import up_to_white
@@ -81,6 +80,8 @@ class Smoothing:
         Args:
             choices: int64 (samples, N), the class that the base classifier chose for each noisy canvas.
         """
+        from scipy import stats  # noqa: PLC0415 - takes two seconds, and most runs need none
+
         votes = np.stack([np.bincount(each, minlength=max(2, choices.max() + 1)) for each in choices.T])
         order = np.argsort(-votes, axis=1, kind="stable")
         first, second = np.take_along_axis(votes, order[:, :2], axis=1).T
