@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Measured, table
+from benchmarks.measuring import HEAD, Measured, line
 from transforms.steps.process import prepare_numerics
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -76,14 +76,15 @@ def main() -> None:
     if unknown := set(given.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     prepare_numerics()
-    found, started = machine(), time.perf_counter()
-    print(json.dumps(found), flush=True)
-    rows: list[Measured] = []
+    found, rows, started = machine(), list[Measured](), time.perf_counter()
+    print(json.dumps(found), HEAD, sep="\n", flush=True)
     for section in given.sections or SECTIONS:
-        some = import_module(f"benchmarks.{section}").measure(given.pictures)
-        print(table(some), f"\n{(time.perf_counter() - started) / 60:.1f} minutes so far\n", flush=True)
-        rows += some
-    given.json.write_text(json.dumps({"machine": found, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        for row in import_module(f"benchmarks.{section}").measure(given.pictures):
+            print(line(row), flush=True)
+            rows.append(row)
+            kept = {"machine": found, "rows": [asdict(each) for each in rows]}
+            given.json.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Attacks: images a second against the libraries' own, which do the same work on the same network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import foolbox
@@ -130,16 +130,15 @@ def _minimal(arena: Arena) -> dict[str, Work]:
     }
 
 
-def measure(folder: str | None) -> list[Measured]:
+def measure(folder: str | None) -> Iterator[Measured]:
     """Everything about attacks, in about ten minutes."""
     batch = canvases(listed(folder), _BATCH)
     lite = Arena(lite0(), batch)
-    rows = lite.compared("PGD-10, EfficientNet-Lite0", {**_pgd(lite, _STEPS), **_pgd_of_others(lite)}, 3)
-    rows += lite.compared("MI-FGSM-10, EfficientNet-Lite0", _momentum(lite), 2)
-    rows += lite.compared("DI-FGSM-10, EfficientNet-Lite0", _diverse(lite), 2)
-    rows += lite.compared("APGD-10, EfficientNet-Lite0", _auto_pgd(lite), 2)
-    rows += lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 2)
+    yield from lite.compared("PGD-10, EfficientNet-Lite0", {**_pgd(lite, _STEPS), **_pgd_of_others(lite)}, 3)
+    yield from lite.compared("MI-FGSM-10, EfficientNet-Lite0", _momentum(lite), 2)
+    yield from lite.compared("DI-FGSM-10, EfficientNet-Lite0", _diverse(lite), 2)
+    yield from lite.compared("APGD-10, EfficientNet-Lite0", _auto_pgd(lite), 2)
+    yield from lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 2)
     for name in ("resnet50", "vit_small_patch16_224"):
         arena = Arena(untrained(name), batch)
-        rows += arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 2)
-    return rows
+        yield from arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 2)

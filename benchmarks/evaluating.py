@@ -1,5 +1,6 @@
 """Predictions: images a second, by the engine that a run chooses, against the plain network."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,10 +20,9 @@ def _answers(classifier: Classifier, pictures: Tensor) -> Tensor:
         return torch.cat([classifier(each) for each in pictures.split(_BATCH)])
 
 
-def measure(folder: str | None) -> list[Measured]:
+def measure(folder: str | None) -> Iterator[Measured]:
     """One forward pass for each image."""
     pictures = floats(canvases(listed(folder), _IMAGES))
-    rows = []
     for name, plain in (("EfficientNet-Lite0", lite0()), ("resnet50, random weights", untrained("resnet50"))):
         labels = _answers(plain, pictures).argmax(dim=1)
         contenders = {
@@ -35,5 +35,4 @@ def measure(folder: str | None) -> list[Measured]:
             return f"{(found.argmax(dim=1) == labels).float().mean():.1%} of labels alike"
 
         work = {key: lambda each=each: _answers(each, pictures) for key, each in contenders.items()}
-        rows += interleaved(f"prediction, {name}", work, rounds=3, images=_IMAGES, notes=same)
-    return rows
+        yield from interleaved(f"prediction, {name}", work, rounds=3, images=_IMAGES, notes=same)

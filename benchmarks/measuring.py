@@ -72,10 +72,15 @@ def interleaved(
     return rows
 
 
+HEAD = "| what | who | median | times the first, [least–most] | seen |\n|---|---|---|---|---|"
+
+
+def line(row: Measured) -> str:
+    """A row of a table in Markdown."""
+    ratio = f"{row.ratio:.2f}" + ("" if row.low == row.high else f" [{row.low:.2f}–{row.high:.2f}]")
+    return f"| {row.measure} | {row.contender} | {row.value:.3g} {row.unit} | {ratio} | {row.note} |"
+
+
 def table(rows: Sequence[Measured]) -> str:
-    """In Markdown."""
-    lines = ["| what | who | median | times the first, [least–most] | seen |", "|---|---|---|---|---|"]
-    for row in rows:
-        ratio = f"{row.ratio:.2f}" + ("" if row.low == row.high else f" [{row.low:.2f}–{row.high:.2f}]")
-        lines.append(f"| {row.measure} | {row.contender} | {row.value:.3g} {row.unit} | {ratio} | {row.note} |")
-    return "\n".join(lines)
+    """All rows in Markdown."""
+    return "\n".join([HEAD, *map(line, rows)])

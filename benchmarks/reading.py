@@ -1,5 +1,6 @@
 """Pictures: read, decoded and resized, against Pillow with torchvision's geometry."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ _LEAST = 100
 """Pictures in a round."""
 
 
-def measure(folder: str | None) -> list[Measured]:
+def measure(folder: str | None) -> Iterator[Measured]:
     """From files to canvases of 224 x 224."""
     refs = listed(folder)
     refs = [refs[number % len(refs)] for number in range(max(_LEAST, len(refs)))]
@@ -35,4 +36,4 @@ def measure(folder: str | None) -> list[Measured]:
         return f"pixels within {apart.max()}"
 
     contenders = {"Pillow": with_pillow, "ours": ours}
-    return interleaved("read, decode, resize", contenders, rounds=5, images=len(refs), notes=differs)
+    yield from interleaved("read, decode, resize", contenders, rounds=5, images=len(refs), notes=differs)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ targets: [lite0]
 """
 
 
-def measure(folder: str | None) -> list[Measured]:
+def measure(folder: str | None) -> Iterator[Measured]:
     """Of the quickest commands, and of those on a finished run of four images."""
     with tempfile.TemporaryDirectory() as at:
         experiment, output = Path(at) / "tiny.yaml", str(Path(at) / "run")
@@ -33,12 +34,10 @@ def measure(folder: str | None) -> list[Measured]:
             "plan of a finished run": named,
             "run of a finished run": named,
         }
-        rows = []
         for name, arguments in commands.items():
             call = partial(_call, *arguments, command=name.split()[0])
             contenders = {"bytecode": call, "no bytecode": partial(call, bytecode=False)}
-            rows += interleaved(f"megalith {name}", contenders, rounds=2)
-        return rows
+            yield from interleaved(f"megalith {name}", contenders, rounds=2)
 
 
 def _call(*arguments: str, command: str, bytecode: bool = True) -> None:

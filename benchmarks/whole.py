@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,11 @@ def ran(experiment: Path, output: Path, *options: str) -> Ran:
     return Ran(time.perf_counter() - started, costs[-1]["seconds"], first, usage.ru_maxrss / 2**10)
 
 
-def measure(folder: str | None) -> list[Measured]:
+def measure(folder: str | None) -> Iterator[Measured]:
     """Everything about whole runs, in about six minutes."""
     with tempfile.TemporaryDirectory() as at:
-        return [*_scaling(Path(at), folder), *_against_a_script(Path(at))]
+        yield from _scaling(Path(at), folder)
+        yield from _against_a_script(Path(at))
 
 
 def _experiment(at: Path, name: str, images: Path, **changes: Any) -> Path:

@@ -72,7 +72,7 @@ def _read(uri: str) -> bytes:
             if error.errno in _SHORTAGES:
                 raise
             if error.errno in _ITS_OWN or (error.errno in _UNCLEAR and _is_the_only_one(uri, error)):
-                raise BadImage(f"cannot be read: {error.strerror or error}") from error
+                raise BadImage(f"cannot be read: {error}") from error
             if (wait := next(waits, None)) is None:
                 reason = f"{error.strerror or error}; if its disk is well, take the image away"
                 raise StoppedError(f"{uri} cannot be read: {reason}") from error
