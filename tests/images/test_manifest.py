@@ -160,6 +160,7 @@ def test_labels_are_looked_for_in_the_folder_then_in_the_current_directory(
     ("csv", "message"),
     [
         ("", "no file column; its first row names nothing"),
+        ("a.jpg,1\n", "no file column; its first row names a.jpg, 1, .*; is the row of names missing\\?"),
         ("ImageId,TrueLabel\na,1\n", "no label column; .* accepted are label"),
         ("file,label\n,1\n", "line 2: the column 'file' is empty"),
         ('file,label\n"a,1\n', "not a CSV"),

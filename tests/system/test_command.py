@@ -215,6 +215,8 @@ def test_a_file_for_a_run_directory_is_refused(tmp_path: Path) -> None:
     ("norm", "eps", "warned"),
     [
         ("linf", "4/256", "1/64 is 3.98 grey levels, of which 8-bit pictures use 3"),
+        ("linf", "8/225", "8/225 is 9.07 grey levels, of which 8-bit pictures use 9"),
+        ("linf", "0.8", "4/5 is 204 of 255 grey levels; 8/255 is usual"),
         ("linf", "0.0314", None),
         ("linf", "8/255", None),
         ("l2", "4/255", "4/255 in l2 changes 16 values of a picture by one level at most"),
@@ -453,6 +455,7 @@ def test_list_shows_what_a_recipe_may_be_told(name: str) -> None:
 
 def test_list_of_an_attack_that_there_is_not() -> None:
     assert "did you mean 'mi-fgsm'?" in complaint(invoke("list", "attacks", "mi-fsgm"))
+    assert "no model has 'nonesuch' in its name" in complaint(invoke("list", "models", "nonesuch"))
     assert "`list attacks NAME` and `list models PART` do" in complaint(invoke("list", "views", "center"))
 
 

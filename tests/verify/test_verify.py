@@ -274,7 +274,8 @@ def test_two_images_of_one_name_are_accounted_for(tmp_path: Path) -> None:
 
 def test_a_missing_device_is_said_before_anything_is_read(tiny_run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "cuda" in complaint(invoke("verify", tiny_run.output, "--device", "cuda"))
+    said = complaint(invoke("verify", tiny_run.output, "--device", "cuda"))
+    assert "'cuda' is not available here; use auto or cpu; there is no GPU that torch sees" in said
 
 
 def test_images_on_a_store_that_is_away_are_said_and_no_fault(
@@ -286,6 +287,7 @@ def test_images_on_a_store_that_is_away_are_said_and_no_fault(
     monkeypatch.setattr("pipeline.verify.replay.read_image", away)
     said = verified(tiny_run.output, 0)
     assert "no credentials" in said
+    assert "3 cases could not be checked, which the exit code does not count; the reasons are above" in said
     assert cases(said)["clean canvases, drawn at random, are what their images become"] == [0, 0, 3]
 
 
