@@ -243,6 +243,8 @@ def _text(path: str) -> str:
                 f"larger than {MAX_BYTES:,} bytes; a long list of images goes into a file, see images.select"
             )
         return data.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"experiment {path!r} is no text in UTF-8, as YAML is") from None
     except (OSError, ValueError) as error:
         raise InputError(f"experiment {path!r} cannot be read: {error}") from None
 

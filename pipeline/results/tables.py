@@ -1,5 +1,6 @@
 """Reading a run directory: tables as pandas frames, SQL over them, and success rates under each denominator."""
 
+import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,8 +125,7 @@ class Run:
             except duckdb.Error as error:
                 # Where a part cannot be read, Arrow adds a traceback.
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
-                mended = f"; {_MENDED}" if _READING in reason else ""
-                raise InputError(f"sql: {reason.rstrip('.')}{mended}") from None
+                raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
 
     def success(self, denominator: findings.Denominator = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
@@ -136,6 +136,20 @@ class Run:
         return findings.curve(self, attack, eps).rows
 
 
+def _with_a_hint(reason: str, query: str) -> str:
+    """What DuckDB says of a query, and what would be right where that is known."""
+    if _READING in reason:
+        return f"{reason.rstrip('.')}; {_MENDED}"
+    if (found := _NO_COLUMN.search(reason)) and f'"{found[1]}"' in query:
+        return f"{reason.rstrip('.')}; a text has single quotes: '{found[1]}'"
+    if _OF_TRUTH in reason:
+        said, _, _ = reason.partition(" You might need")
+        return f"{said.rstrip('.')}; make a number of it, as in avg(correct::int)"
+    return reason.rstrip(".")
+
+
+_NO_COLUMN = re.compile(r'Referenced column "([^"]+)" not found')
+_OF_TRUTH = "(BOOLEAN)'"
 _QUERIES = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 """DESCRIBE and SUMMARIZE are SELECT for DuckDB, and a PIVOT that looks for its columns first is MULTI."""
 

@@ -316,6 +316,12 @@ def test_strange_yaml_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2500
 
 
+def test_a_picture_for_an_experiment_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match=r"picture\.jpg' is no text in UTF-8, as YAML is"):
+        load_experiment(str(tmp_path / "picture.jpg"))
+
+
 def test_thirty_two_levels_are_the_deepest() -> None:
     def nested(levels: int) -> str:
         return "a: " + "[" * levels + "]" * levels

@@ -373,7 +373,7 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     refused("no images in .*looked for .*.jpeg", folder=fill(tmp_path / "empty", "README.md"))
     refused("nothing labels the images", folder=tmp_path / "f")
     refused("sub-folder 'peguin' of .*did you mean", folder=fill(tmp_path / "w", "peguin/a.jpg"))
-    refused("images.folder: 'nosuch://b': nosuch:// is not installed", folder="nosuch://b/")
+    refused("images.folder: 'nosuch://b': nosuch:// is not supported", folder="nosuch://b/")
 
 
 def test_an_unreadable_sub_folder_is_refused_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

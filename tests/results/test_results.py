@@ -68,6 +68,24 @@ def test_a_run_that_lacks_predictions_is_read_with_a_warning(small_run: Finished
         open_run(str(tmp_path / "run")).rows("select count(*) from predictions")
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (
+            'select * from predictions where attack = "fgsm"',
+            r'(?s)column "fgsm" not found.*; a text has single quotes: \'fgsm\'$',
+        ),
+        ("select nothing from predictions", r'column "nothing" not found[^;]*$'),
+        ("select avg(correct) from predictions", r"'avg\(BOOLEAN\)'; make a number of it, as in avg\(correct::int\)$"),
+        ("drop table predictions", "^sql: give one query, which only reads: select"),
+        ("select 1; select 2", "^sql: give one query, which only reads: select"),
+    ],
+)
+def test_common_mistakes_in_sql_are_told_what_would_be_right(query: str, said: str, small_run: Finished) -> None:
+    with pytest.raises(InputError, match=said):
+        open_run(str(small_run.output)).rows(query)
+
+
 def test_columns_and_filters(small_run: Finished) -> None:
     run = open_run(str(small_run.output))
     where = (ds.field("attack") == "both") & (ds.field("defense") == "lowpass:cutoff=0.7") & ~ds.field("correct")

@@ -36,8 +36,9 @@ def reach(name: str, path: str) -> None:
     scheme, stores = path.partition("://")[0], remote()
     options = stores.options()
     if not stores.speaks(path):
-        hint = f"pip install 'megalith[{scheme}]'" if scheme in _QUESTIONS else "give a local path, s3:// or gs://"
-        raise InputError(f"{name}: {path!r}: {scheme}:// is not installed; {hint}")
+        lacks = f"is not installed; pip install 'megalith[{scheme}]'"
+        reason = lacks if scheme in _QUESTIONS else "is not supported; give a local path, s3:// or gs://"
+        raise InputError(f"{name}: {path!r}: {scheme}:// {reason}")
     if scheme in _QUESTIONS:
         bucket, _, prefix = path.removeprefix(f"{scheme}://").partition("/")
         if not bucket:
