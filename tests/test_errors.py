@@ -8,7 +8,8 @@ _RECIPES = ("pgd", "pgn", "fgsm", "mi-fgsm", "di-fgsm")
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"), [("pdg", "pgd"), ("png", "pgn"), ("PGD", "pgd"), ("fgms", "fgsm"), ("mifgsm", "mi-fgsm")]
+    ("written", "meant"),
+    [("pdg", "pgd"), ("png", "pgn"), ("PGD", "pgd"), ("fgms", "fgsm"), ("mifgsm", "mi-fgsm"), ("d-ifgsm", "di-fgsm")],
 )
 def test_letters_that_have_changed_places_come_first(written: str, meant: str) -> None:
     assert str(unknown("recipe", written, _RECIPES)) == f"unknown recipe {written!r}; did you mean {meant!r}?"

@@ -28,11 +28,16 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:
     known = sorted(choices)
     lowered = {each.lower(): each for each in known}
     close = get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)
-    close.sort(key=lambda each: sorted(each) != sorted(str(name).lower()))  # letters that have changed places first
+    close.sort(key=lambda each: each not in _with_neighbours_swapped(str(name).lower()))
     nearest = [lowered[each] for each in close[:1]]
     listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {listed or 'none'}"
     return InputError(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def _with_neighbours_swapped(word: str) -> set[str]:
+    """The commonest slip of fingers, which counts as two differences elsewhere."""
+    return {f"{word[:at]}{word[at + 1]}{word[at]}{word[at + 2 :]}" for at in range(len(word) - 1)}
 
 
 def printable(said: object, longest: int = 2000) -> str:

@@ -144,7 +144,7 @@ def test_the_image_agrees_with_the_lock() -> None:
     (uv,) = re.findall(r"uv==\S+", dockerfile)
     assert uv in makefile.split()
     # Whatever an experiment may name runs on workers.
-    workers = {*(metadata("megalith").get_all("Provides-Extra") or ())} - {"cli", "export", "test"}
+    workers = {*(metadata("megalith").get_all("Provides-Extra") or ())} - {"bench", "cli", "export", "test"}
     installs = re.findall(r"((?:--extra \w+ ?)+)", dockerfile)
     assert [{*re.findall(r"--extra (\w+)", each)} for each in installs] == [workers, workers]
     documented = re.findall(r"@v([\d.]+\d)", (ROOT / "docs" / "runners.md").read_text())
