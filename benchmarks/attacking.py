@@ -51,7 +51,7 @@ class Arena:
     def compared(self, measure: str, contenders: Mapping[str, Work], rounds: int) -> list[Measured]:
         """The contenders' speed, and what became of the images."""
         images = len(self._labels)
-        return interleaved(measure, contenders, rounds=rounds, images=images, notes=lambda _, found: self._said(found))
+        return interleaved(measure, contenders, rounds=rounds, images=images, notes=self._said)
 
     def _said(self, found: Any) -> str:
         pictures = found.float() / 255 if found.dtype == torch.uint8 else found

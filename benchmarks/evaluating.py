@@ -31,7 +31,7 @@ def measure(folder: str | None) -> Iterator[Measured]:
             "ours, fused": prepared(plain, FOLLOWED, "fused").classifier,
         }
 
-        def same(_: str, found: Any, labels: Tensor = labels) -> str:
+        def same(found: Any, labels: Tensor = labels) -> str:
             return f"{(found.argmax(dim=1) == labels).float().mean():.1%} of labels alike"
 
         work = {key: lambda each=each: _answers(each, pictures) for key, each in contenders.items()}

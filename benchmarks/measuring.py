@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Work = Callable[[], object]
 
@@ -39,8 +40,7 @@ def interleaved(
     *,
     rounds: int,
     images: int = 0,
-    notes: Callable[[str, object], str] = lambda contender, found: "",
-    before: Work = gc.collect,
+    notes: Callable[[Any], str] = lambda found: "",
 ) -> list[Measured]:
     """Times contenders against the first of them.
 
@@ -48,13 +48,12 @@ def interleaved(
         contenders: each does the same work; one call of each goes before, untimed.
         images: that a call handles, for images/s; 0 for seconds.
         notes: says something of what a contender's last call returned.
-        before: done before each call, untimed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     found: dict[str, object] = {}
     for number in range(rounds + 1):
         for name, work in contenders.items():
-            before()
+            gc.collect()
             started = time.perf_counter()
             found[name] = work()
             if number:
@@ -66,9 +65,7 @@ def interleaved(
         median = statistics.median(took)
         value, unit = (images / median, "images/s") if images else (median, "s")
         low, high = min(ratios), max(ratios)
-        rows.append(
-            Measured(measure, name, value, unit, statistics.median(ratios), low, high, notes(name, found[name]))
-        )
+        rows.append(Measured(measure, name, value, unit, statistics.median(ratios), low, high, notes(found[name])))
     return rows
 
 

@@ -24,7 +24,7 @@ _SHOWN = Preprocessing(224, 256, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.22
 def listed(folder: str | None) -> list[ImageRef]:
     """The images of a folder with `labels.csv`; foolbox's 20 samples where none is given."""
     section = {"samples": "foolbox"} if folder is None else {"folder": folder, "labels": f"{folder}/labels.csv"}
-    return list(list_images(ImagesConfig.model_validate(section), seed=0).refs)
+    return list_images(ImagesConfig.model_validate(section), seed=0).refs
 
 
 def canvases(refs: list[ImageRef], count: int) -> CanvasBatch:

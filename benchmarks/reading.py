@@ -31,7 +31,7 @@ def measure(folder: str | None) -> Iterator[Measured]:
 
     expected = with_pillow()
 
-    def differs(_: str, found: object) -> str:
+    def differs(found: object) -> str:
         apart = np.abs(np.asarray(found, dtype=np.int16) - np.asarray(expected, dtype=np.int16))
         return f"pixels within {apart.max()}"
 

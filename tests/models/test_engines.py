@@ -132,9 +132,9 @@ def test_a_worker_elsewhere_does_not_choose_again(monkeypatch: pytest.MonkeyPatc
         pickle.loads(sent).target("quick")  # noqa: S301 - our own
 
 
-def _engines(output: Path) -> dict[str, str]:
+def _engines(output: Path, use: str = "engine") -> dict[str, str]:
     models: Json = json.loads((output / "run.json").read_text())["definitions"]["models"]
-    return {name: model["engine"] for name, model in models.items()}
+    return {name: model[use] for name, model in models.items()}
 
 
 def _clean(output: Path) -> dict[str, bytes]:
@@ -181,10 +181,10 @@ def test_engine_torch_is_the_plain_network_throughout_and_is_written_down(tmp_pa
     path = written(tmp_path, tiny(models=models, targets=list(_NAMED), defenses={}, attacks={}))
     output = tmp_path / "run"
     run(path, output)
-    assert _gradients(output) == {"open": "auto", "plain": "torch", "asked": "fused", "mixed": "fused"}
+    assert _engines(output, "gradients") == {"open": "auto", "plain": "torch", "asked": "fused", "mixed": "fused"}
     attack = "{recipe: fgsm, surrogates: [open, plain], eps: 4/255}"
     run(path, output, f"--set=attacks.a={attack}")
-    assert _gradients(output) == {"open": "fused", "plain": "torch", "asked": "fused", "mixed": "fused"}
+    assert _engines(output, "gradients") == {"open": "fused", "plain": "torch", "asked": "fused", "mixed": "fused"}
     said = refused(path, output, "--set=models.open={source: packaged/efficientnet-lite0, gradients: torch}")
     assert re.search(r'models\.open\.gradients: .* was made with "fused", the experiment says "torch"', said)
 
@@ -196,11 +196,6 @@ _NAMED = {
     "asked": {"gradients": "fused"},
     "mixed": {"engine": "torch", "gradients": "fused"},
 }
-
-
-def _gradients(output: Path) -> dict[str, str]:
-    models: Json = json.loads((output / "run.json").read_text())["definitions"]["models"]
-    return {name: model["gradients"] for name, model in models.items()}
 
 
 def test_the_engines_are_those_that_may_be_named() -> None:
