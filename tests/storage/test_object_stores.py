@@ -608,8 +608,8 @@ def test_images_that_are_not_there(bucket: "Bucket", tmp_path: Path) -> None:
     ("path", "words"),
     [
         ("s3:///run", ["names no bucket", "s3://BUCKET/FOLDER"]),
-        ("S3://bucket/run", ["S3://", "is not installed", "s3:// or gs://"]),
-        ("s4://bucket/run", ["s4://", "is not installed", "s3:// or gs://"]),
+        ("S3://bucket/run", ["S3://", "is not supported", "s3:// or gs://"]),
+        ("s4://bucket/run", ["s4://", "is not supported", "s3:// or gs://"]),
     ],
 )
 def test_wrong_paths(path: str, words: list[str]) -> None:
