@@ -89,7 +89,8 @@ def measure(folder: str | None) -> Iterator[Measured]:
         yield from _against_a_script(Path(at))
 
 
-def _experiment(at: Path, name: str, images: Path, **changes: Any) -> Path:
+def experiment(at: Path, name: str, images: Path, **changes: Any) -> Path:
+    """A file that asks for PGD-10 on Lite0, but for what is changed."""
     section = {
         "name": name,
         "chunk_size": _CHUNK,
@@ -104,7 +105,7 @@ def _experiment(at: Path, name: str, images: Path, **changes: Any) -> Path:
     return path
 
 
-def _copies(at: Path, folder: str | None, count: int) -> Path:
+def copies(at: Path, folder: str | None, count: int) -> Path:
     """So many files with labels, the first ones again where there are fewer."""
     refs, to = listed(folder), at / f"images-{count}"
     to.mkdir()
@@ -119,15 +120,15 @@ def _copies(at: Path, folder: str | None, count: int) -> Path:
 
 
 def _scaling(at: Path, folder: str | None) -> list[Measured]:
-    some = _copies(at, folder, _SOME)
-    experiment = _experiment(at, "some", some)
-    one = ran(experiment, at / "one", "--direct_num_workers=1")
-    two = ran(experiment, at / "two", "--direct_num_workers=2")
-    later = _experiment(at, "later", some, targets=["lite0", "lite1"])
+    some = copies(at, folder, _SOME)
+    asked = experiment(at, "some", some)
+    one = ran(asked, at / "one", "--direct_num_workers=1")
+    two = ran(asked, at / "two", "--direct_num_workers=2")
+    later = experiment(at, "later", some, targets=["lite0", "lite1"])
     target = ran(later, at / "one", "--direct_num_workers=1")
     attack = {"fgsm": {**_PGD, "recipe": "fgsm"}}
     few, many = (
-        ran(_experiment(at, f"images-{count}", _copies(at, folder, count), attacks=attack), at / f"run-{count}").peak
+        ran(experiment(at, f"images-{count}", copies(at, folder, count), attacks=attack), at / f"run-{count}").peak
         for count in (_FEW, _MANY)
     )
     return [

@@ -18,6 +18,7 @@ from transforms.data.decode import CanvasSpec
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
+from transforms.models.device import Numerics
 from transforms.models.pin import Engine, GradientEngine
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
@@ -95,6 +96,7 @@ class Experiment(Strict):
     defenses: tuple[OneDefense, ...] = ()
     all_probabilities: bool = False
     micro_batch: int | None = Field(default=None, ge=1, le=4096, strict=True)
+    numerics: Annotated[Numerics, one_of("numerics", get_args(Numerics))] = "exact"
     keep_canvases: bool = True
 
     @model_validator(mode="before")

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -104,6 +104,7 @@ class Definitions(_Frozen):
     Attributes:
         attacks: each with every key that its rows depend on.
         micro_batch: images that a model is shown at once; 0 in a run of version 0.1.0, which did not record it.
+        numerics: exact or fast.
     """
 
     seed: int
@@ -114,6 +115,7 @@ class Definitions(_Frozen):
     models: dict[str, Model]
     attacks: dict[str, Json]
     micro_batch: int = Field(default=0, ge=0, le=_MOST)
+    numerics: Literal["exact", "fast"] = "exact"
 
     @property
     def chunks(self) -> int:

@@ -54,6 +54,7 @@ def definitions(
         },
         "attacks": {name: _defined(attack) for name, attack in experiment.attacks.items()},
         "micro_batch": experiment.micro_batch or 0,
+        "numerics": experiment.numerics,
     }
     return Definitions.model_validate_json(json.dumps(found))
 
@@ -109,7 +110,7 @@ def conditions(defined: Definitions, device: str) -> Conditions:
     """
     field_of_view = CanvasSpec(defined.canvas.resize, defined.canvas.crop).field_of_view
     size = defined.micro_batch or usual_micro_batch(torch_device(device), defined.chunk_size)
-    return Conditions(defined.seed, field_of_view, size, device)
+    return Conditions(defined.seed, field_of_view, size, device, defined.numerics)
 
 
 def _completed(old: Json, new: Json) -> Json:

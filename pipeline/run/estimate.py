@@ -80,9 +80,9 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
     Raises:
         InputError: the device is not there, weights are not what they say, or the images cannot be read.
     """
-    prepare_numerics()
     experiment, missing = prepared.experiment, prepared.plan.missing
-    models = HeldModels(prepared.pins, device)
+    prepare_numerics(experiment.numerics)
+    models = HeldModels(prepared.pins, device, experiment.numerics)
     with TemporaryDirectory() as folder:
         context = StepContext(Store(folder), models, experiment.canvas.spec, prepared.conditions(device))
         # A short micro-batch is filled up, and takes as long as a full one.

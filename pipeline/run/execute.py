@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ from pipeline.run.compaction import compact, take_apart
 from pipeline.run.definitions import merge_definitions, versions
 from pipeline.run.graph import build
 from pipeline.run.lock import is_shard_lock, lock, lock_in_turn, shards_at_work
+from pipeline.run.micro_batch import quickest, seconds_of_a_gradient
 from pipeline.run.plan import Wave, make_plan, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
@@ -28,7 +30,7 @@ from transforms.data.chunks import Work
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
-from transforms.models.device import is_emulated, torch_device
+from transforms.models.device import Numerics, is_emulated, torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import ROUND, canvases_part
 from transforms.steps.context import StepContext
@@ -77,15 +79,16 @@ def execute(
             directory cannot be written, or another run is at work in it, or was since `prepare`.
         StoppedError: the run directory or the accelerator fails in the middle.
     """
-    prepare_numerics()
+    prepare_numerics(prepared.experiment.numerics)
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
-    models = _Models(prepared.pins, device, together=len(waves) <= 1)
+    models = _Models(prepared.pins, device, prepared.experiment.numerics, together=len(waves) <= 1)
     followed = {name for attack in prepared.experiment.attacks.values() for name in attack.surrogates}
     for name, pinned in prepared.pins.items():
         open_ = pinned.engine == "auto" or (name in followed and pinned.gradients == "auto")
         if open_ or name not in prepared.record.proofs:
             # What is wrong with it is said before anything is written.
             models.resolve(name, followed=name in followed)
+    prepared = _with_micro_batch(prepared, models)
     for said in _slow_precisions(prepared.experiment, device):
         warn(said)
     shard = prepared.shard
@@ -102,6 +105,17 @@ def execute(
     return Outcome(cost, finished=shard.is_whole or _finished(prepared, journal))
 
 
+def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
+    """With a micro-batch found by timing, where numerics are fast and nothing says how large it is."""
+    defined, attacks = prepared.record.definitions, prepared.experiment.attacks
+    if defined.numerics == "exact" or defined.micro_batch or not attacks:
+        return prepared
+    name = next(iter(attacks.values())).surrogates[0]
+    size = quickest(partial(seconds_of_a_gradient, models.held([name])[name]), defined.chunk_size)
+    record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
+    return replace(prepared, record=record)
+
+
 def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
     for name, attack in experiment.attacks.items():
         if is_emulated(attack.precision, torch_device(device)):
@@ -111,14 +125,14 @@ def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
 class _Models:
     """The models of a run, held all together or only those that a wave needs."""
 
-    def __init__(self, pins: Mapping[str, ModelPin], device: str, *, together: bool) -> None:
+    def __init__(self, pins: Mapping[str, ModelPin], device: str, numerics: Numerics, *, together: bool) -> None:
         self.pins = dict(pins)
-        self._device = device
-        self._together = HeldModels(pins, device) if together else None
+        self._hold = partial(HeldModels, device=device, numerics=numerics)
+        self._together = self._hold(pins) if together else None
 
     def held(self, names: Collection[str]) -> HeldModels:
         """At least these."""
-        return self._together or HeldModels({name: self.pins[name] for name in names}, self._device)
+        return self._together or self._hold({name: self.pins[name] for name in names})
 
     def target(self, name: str) -> Classifier:
         """A model as it predicts."""

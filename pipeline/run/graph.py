@@ -39,7 +39,7 @@ def build(
     return (
         root
         | "Chunks of image refs" >> beam.Create(work)
-        | "Load" >> LoadImages(context.store, context.canvas)
+        | "Load" >> LoadImages(context)
         | "Attack" >> AttackImages(context, experiment.specs, pool)
         | "Fan out to defences" >> FanOut(experiment.defenses_of)
         | "Transfer"

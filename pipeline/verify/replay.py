@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 
 from pipeline.results.tables import Run
 from pipeline.run.definitions import conditions
-from pipeline.verify.tables import CLOSE, Check, Row, picture
+from pipeline.verify.tables import CLOSE, TIE, Check, Row, picture
 from transforms.data.chunks import ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.data.pixels import CanvasBatch, Pixels
@@ -18,6 +18,7 @@ from transforms.defenses.grid import parse
 from transforms.errors import InputError, StoppedError
 from transforms.models.answers import ask
 from transforms.models.conditions import Conditions
+from transforms.models.device import Numerics
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import CLEAN
 from transforms.rows.predictions import prediction_rows
@@ -62,7 +63,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
     for name, of_model in groupby(rows, key=lambda row: str(row["model"])):
         try:
-            models = HeldModels({name: _pin(run, name)}, device)
+            models = HeldModels({name: _pin(run, name)}, device, asked_under.numerics)
             models.target(name)
         except InputError as error:
             check.unknown.append(f"{name}: {error}")
@@ -71,9 +72,7 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
             if (row["image_id"], row["attack"]) in stored:
                 check.looked_at += 1
                 again = _made_again(row, stored[row["image_id"], row["attack"]], models, asked_under)
-                differ = [key for key in _CHOICES if again[key] != row[key]]
-                differ += [key for key in _CONFIDENCES if not _close(again[key], row[key])]
-                if differ:
+                if differ := differences(again, row, asked_under.numerics):
                     where = " ".join(str(row[key]) for key in ("image_id", "attack", "model", "view", "defense"))
                     check.wrong.append(f"prediction {where}: made again, {', '.join(differ)} differs")
             else:
@@ -122,5 +121,13 @@ def _canvas(run: Run) -> CanvasSpec:
     return CanvasSpec(canvas.resize, canvas.crop)
 
 
-def _close(again: float | None, before: float | None) -> bool:
-    return again == before or (again is not None and before is not None and abs(again - before) <= CLOSE)
+def differences(again: Row, row: Row, numerics: Numerics) -> list[str]:
+    """The columns in which a prediction that was made again differs."""
+    first, second = row["top5_confidences"][:2]
+    choices = _CHOICES if first - second >= TIE[numerics] else ()
+    differ = [key for key in choices if again[key] != row[key]]
+    return differ + [key for key in _CONFIDENCES if not _close(again[key], row[key], CLOSE[numerics])]
+
+
+def _close(again: float | None, before: float | None, within: float) -> bool:
+    return again == before or (again is not None and before is not None and abs(again - before) <= within)

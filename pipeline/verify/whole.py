@@ -28,8 +28,8 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
         InputError: there is no run at `path`, or no such device.
     """
     torch_device(device)
-    prepare_numerics()
     run = open_run(path)
+    prepare_numerics(run.record.definitions.numerics)
     files = check_files(run)
     yield files
     if not files.wrong:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from transforms.models.device import torch_device
+from transforms.models.device import Numerics, torch_device
 
 _MOST = {"cpu": 8, "cuda": 64}
 
@@ -18,12 +18,14 @@ class Conditions:
         field_of_view: the part of the images' centre squares that the canvases hold, in (0, 1].
         micro_batch: images that a model is shown at once, >= 1.
         device: auto, cpu or cuda; a worker resolves auto for itself.
+        numerics: exact or fast.
     """
 
     seed: int
     field_of_view: float
     micro_batch: int
     device: str = "cpu"
+    numerics: Numerics = "exact"
 
     @property
     def place(self) -> torch.device:

@@ -8,6 +8,8 @@ import torch
 from transforms.errors import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Numerics = Literal["exact", "fast"]
+"""`exact`: the same bits from run to run. `fast`: a GPU's quickest kernels, TF32 among them, which sum as they like."""
 _INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from transforms.models.classifier import Preprocessing
 from transforms.models.sources.registry import model_source
 
-Engine = Literal["auto", "torch", "onnxruntime"]
+Engine = Literal["auto", "torch", "onnxruntime", "compiled"]
 """What runs a network when it predicts; auto is the quickest that agrees with torch on the device."""
-GradientEngine = Literal["auto", "torch", "fused"]
+GradientEngine = Literal["auto", "torch", "fused", "compiled"]
 """What runs a network when an attack follows its gradients; auto likewise."""
 
 

@@ -44,7 +44,7 @@ class AttackChunk(Step):
     """The attacks on one chunk, one after the other."""
 
     def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], pool: Sequence[ImageRef]) -> None:
-        self._context = context
+        super().__init__(context)
         self._attacks = tuple(attacks)
         self._pool = tuple(pool)
         self._pool_read: CanvasBatch | None = None

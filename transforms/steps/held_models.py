@@ -8,7 +8,7 @@ from apache_beam.utils.shared import Shared
 
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.device import torch_device
+from transforms.models.device import Numerics, torch_device
 from transforms.models.engines.registry import FOLLOWED, PREDICTING, Prepared, prepared
 from transforms.models.pin import ModelPin
 from transforms.models.sources.registry import model_source
@@ -24,9 +24,10 @@ class HeldModels:
     for predictions; each is run by the engine of its pin. Picklable: what is loaded stays behind.
     """
 
-    def __init__(self, pins: Mapping[str, ModelPin], device: str) -> None:
+    def __init__(self, pins: Mapping[str, ModelPin], device: str, numerics: Numerics = "exact") -> None:
         self._pins = dict(pins)
         self._device = device
+        self._numerics: Numerics = numerics
         self._shared = {(use, name): Shared() for name in pins for use in (*_ENGINES, "loaded")}
         self._held: dict[tuple[str, str], Prepared] = {}
 
@@ -65,7 +66,7 @@ class HeldModels:
         # Shared, so that it is one where both are torch's; gone where engines have taken it over.
         loaded = self._shared["loaded", name].acquire(lambda: self._load(name))
         try:
-            found = prepared(loaded, _ENGINES[use], getattr(self._pins[name], use))
+            found = prepared(loaded, _ENGINES[use], getattr(self._pins[name], use), self._numerics)
         except InputError as error:
             raise InputError(f"models.{name}.{use}: {error}") from None
         resolved: dict[str, Any] = {use: found.engine}

@@ -15,6 +15,7 @@ from transforms.rows.failures import failure_row
 from transforms.rows.images import image_row
 from transforms.rows.parts import load_parts
 from transforms.rows.tables import rows_table
+from transforms.steps.context import StepContext
 from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
@@ -29,23 +30,19 @@ class LoadImages(beam.PTransform):
     Side effect: publishes these parts. Idempotent: what is stored is neither read nor written again.
     """
 
-    def __init__(self, store: Store, canvas: CanvasSpec) -> None:
+    def __init__(self, context: StepContext) -> None:
         super().__init__()
-        self._store = store
-        self._canvas = canvas
+        self._context = context
 
     def expand(self, work: beam.PCollection) -> beam.PCollection:
-        return work | "Load chunk" >> beam.ParDo(_LoadChunk(self._store, self._canvas))
+        return work | "Load chunk" >> beam.ParDo(_LoadChunk(self._context))
 
 
 class _LoadChunk(Step):
-    def __init__(self, store: Store, canvas: CanvasSpec) -> None:
-        self._store = store
-        self._canvas = canvas
-
     def process(self, work: Work) -> Iterator[Work]:
-        if not all(self._store.has(part) for part in load_parts(work.chunk.index)):
-            publish(self._store, load_chunk(self._store, work.chunk, self._canvas))
+        store = self._context.store
+        if not all(store.has(part) for part in load_parts(work.chunk.index)):
+            publish(store, load_chunk(store, work.chunk, self._context.canvas))
         yield work
 
 

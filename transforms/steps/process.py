@@ -6,17 +6,23 @@ import apache_beam as beam
 import cv2
 import torch
 
+from transforms.models.device import Numerics
+from transforms.steps.context import StepContext
 
-def prepare_numerics() -> None:
-    """Makes results repeatable bit for bit, a worker one thread, and Pillow quiet. Changes the whole process.
 
-    Kernels sum in another order with another number of threads, in TF32, and as cuDNN pleases.
+def prepare_numerics(numerics: Numerics = "exact") -> None:
+    """Makes a worker one thread, and Pillow quiet. Changes the whole process.
+
+    Args:
+        numerics: `exact` makes results repeatable bit for bit: kernels sum in another order with another number of
+            threads, in TF32, and as cuDNN pleases. `fast` lets a GPU have TF32 and cuDNN its choice.
     """
+    fast = numerics == "fast"
     torch.set_num_threads(1)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = not fast
+    torch.backends.cudnn.benchmark = fast
+    torch.backends.cudnn.allow_tf32 = fast
+    torch.backends.cuda.matmul.allow_tf32 = fast
     cv2.setNumThreads(0)
     # Pillow warns on stderr about what `BadImage` reports or what does no harm. For the process, and Pillow's modules
     # alone: warnings.catch_warnings around each decode would race with other threads and could silence everybody.
@@ -26,5 +32,8 @@ def prepare_numerics() -> None:
 class Step(beam.DoFn):
     """A DoFn that prepares the process it comes to."""
 
+    def __init__(self, context: StepContext) -> None:
+        self._context = context
+
     def setup(self) -> None:
-        prepare_numerics()
+        prepare_numerics(self._context.conditions.numerics)

@@ -56,7 +56,7 @@ class _PredictChunk(Step):
         *,
         all_probabilities: bool,
     ) -> None:
-        self._context = context
+        super().__init__(context)
         self._looks = tuple(looks)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities

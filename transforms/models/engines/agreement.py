@@ -21,31 +21,31 @@ _STEEP = 2
 """Probes whose gradients are taken."""
 
 
-def disagreement(plain: Classifier, other: Classifier) -> str | None:
+def disagreement(plain: Classifier, other: Classifier, within: float = AGREEMENT) -> str | None:
     """In what another engine's answers to some probes differ from torch's, in words; None where they agree.
 
-    They agree if all labels are the same, and no probability differs by more than 1e-4.
+    They agree if all labels are the same, and no probability differs by more than `within`.
     """
-    windows = probes(_PROBES, plain.preprocessing.input_size)
+    windows = probes(_PROBES, plain.preprocessing.input_size).to(plain.device)
     with torch.inference_mode():
         first, second = (each(windows).softmax(dim=1) for each in (plain, other))
     labels = int((first.argmax(dim=1) != second.argmax(dim=1)).sum())
     farthest = float((first - second).abs().max())
     if labels:
         return f"{labels} of {_PROBES} labels differ"
-    return None if farthest <= AGREEMENT else f"probabilities differ by up to {farthest:.2g}"
+    return None if farthest <= within else f"probabilities differ by up to {farthest:.2g}"
 
 
-def steepness_apart(plain: Classifier, other: Classifier) -> str | None:
+def steepness_apart(plain: Classifier, other: Classifier, least_cosine: float = COSINE) -> str | None:
     """By how much another engine's gradients of some probes differ from torch's, in words; None where they agree.
 
-    They agree if the angle between any two has a cosine of 0.999 at least.
+    They agree if the angle between any two has a cosine of `least_cosine` at least.
     """
-    windows = probes(_STEEP, plain.preprocessing.input_size)
+    windows = probes(_STEEP, plain.preprocessing.input_size).to(plain.device)
     # Gradients of a network that has not been trained may be as short as 1e-9.
     first, second = (F.normalize(_gradients(each, windows).double(), eps=_LEAST) for each in (plain, other))
     least = float((first * second).sum(dim=1).min())
-    return None if least >= COSINE else f"gradients differ, the cosine of their angle is {least:.4f}"
+    return None if least >= least_cosine else f"gradients differ, the cosine of their angle is {least:.4f}"
 
 
 def _gradients(classifier: Classifier, windows: Tensor) -> Tensor:

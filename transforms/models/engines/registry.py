@@ -1,6 +1,7 @@
 """Engines: what runs a network when it predicts, and what runs it when an attack follows its gradients.
 
-Each is a function of the model and the device alone. It is resolved once, and written into the record of the run.
+Each is a function of the model, the device and the numerics alone. It is resolved once, and written into the record of
+the run.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.engines import fused, onnxruntime_engine
+from transforms.models.device import Numerics
+from transforms.models.engines import compiled, fused, onnxruntime_engine
 
 Engine = Callable[[Classifier], Classifier]
 """Prepares a classifier, or raises InputError where it cannot or where its answers differ from torch's."""
@@ -18,11 +20,18 @@ def _as_loaded(classifier: Classifier) -> Classifier:
     return classifier
 
 
-PREDICTING: dict[str, Engine] = {"onnxruntime": onnxruntime_engine.prepare, "torch": _as_loaded}
+PREDICTING: dict[str, Engine] = {
+    "onnxruntime": onnxruntime_engine.prepare,
+    "compiled": compiled.prepare,
+    "torch": _as_loaded,
+}
 """Engines for predictions, the quickest first."""
 
-FOLLOWED: dict[str, Engine] = {"fused": fused.prepare, "torch": _as_loaded}
+FOLLOWED: dict[str, Engine] = {"fused": fused.prepare, "compiled": compiled.prepare, "torch": _as_loaded}
 """Engines for gradients, the quickest first."""
+
+_FAST = {"compiled"}
+"""Engines that `numerics: exact` does not choose by itself."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,9 @@ class Prepared:
     classifier: Classifier
 
 
-def prepared(classifier: Classifier, engines: Mapping[str, Engine], engine: str) -> Prepared:
+def prepared(
+    classifier: Classifier, engines: Mapping[str, Engine], engine: str, numerics: Numerics = "exact"
+) -> Prepared:
     """Prepares a classifier.
 
     Args:
@@ -46,6 +57,8 @@ def prepared(classifier: Classifier, engines: Mapping[str, Engine], engine: str)
     if engine != "auto":
         return Prepared(engine, engines[engine](classifier))
     for name, prepare in engines.items():
+        if numerics == "exact" and name in _FAST:
+            continue
         try:
             return Prepared(name, prepare(classifier))
         except InputError:
