@@ -90,7 +90,13 @@ def _pgd(arena: Arena, steps: int) -> dict[str, Work]:
 
 def _pgd_of_others(arena: Arena) -> dict[str, Work]:
     theirs = ProjectedGradientDescent(
-        _art(arena.users), np.inf, _EPS, _ALPHA, _STEPS, num_random_init=1, batch_size=_BATCH, verbose=False
+        _art(arena.users),
+        eps=_EPS,
+        eps_step=_ALPHA,
+        max_iter=_STEPS,
+        num_random_init=1,
+        batch_size=_BATCH,
+        verbose=False,
     )
     linf = foolbox.attacks.LinfPGD(abs_stepsize=_ALPHA, steps=_STEPS)
     return {
@@ -134,11 +140,11 @@ def measure(folder: str | None) -> Iterator[Measured]:
     """Everything about attacks, in about ten minutes."""
     batch = canvases(listed(folder), _BATCH)
     lite = Arena(lite0(), batch)
-    yield from lite.compared("PGD-10, EfficientNet-Lite0", {**_pgd(lite, _STEPS), **_pgd_of_others(lite)}, 3)
+    yield from lite.compared("PGD-10, EfficientNet-Lite0", {**_pgd(lite, _STEPS), **_pgd_of_others(lite)}, 2)
     yield from lite.compared("MI-FGSM-10, EfficientNet-Lite0", _momentum(lite), 2)
     yield from lite.compared("DI-FGSM-10, EfficientNet-Lite0", _diverse(lite), 2)
     yield from lite.compared("APGD-10, EfficientNet-Lite0", _auto_pgd(lite), 2)
-    yield from lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 2)
+    yield from lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 1)
     for name in ("resnet50", "vit_small_patch16_224"):
         arena = Arena(untrained(name), batch)
-        yield from arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 2)
+        yield from arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 1)

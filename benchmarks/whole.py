@@ -45,7 +45,7 @@ _MEGALITH = 649
 _BATCH = 8
 _CHUNK = 16
 _LOOK_EVERY = 0.05
-_FEW, _SOME, _MANY = 20, 48, 200
+_FEW, _SOME, _MANY = 200, 64, 2000
 _CONDITIONS = Conditions(0, CANVAS.field_of_view, _BATCH)
 
 
@@ -126,9 +126,8 @@ def _scaling(at: Path, folder: str | None) -> list[Measured]:
     two = ran(asked, at / "two", "--direct_num_workers=2")
     later = experiment(at, "later", some, targets=["lite0", "lite1"])
     target = ran(later, at / "one", "--direct_num_workers=1")
-    attack = {"fgsm": {**_PGD, "recipe": "fgsm"}}
     few, many = (
-        ran(experiment(at, f"images-{count}", copies(at, folder, count), attacks=attack), at / f"run-{count}").peak
+        ran(experiment(at, f"images-{count}", copies(at, folder, count), attacks={}), at / f"run-{count}").peak
         for count in (_FEW, _MANY)
     )
     return [
