@@ -1,6 +1,7 @@
 """The fused engine: another order of sums, and else the answers and the gradients of the plain network."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import timm
@@ -168,11 +169,18 @@ def test_a_gradient_can_be_taken_twice() -> None:
 
 def _untrained(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return lively(getattr(torchvision.models, name)(weights=None))
+    make = getattr(torchvision.models, name, None) or partial(timm.create_model, name)
+    return lively(make())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "vgg11_bn", "shufflenet_v2_x0_5"])
-def test_torchvisions_networks(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "mobilenet_v2", "densenet121", "vgg11_bn", "shufflenet_v2_x0_5"),
+        *("mobilenetv2_100", "regnetx_002", "mobilenetv3_small_050"),  # timm's, whose batch norm holds the activation
+    ],
+)
+def test_networks_of_libraries(name: str) -> None:
     """Untrained, at 64 pixels."""
     model = classifier(_untrained(name), 64)
     quick = prepared(model, FOLLOWED, "auto")
@@ -181,6 +189,7 @@ def test_torchvisions_networks(name: str) -> None:
     of_output = torch.randn(2, 1000)
     (expected, plain), (found, logits) = (with_gradient(each, windows, of_output) for each in (model, quick.classifier))
     assert torch.allclose(logits, plain, atol=1e-3 * float(plain.abs().max()))
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in quick.classifier.modules()) or "densenet" in name
     assert cosines(found, expected).min() > 0.9999
 
 

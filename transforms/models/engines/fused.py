@@ -42,7 +42,7 @@ def fused(network: nn.Module) -> nn.Module:
         Exception: nearly any, of `torch.fx`, for a network whose code depends on its input.
         ValueError: no batch norm and no ReLU follows a convolution.
     """
-    graph_module = fx.symbolic_trace(network)
+    graph_module = fx.GraphModule(network, _Tracer().trace(network))
     found = [(node, _convolution(graph_module, node)) for node in graph_module.graph.nodes]
     convolutions = [(node, convolution) for node, convolution in found if convolution is not None]
     gained = [_fuse(graph_module, *each, f"fused_{number}") for number, each in enumerate(convolutions)]
@@ -56,6 +56,13 @@ def fused(network: nn.Module) -> nn.Module:
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return _ChannelsLast(graph_module)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves batch norm whole where another library's joins it with an activation, as timm's BatchNormAct2d does."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _ChannelsLast(nn.Module):
@@ -76,15 +83,21 @@ def _fuse(owner: fx.GraphModule, node: fx.Node, found: Convolution, name: str) -
     padding = _zero_padding(owner, source)
     if padding is not None and len(source.users) == 1 and (behind := found.padded(*padding)) is not None:
         found, source = behind, cast(fx.Node, source.args[0])
-    after = _only_user(last)
+    after, joined = _only_user(last), None
     if after is not None and isinstance(norm := _module(owner, after), nn.BatchNorm2d) and norm.track_running_stats:
-        found, last = found.normalized(norm), after
+        found, last, joined = found.normalized(norm), after, getattr(norm, "act", None)
         after = _only_user(last)
-    if after is not None and (activation := _activation(owner, after)) != "none":
+    if joined is not None:
+        found = replace(found, activation=_KINDS.get(type(joined), "none"))
+    elif after is not None and (activation := _activation(owner, after)) != "none":
         found, last = replace(found, activation=activation), after
     owner.add_submodule(name, FusedConvolution(found))
     with owner.graph.inserting_before(last):
-        last.replace_all_uses_with(owner.graph.call_module(name, (source,)))
+        result = owner.graph.call_module(name, (source,))
+        if joined is not None and found.activation == "none":
+            owner.add_submodule(f"{name}_activation", joined)
+            result = owner.graph.call_module(f"{name}_activation", (result,))
+        last.replace_all_uses_with(result)
     return last is not node
 
 
@@ -140,15 +153,13 @@ def _zero_padding(owner: fx.GraphModule, node: fx.Node) -> tuple[int, int, int, 
     return module.padding if isinstance(module, nn.ZeroPad2d) else None
 
 
+_KINDS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _FUNCTIONS: dict[Any, Activation] = {F.relu: "relu", torch.relu: "relu", "relu": "relu", "relu_": "relu"}
 _FUNCTIONS |= {F.relu6: "relu6"}
 
 
 def _activation(owner: fx.GraphModule, node: fx.Node) -> Activation:
     """The activation that a node computes; "none" for whatever cannot be fused."""
-    module = _module(owner, node)
-    if isinstance(module, nn.ReLU6):
-        return "relu6"
-    if isinstance(module, nn.ReLU):
-        return "relu"
+    if (module := _module(owner, node)) is not None:
+        return _KINDS.get(type(module), "none")
     return _FUNCTIONS.get(node.target, "none") if node.op in {"call_function", "call_method"} else "none"
