@@ -70,6 +70,7 @@ for line in iter(sys.stdin.readline, ""):
             atexit._run_exitfuncs()
             sys.stdout.flush()
             os._exit(code)
+        ended.pop(answer, None)  # Process ids come again.
         os.close(begins)
         os.read(begun, 1)
         os.close(begun)

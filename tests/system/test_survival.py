@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.run.execute import _machine_failure
-from tests.support.preforked import Process, start
+from tests.support.preforked import Process, start, wait_until
 from tests.support.runners import give_up
 from tests.support.runs import (
     Finished,
@@ -39,11 +39,8 @@ PART = "attacks/attack=mi/chunk-00000.parquet"
 
 
 def wait_for(output: Path, pattern: str, process: Process, count: int = 1) -> None:
-    """Returns as soon as there are so many files of such a name."""
-    deadline = time.monotonic() + 120
-    while len(list(output.glob(pattern))) < count:
-        assert time.monotonic() < deadline, process.stderr
-        time.sleep(0.002)
+    """Returns as soon as there are so many files of such a name, while the process still runs."""
+    wait_until(lambda: len(list(output.glob(pattern))) >= count, process)
 
 
 def unfinished(output: Path) -> list[str]:
