@@ -130,3 +130,13 @@ def energies(changed: npt.NDArray[np.int16], rings: npt.NDArray[np.int64]) -> np
     """Shares of a perturbation's energy in rings of spatial frequency, float64 (rings,); NaN where nothing changed."""
     power = (np.abs(np.fft.fft2(changed.astype(np.float64), axes=(0, 1))) ** 2).sum(axis=-1)
     return np.bincount(rings.ravel(), power.ravel()) / power.sum()
+
+
+def amplified(changed: npt.NDArray[np.int16], times: int) -> bytes:
+    """A perturbation on middle grey, `times` as large and clipped, as a PNG file."""
+    from PIL import Image  # noqa: PLC0415 - said above
+
+    levels = (changed.astype(np.int32) * times + 128).clip(0, 255).astype(np.uint8)
+    file = BytesIO()
+    Image.fromarray(levels).save(file, "png")
+    return file.getvalue()

@@ -88,15 +88,31 @@ def rate_lines(
     """Rates along a number, with bars of their intervals, a line for each value of `colour`."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    across = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False))
-    colours = alt.Color(f"{colour}:N", sort=_names(rows, colour))
-    base = alt.Chart().encode(x=across, color=colours, tooltip=[f"{x}:Q", f"{colour}:N", *_RATE_TIPS])
-    line = base.mark_line().encode(y=alt.Y("rate:Q", title=y_title, scale=_SHARE(), axis=alt.Axis(format="%")))
-    points = base.mark_point(filled=True, size=50).encode(
-        y="rate:Q", shape=alt.Shape(f"{colour}:N", sort=_names(rows, colour))
+    order = _names(rows, colour)
+    base = alt.Chart().encode(
+        x=alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False)),
+        tooltip=[f"{x}:Q", f"{colour}:N", *_RATE_TIPS],
     )
-    bars = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
+    share = alt.Y("rate:Q", title=y_title, scale=_SHARE(), axis=alt.Axis(format="%"))
+    line = base.mark_line().encode(y=share, stroke=_unnamed(colour, order))
+    bars = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q", stroke=_unnamed(colour, order))
+    points = base.mark_point(filled=True, size=50).encode(y="rate:Q", **_named(colour, order))
     return _faceted(bars + line + points, rows, facet, description)
+
+
+def _unnamed(field: str, order: list[Any]) -> "alt.Stroke":
+    """Colours of lines: those of the points, whose legend names them."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    return alt.Stroke(f"{field}:N", sort=order, legend=None)
+
+
+def _named(field: str, order: list[Any], title: str | None = None) -> Json:
+    """Colours and shapes of points, which one legend names: whoever sees no colours sees shapes."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    kept = {"sort": order, "title": title or field}
+    return {"color": alt.Color(f"{field}:N", **kept), "shape": alt.Shape(f"{field}:N", **kept)}
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -110,9 +126,17 @@ def _faceted(layers: "alt.LayerChart", rows: Sequence[Json], facet: str | None, 
 
     if facet is None or len(_names(rows, facet)) < 2:  # noqa: PLR2004 - one needs no heading
         return shown(layers.properties(data=data(rows), width=480, height=280), description)
-    by = alt.Facet(f"{facet}:N", sort=_names(rows, facet), title=None)
-    parts = layers.properties(width=260, height=190).facet(by, columns=3, data=data(rows))
-    return shown(parts, description)
+    return _panels(layers.properties(width=260, height=190), rows, facet, description)
+
+
+def _panels(layers: "alt.LayerChart", rows: Sequence[Json], facet: str, description: str) -> Json:
+    """A panel for each value of `facet`, in full rows where their number allows."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    names = _names(rows, facet)
+    columns = 3 if len(names) % 3 == 0 or len(names) % 2 else 2
+    by = alt.Facet(f"{facet}:N", sort=names, title=None)
+    return shown(layers.facet(by, columns=columns, data=data(rows)), description)
 
 
 def lines(rows: Sequence[Json], description: str) -> Json:
@@ -129,22 +153,22 @@ def lines(rows: Sequence[Json], description: str) -> Json:
 
 
 def scatter(rows: Sequence[Json], description: str) -> Json:
-    """Success over passes, a panel for each model; what is on the Pareto front is filled and joined."""
+    """Success over passes, a panel for each model; what is on the Pareto front is bright, and joined."""
     import altair as alt  # noqa: PLC0415 - said above
 
     named = [{**row, "rivals": _rivals(row)} for row in rows]
     base = alt.Chart().encode(
         x=alt.X("passes:Q", title="forward + backward passes per image", scale=alt.Scale(type="log")),
         y=alt.Y("rate:Q", title="success", scale=_SHARE(), axis=alt.Axis(format="%")),
-        color=alt.Color("rivals:N", title="goal and budget", sort=_names(named, "rivals")),
+    )
+    front = base.transform_filter("datum.pareto").mark_line(interpolate="step-after", opacity=0.6, color="#888")
+    points = base.mark_point(filled=True, size=80).encode(
+        color=alt.Color("attack:N", sort=_names(named, "attack")),
+        shape=alt.Shape("rivals:N", title="goal and budget", sort=_names(named, "rivals")),
+        opacity=alt.condition("datum.pareto", alt.value(1), alt.value(0.45)),
         tooltip=["attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS],
     )
-    front = base.transform_filter("datum.pareto").mark_line(interpolate="step-after", opacity=0.6)
-    points = base.mark_point(size=60).encode(
-        fillOpacity=alt.condition("datum.pareto", alt.value(1), alt.value(0)), fill="rivals:N"
-    )
-    words = base.mark_text(dy=-9, fontSize=10).encode(text="attack:N", color=alt.value(_INK))
-    return _faceted(front + points + words, named, "model", description)
+    return _faceted(front.encode(detail="rivals:N") + points, named, "model", description)
 
 
 def _rivals(row: Json) -> str:
@@ -156,16 +180,15 @@ def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, descript
     """Rates as points with their intervals, a line for each name, a panel for each value of `facet`."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    place = alt.Y(f"{down}:N", sort=_names(rows, down), title=None)
-    colours = alt.Color(f"{colour}:N", sort=_names(rows, colour), title=None)
-    base = alt.Chart().encode(y=place, color=colours, tooltip=[f"{down}:N", f"{colour}:N", f"{facet}:N", *_RATE_TIPS])
-    bars = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q", title="accuracy", scale=_SHARE()), x2="high:Q")
-    points = base.mark_point(filled=True, size=60).encode(
-        x=alt.X("rate:Q", axis=alt.Axis(format="%")), shape=alt.Shape(f"{colour}:N", sort=_names(rows, colour))
+    order = _names(rows, colour)
+    base = alt.Chart().encode(
+        y=alt.Y(f"{down}:N", sort=_names(rows, down), title=None),
+        tooltip=[f"{down}:N", f"{colour}:N", f"{facet}:N", *_RATE_TIPS],
     )
-    layers = (bars + points).properties(width=240, height={"step": 20})
-    by = alt.Facet(f"{facet}:N", sort=_names(rows, facet), title=None)
-    return shown(layers.facet(by, columns=3, data=data(rows)), description)
+    share = alt.X("low:Q", title="accuracy", scale=_SHARE(), axis=alt.Axis(format="%"))
+    bars = base.mark_rule(opacity=0.5).encode(x=share, x2="high:Q", stroke=_unnamed(colour, order))
+    points = base.mark_point(filled=True, size=60).encode(x="rate:Q", **_named(colour, order))
+    return _panels((bars + points).properties(width=240, height={"step": 20}), rows, facet, description)
 
 
 def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:
@@ -221,13 +244,11 @@ def probabilities(rows: Sequence[Json], marked: dict[int, str], description: str
     ]
     base = alt.Chart().encode(
         x=alt.X("class:Q", title="class", scale=alt.Scale(domain=[0, 999], nice=False)),
-        color=alt.Color("meaning:N", title=None, sort=[*marked.values(), "other"]),
         tooltip=["model:N", "class:Q", "probability:Q", "meaning:N"],
     )
-    stems = base.mark_rule(strokeWidth=2).encode(y=alt.Y("probability:Q", scale=_SHARE()), y2=alt.datum(0))
-    points = base.transform_filter("datum.meaning !== 'other'").mark_point(filled=True, size=50)
-    layers = (stems + points.encode(y="probability:Q", shape=alt.Shape("meaning:N", title=None))).properties(
-        width=300, height=120
-    )
-    by = alt.Facet("model:N", sort=_names(rows, "model"), title=None)
-    return shown(layers.facet(by, columns=2, data=data(seen)), description)
+    order = [*marked.values(), "other"]
+    height = alt.Y("probability:Q", scale=_SHARE())
+    stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.datum(0), stroke=_unnamed("meaning", order))
+    points = base.mark_point(filled=True, size=50).encode(y="probability:Q", **_named("meaning", order, "class"))
+    layers = (stems + points).properties(width=300, height=120)
+    return _panels(layers, seen, "model", description)

@@ -23,7 +23,7 @@ def _of_model(found: Table, model: str, sql: str) -> list[Exhibit]:
     some = found.where(model=model)
     part = f"from ({sql.strip()})\nwhere model = {literal(model)}"
     dots = rate_dots(some.records(), "defense", "knows", "attack", f"Accuracy of {model} behind each defence")
-    compared = [row for row in some.records() if row["recovery"] is not None]
+    compared = [row for row in some.records() if row["recovery"] is not None and row["defense"] != "none"]
     exhibits = [Exhibit(f"Accuracy of {model} behind each defence", some, part, chart=dots)]
     if compared:
         title = f"{model}: clean cost against recovery"

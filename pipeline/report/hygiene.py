@@ -24,12 +24,14 @@ class Check:
     Attributes:
         query: its SQL for a run; None where the run has nothing to ask.
         rows: what one of its rows is.
-        mend: how to make it answerable, or what to do where it failed.
+        fill: how to make it answerable.
+        mend: what a failure may mean, and what to do.
     """
 
     title: str
     query: Callable[["Run"], str | None]
     rows: str
+    fill: str
     mend: str
 
 
@@ -50,8 +52,8 @@ def _exhibit(run: "Run", check: Check) -> Exhibit:
     number = f"{good} of {known} {check.rows}" if known else "Nothing here can tell"
     unknown = len(answers) - known
     also = f"; {unknown} more cannot be told" if known and unknown else ""
-    mend = "" if status == PASSED else f" {check.mend}"
-    return Exhibit(check.title, found, sql or "", f"{number}{also}.{mend}", status=status)
+    then = {PASSED: "", FAILED: f" {check.mend}", OPEN: f" {check.fill}"}[status]
+    return Exhibit(check.title, found, sql or "", f"{number}{also}.{then}", status=status)
 
 
 def _white_box(run: "Run") -> str:
@@ -158,51 +160,59 @@ CHECKS = (
         "White-box attacks succeed at least as often as black-box ones",
         _white_box,
         "models, at each norm, ε and goal, are fooled at least as often by attacks that follow their gradients",
-        "Attack each target as its own surrogate, and from another one, at the same norm and ε. Where it failed, the "
-        "white-box attack is too weak: more steps, restarts, another objective.",
+        "Attack a target as its own surrogate, and from another one, at the same norm and ε.",
+        "The white-box attack is too weak: more steps, restarts, or another objective.",
     ),
     Check(
         "Success grows with ε",
         _grows("eps"),
-        "steps to a larger ε lose no success on the surrogates",
+        "attacks succeed on the surrogates at least as often as those of a smaller ε",
         "Run the same recipe under several names, each with another `eps:`.",
+        "Attacks of the larger ε are not optimised well, or their steps are too short to use it.",
     ),
     Check(
         "Success grows with steps",
         _grows("steps"),
-        "steps to more iterations lose no success on the surrogates",
-        "Run the same recipe under several names, each with another `steps:`; where it failed, the attack has not "
-        "converged.",
+        "attacks succeed on the surrogates at least as often as those of fewer steps",
+        "Run the same recipe under several names, each with another `steps:`.",
+        "The attack does not converge: a smaller `alpha:` may help.",
     ),
     Check(
         "A large ε reaches 100 %",
         _always(_LARGE),
         "sets of surrogates are fooled on every image by some untargeted attack",
-        "Add an untargeted attack with `eps: 128/255`: where even that leaves images right, gradients are masked.",
+        "Add an untargeted attack with `eps: 128/255`, which may turn any image into grey.",
+        "Where even a large ε leaves images right, gradients are masked, or the attack does not follow them.",
     ),
     Check(
         "Random noise of the same norm does not fool",
         _noise,
         "models lose to noise, of at least the strongest attack's L2 norm, less than half of what the attack turns",
-        "Add the defence `noise: {sigma: …}` with a sigma of at least `rms` in the table.",
+        "Add the defence `noise: {sigma: …}` with a sigma of at least `rms` in the table: clean images behind it.",
+        "The images are so close to a boundary that any noise of this size fools: a smaller ε tells more.",
     ),
     Check(
         "The budget is kept by the stored bytes",
         _always(_BUDGET),
         "attacks stay within ε on every image",
-        "`megalith verify` measures the stored pictures again and names those beyond.",
+        "It needs an attack.",
+        "`megalith verify` measures the stored pictures again, and names those beyond.",
     ),
     Check(
         "Defences are attacked adaptively",
         _always(_ADAPTIVE),
         "pairs of a model that is attacked and a defence have an attack that knows the defence",
-        "Give an attack `adaptive: true`: it is run once for each defence, through it.",
+        "It needs an attack and a defence.",
+        "Give an attack `adaptive: true`: it is run once more for each defence, through it. Until then accuracy behind "
+        "a defence is an upper bound.",
     ),
     Check(
         "No image is left as it was because the surrogate got it wrong",
         _always(_UNTOUCHED),
         "attacks changed every image that their surrogates got wrong when clean",
+        "It needs an attack.",
         "Minimal-norm attacks and those that stop early leave such images clean, and other models are then shown a "
-        "clean image: count images that the surrogate was fooled on (the denominator `surrogate-fooled`).",
+        "clean image, which biases transfer: count images that the surrogate was fooled on (the denominator "
+        "`surrogate-fooled`).",
     ),
 )

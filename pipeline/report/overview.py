@@ -14,9 +14,9 @@ def overview(run: "Run") -> Section:
     """Plain numbers first; then models, attacks, the experiment, time and failures."""
     models, attacks, failures = counted(run, _MODELS), answer(run, _ATTACKS), answer(run, _FAILURES)
     exhibits = [
-        Exhibit("Models on clean images", models, _MODELS, "Top-1 accuracy, undefended; intervals are Wilson's, 95 %."),
-        Exhibit("Attacks", attacks, _ATTACKS, _ATTACKS_SAY),
-        Exhibit("Failures", failures, _FAILURES, "The most frequent first."),
+        Exhibit("Models on clean images", models, _MODELS, "Top-1 accuracy, undefended; intervals are Wilson's, 95 %.", open=True),
+        Exhibit("Attacks", attacks, _ATTACKS, _ATTACKS_SAY, open=True),
+        Exhibit("Failures", failures, _FAILURES, "The most frequent first.", open=True),
         _times(run),
         _experiment(run),
     ]

@@ -66,9 +66,9 @@ function showGallery(content, form) {
   };
   const keys = {
     image: (picture) => picture.image_id,
-    confidence: (picture, said) => said ? -said[1] : 0,
+    confidence: (picture, said) => said ? said[1] : 0,
     truth: (picture, said) => said ? said[2] : 2,
-    fooled: (picture) => -howMany(picture),
+    fooled: howMany,
     ...Object.fromEntries(content.measures.map((name) => [name, (picture) => picture.measures[measures[name]] ?? Infinity])),
   };
 
@@ -99,7 +99,6 @@ function showGallery(content, form) {
       const image = element("img", "", item);
       image.src = source;
       image.alt = `${nameOf(picture.label)}, ${which}`;
-      image.loading = "lazy";
     }
     const told = (answer) => answer ? `${nameOf(answer[0])} (${answer[0]}) ${(100 * answer[1]).toFixed(1)} %` : "no answer";
     element("strong", nameOf(picture.label), item);

@@ -67,7 +67,7 @@ def _page(name: str, sections: list[Section], said: list[str]) -> str:
     surroundings = Environment(
         loader=PackageLoader("pipeline", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    surroundings.filters |= {"csv_address": csv_address, "shown": _shown, "slug": slug}
+    surroundings.filters |= {"csv_address": csv_address, "shown": _shown, "slug": slug, "prose": _prose}
     return surroundings.get_template("template.html").render(
         name=name,
         sections=sections,
@@ -85,6 +85,13 @@ def _script() -> str:
 def _inline(script: str) -> str:
     """A script that can stand inside a page: no end tag in it."""
     return re.sub("</(script)", r"<\\/\1", script, flags=re.IGNORECASE).replace("<!--", "<\\!--")
+
+
+def _prose(words: str) -> str:
+    """Words as HTML, with what stands between backticks as code."""
+    from markupsafe import Markup, escape  # noqa: PLC0415 - said above
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(words))))  # noqa: S704 - escaped
 
 
 def slug(text: str) -> str:
