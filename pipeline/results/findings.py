@@ -132,30 +132,11 @@ from predictions group by all order by all
 
 _CONDITIONS = {"all": "true", "clean-correct": "clean_correct", "surrogate-fooled": "surrogates_fooled"}
 
-_SEEN = """
-select image_id, attack, seen.model, seen.view, seen.defense, attacks.through, clean.correct as clean_correct,
-       attacks.success as surrogates_fooled,
-       case when seen.target is null then not seen.correct
-            else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success
-from predictions as seen
-join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
-join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
-  using (image_id, model, view)
-where seen.label is distinct from seen.target
+_SUCCESS = """
+select attack, model, view, defense, through, count_if({condition} and success)::bigint as successes,
+       count_if({condition})::bigint as "of"
+from answers where success is not null and clean_correct is not null group by all order by all
 """
-
-VIEWS = {
-    "transfer": "select image_id, attack, model, view, defense, through, success "  # noqa: S608 - nothing of a user's
-    f"from ({_SEEN}) where clean_correct"
-}
-"""Queries that have names beside the tables'. `transfer` has a row for each image of each attack that a model looks at,
-by the usual rules: images that the model gets right when clean, but for those of the target class."""
-
-_SUCCESS = f"""
-select attack, model, view, defense, through, count_if({{condition}} and success)::bigint as successes,
-       count_if({{condition}})::bigint as "of"
-from ({_SEEN}) group by all order by all
-"""  # noqa: S608 - nothing of a user's
 
 _CURVE = """
 select eps, count_if(minimal_norm <= eps)::bigint as successes, count(*) as "of"
