@@ -37,7 +37,7 @@ select seen.image_id, seen.attack, seen.model, seen.view, seen.defense,
        seen.label, labels.class_name as label_name, seen.predicted, seen.predicted_name,
        seen.target, targets.class_name as target_name,
        seen.confidence, seen.label_confidence, seen.target_confidence, seen.margin, seen.correct, seen.abstained,
-       clean.correct as clean_correct,
+       clean.correct as clean_correct, everywhere.correct as all_models_correct,
        case when seen.attack = 'none' or seen.label is not distinct from seen.target then null
             when seen.target is null then not seen.correct
             else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success,
@@ -48,6 +48,9 @@ from predictions as seen
 left join attacks on attacks.image_id = seen.image_id and attacks.attack = seen.attack
 left join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   on clean.image_id = seen.image_id and clean.model = seen.model and clean.view = seen.view
+left join (select image_id, view, bool_and(correct) as correct from predictions
+           where attack = 'none' and defense = 'none' group by all) as everywhere
+  on everywhere.image_id = seen.image_id and everywhere.view = seen.view
 left join classes as labels on labels.class = seen.label
 left join classes as targets on targets.class = seen.target
 """
@@ -67,6 +70,7 @@ _ANSWERS_MEAN = {
     "correct": TABLES["predictions"].meanings["correct"],
     "abstained": TABLES["predictions"].meanings["abstained"],
     "clean_correct": "the same model in the same view is right on the clean, undefended image",
+    "all_models_correct": "likewise, all models",
     "success": "not correct; if targeted: predicted is the target; null if clean, or of the target class",
     "recipe": TABLES["attacks"].meanings["recipe"],
     "surrogates": TABLES["attacks"].meanings["surrogates"],
