@@ -3,8 +3,6 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
-import csv
-import json
 import shlex
 import shutil
 import sys
@@ -17,7 +15,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.process import Exit, one_line_errors, prepare_process, read_by_somebody, say, warn
+from pipeline.cli.process import (
+    Exit,
+    one_line_errors,
+    prepare_process,
+    read_by_somebody,
+    say,
+    somebody_types,
+    standard_input,
+    warn,
+)
 from transforms.errors import InputError, printable
 
 
@@ -201,28 +208,35 @@ def sql(
     context: typer.Context,
     run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
     query: Annotated[
-        str,
-        typer.Argument(metavar="QUERY", help="Over images, attacks, canvases, predictions, failures, transfer."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="QUERY", help="E.g. 'from answers limit 10'. Without it: a shell, or what standard input says."
+        ),
+    ] = None,
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Shows tables and views, with their columns, types and meanings.")
+    ] = False,
     allow_files: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="A CSV, JSON or Parquet file that it may read: from 'PATH'")
     ] = None,
 ) -> None:
-    """Answers a query over a run's tables. Other options are Beam's own."""
+    """Answers queries over a run's tables. Other options are Beam's own."""
     with one_line_errors():
-        from pipeline.cli.terminal import csv_value, json_object, print_table
-        from pipeline.results.tables import open_run
+        from pipeline.cli.terminal import print_answer
+        from pipeline.results.tables import SCHEMA, open_run, statements
 
         _tell_beam(context)
-        headings, rows = open_run(run_directory).rows(query, allow_files or [])
-        if form is Format.CSV:
-            lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
-            csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-        elif form is Format.JSON:
-            print(json.dumps([json_object(headings, row) for row in rows]))
+        run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
+        if schema:
+            show(SCHEMA, run.schema())
+        elif query is None and somebody_types():
+            from pipeline.cli.shell import converse
+
+            converse(run, files, show)
         else:
-            print_table(headings, rows)
+            for statement in statements(standard_input() if query is None else query):
+                show(*run.rows(statement, files))
 
 
 @app.command()
