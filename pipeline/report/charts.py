@@ -20,7 +20,7 @@ def shown(chart: "alt.TopLevelMixin", description: str) -> Json:
     lines = {"domainColor": _INK, "tickColor": _INK, "gridColor": "#8884"}
     config = {
         "axis": {**text, **lines},
-        "legend": {**text, "symbolLimit": 60},
+        "legend": {**text, "symbolLimit": 60, "symbolBaseFillColor": _INK, "symbolBaseStrokeColor": _INK},
         "header": text,
         "title": {"color": _INK, "anchor": "start"},
         "view": {"stroke": "#8886"},
@@ -104,14 +104,17 @@ def _unnamed(field: str, order: list[Any]) -> "alt.Stroke":
     """Colours of lines: those of the points, whose legend names them."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    return alt.Stroke(f"{field}:N", sort=order, legend=None)
+    return alt.Stroke(f"{field}:N", scale=alt.Scale(domain=order), legend=None)
 
 
 def _named(field: str, order: list[Any], title: str | None = None) -> Json:
-    """Colours and shapes of points, which one legend names: whoever sees no colours sees shapes."""
+    """Colours and shapes of points: whoever sees no colours sees shapes.
+
+    Vega-Lite makes one legend of two channels where their domains are written out.
+    """
     import altair as alt  # noqa: PLC0415 - said above
 
-    kept = {"sort": order, "title": title or field}
+    kept = {"scale": alt.Scale(domain=order), "title": title or field}
     return {"color": alt.Color(f"{field}:N", **kept), "shape": alt.Shape(f"{field}:N", **kept)}
 
 
@@ -122,7 +125,6 @@ def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
 
 
 def _faceted(layers: "alt.LayerChart", rows: Sequence[Json], facet: str | None, description: str) -> Json:
-    import altair as alt  # noqa: PLC0415 - said above
 
     if facet is None or len(_names(rows, facet)) < 2:  # noqa: PLR2004 - one needs no heading
         return shown(layers.properties(data=data(rows), width=480, height=280), description)
@@ -130,12 +132,12 @@ def _faceted(layers: "alt.LayerChart", rows: Sequence[Json], facet: str | None, 
 
 
 def _panels(layers: "alt.LayerChart", rows: Sequence[Json], facet: str, description: str) -> Json:
-    """A panel for each value of `facet`, in full rows where their number allows."""
+    """A panel for each value of `facet`, in rows that are full but for one."""
     import altair as alt  # noqa: PLC0415 - said above
 
     names = _names(rows, facet)
-    columns = 3 if len(names) % 3 == 0 or len(names) % 2 else 2
     by = alt.Facet(f"{facet}:N", sort=names, title=None)
+    columns = 2 if len(names) % 3 == 1 else 3
     return shown(layers.facet(by, columns=columns, data=data(rows)), description)
 
 
@@ -246,9 +248,10 @@ def probabilities(rows: Sequence[Json], marked: dict[int, str], description: str
         x=alt.X("class:Q", title="class", scale=alt.Scale(domain=[0, 999], nice=False)),
         tooltip=["model:N", "class:Q", "probability:Q", "meaning:N"],
     )
-    order = [*marked.values(), "other"]
+    order = [*marked.values(), "other"]  # the marked first: lines and points then have their colours in common
     height = alt.Y("probability:Q", scale=_SHARE())
     stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.datum(0), stroke=_unnamed("meaning", order))
-    points = base.mark_point(filled=True, size=50).encode(y="probability:Q", **_named("meaning", order, "class"))
+    named = base.transform_filter("datum.meaning !== 'other'").mark_point(filled=True, size=50)
+    points = named.encode(y="probability:Q", **_named("meaning", order[:-1], "class"))
     layers = (stems + points).properties(width=300, height=120)
     return _panels(layers, seen, "model", description)

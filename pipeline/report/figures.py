@@ -28,8 +28,8 @@ class _Case(NamedTuple):
 
 def figures(run: "Run") -> Section | None:
     """Original beside adversarial, difference maps, probabilities, the low-pass strip, and each network's answer."""
-    cases = [_Case(*row) for row in answer(run, _CHOSEN.format(view=literal(usual_view(run)), most=_MOST)).rows]
-    exhibits = tuple(exhibit for case in cases for exhibit in _of_case(run, case))
+    cases = [_Case(*row) for row in answer(run, _CHOSEN.format(view=literal(usual_view(run)))).rows]
+    exhibits = tuple(exhibit for case in cases[:_MOST] for exhibit in _of_case(run, case))
     return Section("Pictures", (_RULE,), exhibits) if exhibits else None
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.report.section import Exhibit, Section, Table, answer, counted
 from pipeline.results.statistics import Rate
+from transforms.rows.parts import variant_of
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -14,7 +15,13 @@ def overview(run: "Run") -> Section:
     """Plain numbers first; then models, attacks, the experiment, time and failures."""
     models, attacks, failures = counted(run, _MODELS), answer(run, _ATTACKS), answer(run, _FAILURES)
     exhibits = [
-        Exhibit("Models on clean images", models, _MODELS, "Top-1 accuracy, undefended; intervals are Wilson's, 95 %.", open=True),
+        Exhibit(
+            "Models on clean images",
+            models,
+            _MODELS,
+            "Top-1 accuracy, undefended; intervals are Wilson's, 95 %.",
+            open=True,
+        ),
         Exhibit("Attacks", attacks, _ATTACKS, _ATTACKS_SAY, open=True),
         Exhibit("Failures", failures, _FAILURES, "The most frequent first.", open=True),
         _times(run),
@@ -28,13 +35,20 @@ def _said(run: "Run", models: Table, attacks: Table, failures: Table) -> tuple[s
     ((images, labels),) = answer(run, "select count(*), count(distinct label) from images").rows
     ((predictions, views, defenses),) = answer(run, _COUNTS).rows
     asked = f"The run is made of {run.record.definitions.images.count:,} images; {images:,} could be read, of "
-    asked += f"{_some(labels, 'class', 'classes')}. {_some(len(attacks.rows), 'attack')}, "
+    asked += f"{_some(labels, 'class', 'classes')}. {_attacks(attacks)}, "
     asked += f"{_some(len(set(models.column('model'))), 'model')}, {_some(views, 'view')} and "
     asked += f"{_some(defenses, 'defence')} gave {_some(predictions, 'prediction')}."
     said = [asked, *_strongest(run)]
     failed = sum(failures.column("images"))
     said.append(f"{failed:,} tasks failed; the reasons are below." if failed else "Nothing failed.")
     return tuple(said)
+
+
+def _attacks(attacks: Table) -> str:
+    names = attacks.column("attack")
+    variants = sum(variant_of(name) is not None for name in names)
+    known = f" and {_some(variants, 'variant')} that {'knows' if variants == 1 else 'know'} a defence"
+    return _some(len(names) - variants, "attack") + (known if variants else "")
 
 
 def _some(count: int, thing: str, things: str = "") -> str:

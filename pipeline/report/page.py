@@ -5,6 +5,7 @@ import hashlib
 import re
 import warnings
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.report.budgets import over_cost, over_eps
@@ -22,6 +23,8 @@ from pipeline.report.transfer import transfer
 from pipeline.report.views import views
 from pipeline.results.formats import csv_lines
 from pipeline.results.statistics import Rate
+from transforms.errors import InputError
+from transforms.storage.files import is_remote
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -56,6 +59,22 @@ def report(run: "Run") -> str:
     for message in said:
         warnings.warn(message, stacklevel=2)
     return _page(str(run.record.experiment.get("name", "run")), sections, said)
+
+
+def write_report(run: "Run", path: Path | None = None) -> Path:
+    """Writes the page, whole or not at all, and returns where; by default to `report.html` in the run directory.
+
+    Raises:
+        InputError: the run directory is on an object store and no path is given, or the path's folder is not there.
+    """
+    if path is None and is_remote(run.store.root):
+        raise InputError("--output: give a file on this machine; the run directory is on an object store")
+    path = path or Path(run.store.root) / "report.html"
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"--output: {str(path)!r} is not a file in a folder of this machine")
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(report(run), encoding="utf-8")
+    return unfinished.replace(path)
 
 
 def _page(name: str, sections: list[Section], said: list[str]) -> str:
