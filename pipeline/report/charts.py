@@ -88,34 +88,28 @@ def rate_lines(
     """Rates along a number, with bars of their intervals, a line for each value of `colour`."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    order = _names(rows, colour)
+    colours, shapes = _told_apart(colour, _names(rows, colour))
     base = alt.Chart().encode(
         x=alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False)),
         tooltip=[f"{x}:Q", f"{colour}:N", *_RATE_TIPS],
+        **colours,
     )
     share = alt.Y("rate:Q", title=y_title, scale=_SHARE(), axis=alt.Axis(format="%"))
-    line = base.mark_line().encode(y=share, stroke=_unnamed(colour, order))
-    bars = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q", stroke=_unnamed(colour, order))
-    points = base.mark_point(filled=True, size=50).encode(y="rate:Q", **_named(colour, order))
+    line = base.mark_line().encode(y=share)
+    bars = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
+    points = base.mark_point(filled=True, size=50).encode(y="rate:Q", **shapes)
     return _faceted(bars + line + points, rows, facet, description)
 
 
-def _unnamed(field: str, order: list[Any]) -> "alt.Stroke":
-    """Colours of lines: those of the points, whose legend names them."""
-    import altair as alt  # noqa: PLC0415 - said above
+def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
+    """Colours of lines and points, and shapes of points: whoever sees no colours sees shapes.
 
-    return alt.Stroke(f"{field}:N", scale=alt.Scale(domain=order), legend=None)
-
-
-def _named(field: str, order: list[Any], title: str | None = None) -> Json:
-    """Colours and shapes of points: whoever sees no colours sees shapes.
-
-    Vega-Lite makes one legend of two channels where their domains are written out.
+    Vega-Lite makes one legend of both where their domains are written out.
     """
     import altair as alt  # noqa: PLC0415 - said above
 
-    kept = {"scale": alt.Scale(domain=order), "title": title or field}
-    return {"color": alt.Color(f"{field}:N", **kept), "shape": alt.Shape(f"{field}:N", **kept)}
+    kept = {"scale": alt.Scale(domain=order), "title": field}
+    return {"color": alt.Color(f"{field}:N", **kept)}, {"shape": alt.Shape(f"{field}:N", **kept)}
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -182,14 +176,15 @@ def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, descript
     """Rates as points with their intervals, a line for each name, a panel for each value of `facet`."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    order = _names(rows, colour)
+    colours, shapes = _told_apart(colour, _names(rows, colour))
     base = alt.Chart().encode(
         y=alt.Y(f"{down}:N", sort=_names(rows, down), title=None),
         tooltip=[f"{down}:N", f"{colour}:N", f"{facet}:N", *_RATE_TIPS],
+        **colours,
     )
     share = alt.X("low:Q", title="accuracy", scale=_SHARE(), axis=alt.Axis(format="%"))
-    bars = base.mark_rule(opacity=0.5).encode(x=share, x2="high:Q", stroke=_unnamed(colour, order))
-    points = base.mark_point(filled=True, size=60).encode(x="rate:Q", **_named(colour, order))
+    bars = base.mark_rule(opacity=0.5).encode(x=share, x2="high:Q")
+    points = base.mark_point(filled=True, size=60).encode(x="rate:Q", **shapes)
     return _panels((bars + points).properties(width=240, height={"step": 20}), rows, facet, description)
 
 
@@ -248,10 +243,10 @@ def probabilities(rows: Sequence[Json], marked: dict[int, str], description: str
         x=alt.X("class:Q", title="class", scale=alt.Scale(domain=[0, 999], nice=False)),
         tooltip=["model:N", "class:Q", "probability:Q", "meaning:N"],
     )
-    order = [*marked.values(), "other"]  # the marked first: lines and points then have their colours in common
+    colours, shapes = _told_apart("meaning", [*marked.values(), "other"])
     height = alt.Y("probability:Q", scale=_SHARE())
-    stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.datum(0), stroke=_unnamed("meaning", order))
+    stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.datum(0), **colours)
     named = base.transform_filter("datum.meaning !== 'other'").mark_point(filled=True, size=50)
-    points = named.encode(y="probability:Q", **_named("meaning", order[:-1], "class"))
+    points = named.encode(y="probability:Q", **colours, **shapes)
     layers = (stems + points).properties(width=300, height=120)
     return _panels(layers, seen, "model", description)

@@ -73,6 +73,11 @@ def _noise(run: "Run") -> str:
     return _NOISE.format(view=literal(usual_view(run)), values=3 * side * side)
 
 
+def _near_published(run: "Run") -> str | None:
+    values = ", ".join(f"({literal(name)}, {accuracy!r})" for name, accuracy in run.record.published.items())
+    return _PUBLISHED.format(view=literal(usual_view(run)), values=values, far=_FAR) if values else None
+
+
 def _always(sql: str) -> Callable[["Run"], str | None]:
     return lambda _: sql
 
@@ -138,6 +143,21 @@ from (select strongest.model, rms, attacked, min(sigma) as sigma, arg_min(turned
 order by all
 """
 
+_FAR = 0.1
+"""From the published accuracy, which is of other images, and of each network's own evaluation."""
+
+_PUBLISHED = """
+with rates as (
+  select model, count_if(correct)::bigint as successes, count(*) as "of"
+  from predictions where attack = 'none' and defense = 'none' and view = {view} group by model),
+wilson as (
+  select *, 1.959964 ** 2 / "of" as spread, successes / "of" as rate,
+    (rate + spread / 2 + sqrt(spread * rate * (1 - rate) + spread ** 2 / 4)) / (1 + spread) as high
+  from rates)
+select model, successes, "of", rate, high, published::double as published, high >= published - {far} as holds
+from wilson left join (values {values}) as known(model, published) using (model) order by model
+"""
+
 _BUDGET = """
 select attack, any_value(norm) as norm, any_value(eps) as eps, max(length) as largest,
   count_if(length > eps + 1e-6)::bigint as beyond, count(*) as "of", max(length) <= any_value(eps) + 1e-6 as holds
@@ -201,6 +221,13 @@ CHECKS = (
         "attacks stay within ε on every image",
         "It needs an attack.",
         "`megalith verify` measures the stored pictures again, and names those beyond.",
+    ),
+    Check(
+        "Clean accuracy is near the published one",
+        _near_published,
+        "models may be within ten points of what was published, or better: Wilson's upper bound reaches that far",
+        "run.json has no published accuracy of these models: runs of this version note it where it is known.",
+        "Check weights, preprocessing and labels: success on a broken model means little.",
     ),
     Check(
         "Defences are attacked adaptively",
