@@ -30,7 +30,7 @@ _WORDS = "Clean, undefended images in ten bins of confidence. A calibrated model
 _ERROR_SAYS = "The mean distance of confidence from accuracy over the bins, weighted by their images."
 
 _BINS = """
-select model, least(floor(confidence * 10), 9) / 10 as bin, avg(confidence) as confidence,
+select model, least(floor(confidence::double * 10), 9) / 10 as bin, avg(confidence) as confidence,
   count_if(correct)::bigint as successes, count(*) as "of"
 from predictions where attack = 'none' and defense = 'none' and view = {view}
   and model in (select model from predictions where attack = 'none' and defense = 'none' and view = {view}

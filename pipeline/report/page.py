@@ -4,6 +4,8 @@ import base64
 import hashlib
 import re
 import warnings
+from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,10 +57,10 @@ def report(run: "Run") -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sections = [section for make in SECTIONS if (section := make(run)) is not None]
-    said = list(dict.fromkeys(str(each.message) for each in caught))
+    said = list(dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning))
     for message in said:
         warnings.warn(message, stacklevel=2)
-    return _page(str(run.record.experiment.get("name", "run")), sections, said)
+    return html_page(str(run.record.experiment.get("name", "run")), sections, said)
 
 
 def write_report(run: "Run", path: Path | None = None) -> Path:
@@ -77,12 +79,12 @@ def write_report(run: "Run", path: Path | None = None) -> Path:
     return unfinished.replace(path)
 
 
-def _page(name: str, sections: list[Section], said: list[str]) -> str:
-    import vl_convert  # noqa: PLC0415 - it and Jinja2 take their time, and only a page needs them
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+def html_page(name: str, sections: Sequence[Section], said: Sequence[str]) -> str:
+    """Sections as HTML, below notices of what was `said` when they were made."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - takes its time
     from markupsafe import Markup  # noqa: PLC0415
 
-    scripts = [_inline(vl_convert.javascript_bundle()), _inline(_script())]
+    scripts = [_inline(_charting()), _inline(_script())]
     surroundings = Environment(
         loader=PackageLoader("pipeline", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -95,6 +97,15 @@ def _page(name: str, sections: list[Section], said: list[str]) -> str:
         scripts=[Markup(each) for each in scripts],  # noqa: S704 - Vega's and ours, nothing of a user's
         hashes=[base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts],
     )
+
+
+@cache
+def _charting() -> str:
+    """Vega, Vega-Lite and Vega-Embed, which draw charts."""
+    import vl_convert  # noqa: PLC0415 - takes seconds
+
+    bundle: str = vl_convert.javascript_bundle()
+    return bundle
 
 
 def _script() -> str:

@@ -39,11 +39,11 @@ def _spectrum(run: "Run", attack: str, clean: Mapping[str, Canvas]) -> list[tupl
     if not changes:
         return []
     rings = frequency_rings(changes[0].shape[0], _BANDS)
-    share = np.mean([energies(changed, rings) for changed in changes], axis=0)
-    of_noise = np.bincount(rings.ravel()) / rings.size
+    share = np.mean([energies(changed, rings, _BANDS) for changed in changes], axis=0)
+    of_noise = np.bincount(rings.ravel(), minlength=_BANDS) / rings.size
     return [
         (attack, round((ring + 0.5) / _BANDS, 4), float(share[ring]), float(share[ring] / of_noise[ring]), len(changes))
-        for ring in range(_BANDS)
+        for ring in np.flatnonzero(of_noise)  # a small canvas has rings without a frequency
     ]
 
 

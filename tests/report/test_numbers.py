@@ -18,7 +18,7 @@ from pipeline.report.calibration import calibration
 from pipeline.report.defenses import defenses
 from pipeline.report.lowpass import sweep
 from pipeline.report.overview import overview
-from pipeline.report.page import SECTIONS, report
+from pipeline.report.page import SECTIONS, html_page
 from pipeline.report.robustness import robustness
 from pipeline.report.section import Exhibit, Section, Table
 from pipeline.report.transfer import transfer
@@ -263,22 +263,31 @@ def test_calibration(run: Run, seen: list[Row], monkeypatch: pytest.MonkeyPatch)
     assert dict(zip(shown.column("model"), shown.column("error"), strict=True)) == pytest.approx(errors)
 
 
-def test_each_table_is_what_its_query_answers(run: Run) -> None:
+@pytest.fixture(scope="module")
+def exhibits(made: Path) -> list[Exhibit]:
+    run = open_run(str(made))
+    return [each for make in SECTIONS if (section := make(run)) for each in section.exhibits]
+
+
+def test_each_table_is_what_its_query_answers(run: Run, exhibits: list[Exhibit]) -> None:
     """As somebody gets it who pastes the query into `megalith sql`."""
-    exhibits = [each for make in SECTIONS if (section := make(run)) for each in section.exhibits]
     asked = [each for each in exhibits if each.sql and each.title not in DERIVED]
     assert len(asked) > 25
     for exhibit in asked:
         headings, answered = run.rows(exhibit.sql)
         assert headings == list(exhibit.table.headings[: len(headings)]), exhibit.title
         kept = [row[: len(headings)] for row in exhibit.table.rows]
-        assert sorted(map(repr, kept)) == sorted(map(repr, answered)), exhibit.title
+        assert sorted(map(rounded, kept)) == sorted(map(rounded, answered)), exhibit.title
 
 
-def test_csv_files_and_queries_on_the_page_are_those_of_the_exhibits(run: Run) -> None:
-    page = report(run)
+def rounded(row: tuple[Any, ...]) -> list[str]:
+    """A row to be compared: the last bits of a mean depend on which thread was first."""
+    return [f"{each:.9g}" if isinstance(each, float) else str(each) for each in row]
+
+
+def test_csv_files_and_queries_on_the_page_are_those_of_the_exhibits(exhibits: list[Exhibit]) -> None:
+    page = html_page("made", [Section("All", (), tuple(exhibits))], [])
     links = re.findall(r'<a download="([^"]+)" href="data:text/csv;charset=utf-8;base64,([^"]+)">', page)
-    exhibits: list[Exhibit] = [each for make in SECTIONS if (section := make(run)) for each in section.exhibits]
     assert len(links) == sum(bool(each.table.rows) for each in exhibits)
     (content,) = [b64decode(each).decode() for name, each in links if name == "success-and-passes.csv"]
     (exhibit,) = [each for each in exhibits if each.title == "Success and passes"]
