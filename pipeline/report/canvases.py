@@ -123,13 +123,15 @@ def frequency_rings(side: int, count: int) -> npt.NDArray[np.int64]:
     """
     frequency = np.fft.fftfreq(side)
     radius = np.hypot(frequency[:, None], frequency)
-    return np.minimum((radius / 0.5 * count).astype(np.int64), count - 1)
+    rings: npt.NDArray[np.int64] = np.minimum((radius / 0.5 * count).astype(np.int64), count - 1)
+    return rings
 
 
 def energies(changed: npt.NDArray[np.int16], rings: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
     """Shares of a perturbation's energy in rings of spatial frequency, float64 (count,); NaN where nothing changed."""
     power = (np.abs(np.fft.fft2(changed.astype(np.float64), axes=(0, 1))) ** 2).sum(axis=-1)
-    return np.bincount(rings.ravel(), power.ravel(), minlength=count) / power.sum()
+    shares: npt.NDArray[np.float64] = np.bincount(rings.ravel(), power.ravel(), minlength=count) / power.sum()
+    return shares
 
 
 def amplified(changed: npt.NDArray[np.int16], times: int) -> bytes:

@@ -31,11 +31,11 @@ def shown(chart: "alt.TopLevelMixin", description: str) -> Json:
     return {**found, "description": description, "config": config, "background": None}
 
 
-def data(rows: Sequence[Json]) -> "alt.Data":
+def data(rows: Sequence[Json]) -> "alt.InlineData":
     """Rows inside the specification."""
     import altair as alt  # noqa: PLC0415 - takes a second, and only the page needs it
 
-    return alt.Data(values=[{key: _plain(value) for key, value in row.items()} for row in rows])
+    return alt.InlineData(values=[{key: _plain(value) for key, value in row.items()} for row in rows])
 
 
 def _plain(value: Any) -> Any:
@@ -108,8 +108,9 @@ def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
     """
     import altair as alt  # noqa: PLC0415 - said above
 
-    kept = {"scale": alt.Scale(domain=order), "title": field}
-    return {"color": alt.Color(f"{field}:N", **kept)}, {"shape": alt.Shape(f"{field}:N", **kept)}
+    scale = alt.Scale(domain=order)
+    colour = alt.Color(f"{field}:N", scale=scale, title=field)
+    return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=scale, title=field)}
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -118,14 +119,14 @@ def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
     return alt.Scale(domain=[0, 1])
 
 
-def _faceted(layers: "alt.LayerChart", rows: Sequence[Json], facet: str | None, description: str) -> Json:
+def _faceted(layers: "alt.Chart | alt.LayerChart", rows: Sequence[Json], facet: str | None, description: str) -> Json:
 
     if facet is None or len(_names(rows, facet)) < 2:  # noqa: PLR2004 - one needs no heading
         return shown(layers.properties(data=data(rows), width=480, height=280), description)
     return _panels(layers.properties(width=260, height=190), rows, facet, description)
 
 
-def _panels(layers: "alt.LayerChart", rows: Sequence[Json], facet: str, description: str) -> Json:
+def _panels(layers: "alt.Chart | alt.LayerChart", rows: Sequence[Json], facet: str, description: str) -> Json:
     """A panel for each value of `facet`, in rows that are full but for one."""
     import altair as alt  # noqa: PLC0415 - said above
 
@@ -204,7 +205,7 @@ def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:
             tooltip=["defense:N", "knows:N", "attack:N", "clean_cost:Q", "recovery:Q", *_RATE_TIPS],
         )
     )
-    return _faceted(alt.layer(points), rows, "attack", description)
+    return _faceted(points, rows, "attack", description)
 
 
 def reliability(rows: Sequence[Json], description: str) -> Json:

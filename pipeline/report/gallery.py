@@ -53,9 +53,9 @@ def gallery(run: "Run") -> Section | None:
         "names": {index: class_name(index) for index in sorted(named)},
     }
     words = (
-        f"Images spread evenly over the run, each after every attack: {len(images)} × {len(attacks)}. The page holds at "
-        f"most {_PICTURES} attacked pictures and {_ANSWERS:,} answers of models, small and lossy; the stored pictures: "
-        "`megalith pictures`."
+        f"Images spread evenly over the run, each after every attack: {len(images)} × {len(attacks)}. The page holds "
+        f"at most {_PICTURES} attacked pictures and {_ANSWERS:,} answers of models. Pictures are small and lossy here; "
+        "the stored ones: `megalith pictures`."
     )
     return Section("Gallery", (words,), gallery=content)
 

@@ -37,13 +37,14 @@ class Check:
 
 def hygiene(run: "Run") -> Section | None:
     """Each check: passed, failed or not answerable, with its number."""
-    exhibits = tuple(_exhibit(run, check) for check in CHECKS)
+    exhibits = tuple(answered(run, check) for check in CHECKS)
     counts = {status: sum(each.status == status for each in exhibits) for status in (PASSED, FAILED, OPEN)}
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Section("Hygiene", (f"{said}. {_WORDS}",), exhibits)
 
 
-def _exhibit(run: "Run", check: Check) -> Exhibit:
+def answered(run: "Run", check: Check) -> Exhibit:
+    """What a run's rows say of a check."""
     sql = check.query(run)
     found = answer(run, sql) if sql else Table(("holds",), ())
     answers = found.column("holds")

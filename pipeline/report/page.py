@@ -104,7 +104,7 @@ def _charting() -> str:
     """Vega, Vega-Lite and Vega-Embed, which draw charts."""
     import vl_convert  # noqa: PLC0415 - takes seconds
 
-    bundle: str = vl_convert.javascript_bundle()
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
     return bundle
 
 

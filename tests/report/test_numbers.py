@@ -196,7 +196,8 @@ def test_defences_clean_blind_and_adaptive(run: Run, seen: list[Row]) -> None:
         found = table(section, f"Accuracy of {model} behind each defence")
         counted = rates(found, "attack", "defense", "knows")
         for row in found.records():
-            name = {"clean": "none", "adaptive": f"{row['attack']}@{row['defense']}"}.get(row["knows"], row["attack"])
+            names = {"clean": "none", "adaptive": f"{row['attack']}@{row['defense']}", "blind": row["attack"]}
+            name = names[row["knows"]]
             assert counted[row["attack"], row["defense"], row["knows"]] == accuracy(model, name, row["defense"])
             bare = accuracy(model, "none", "none")[0] - accuracy(model, "none", row["defense"])[0]
             assert row["clean_cost"] == pytest.approx(bare / 12)

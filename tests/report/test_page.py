@@ -166,12 +166,9 @@ def test_every_chart_has_a_description_and_its_data_beside_it(page_of_everything
 
 
 HOSTILE = (
-    "</script><img src=x onerror=alert(1)>",
-    "<script>alert(1)</script>",
-    "{{7*7}}{% raw %}",
-    "=cmd|' /C calc'!A0",
-    '"><svg onload=alert(1)>',
-    "<!--<script>`<i>`",
+    "</script><img src=x onerror=alert(1)>{{7*7}}",
+    "=cmd|' /C calc'!A0{% raw %}",
+    '"><svg onload=alert(1)><!--<script>`<i>`',
 )
 
 
