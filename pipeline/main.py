@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
+import re
 import shlex
 import shutil
 import sys
@@ -226,6 +227,9 @@ def sql(
         from pipeline.cli.terminal import print_answer
         from pipeline.results.tables import SCHEMA, open_run, statements
 
+        if query and _OPTION.fullmatch(query):
+            context.args.insert(0, query)
+            query = None
         _tell_beam(context)
         run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
         if schema:
@@ -283,6 +287,9 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
     return asdict(lists.page(thing, name))
 
+
+_OPTION = re.compile(r"--\w+(=.*)?")
+"""One of Beam's, which stands where a query would if none is given."""
 
 _SHOWN = 10
 """Lines of each check of `verify`."""

@@ -71,7 +71,7 @@ _ANSWERS_MEAN = {
     "abstained": TABLES["predictions"].meanings["abstained"],
     "clean_correct": "the same model in the same view is right on the clean, undefended image",
     "all_models_correct": "likewise, all models",
-    "success": "not correct; if targeted: predicted is the target; null if clean, or of the target class",
+    "success": "not correct; if targeted: predicted is the target; null if clean or of that class",
     "recipe": TABLES["attacks"].meanings["recipe"],
     "surrogates": TABLES["attacks"].meanings["surrogates"],
     "white_box": "the model is one of the surrogates",

@@ -16,10 +16,12 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from typer.testing import CliRunner
 
 from pipeline.cli import shell
 from pipeline.cli.process import Exit, TerminatedError
 from pipeline.cli.shell import converse
+from pipeline.main import app
 from pipeline.results.tables import SCHEMA, Run, open_run
 from tests.support.made import answers, made_run
 from tests.support.runs import ROOT, complaint, invoke
@@ -214,15 +216,19 @@ def test_tables_columns_and_words_are_completed(
 
 
 def test_standard_input_is_a_text_of_queries(run: Run) -> None:
-    from typer.testing import CliRunner  # noqa: PLC0415
-
-    from pipeline.main import app  # noqa: PLC0415
-
     line = ["sql", run.store.root, "--format", "csv"]
     said = CliRunner().invoke(app, line, input="select 1 as a; -- one\nfrom images\nselect count(*) as n")
     assert (said.exit_code, said.stdout) == (0, "a\n1\nn\n3\n")
     assert "give a query" in complaint(CliRunner().invoke(app, line, input=" \n"))
     assert "not text in UTF-8" in complaint(CliRunner().invoke(app, line, input=b"select '\xff'"))
+
+
+def test_an_option_of_beams_is_no_query(run: Run) -> None:
+    line = ["sql", run.store.root, "--project=mine", "--format", "csv"]
+    said = CliRunner().invoke(app, line, input="select 1 as a")
+    assert (said.exit_code, said.stdout) == (0, "a\n1\n")
+    assert "'--shema'" in complaint(CliRunner().invoke(app, ["sql", run.store.root, "--shema"], input=""))
+    assert invoke("sql", run.store.root, "--one\nselect 1 as a", "--format", "csv").stdout == "a\n1\n"
 
 
 def test_queries_of_one_argument_are_answered_in_turn(run: Run) -> None:
