@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from dataclasses import asdict
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -295,9 +296,19 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        say(f"megalith: {error.format_message().rstrip('.')}. See megalith --help.")
+        said = [error.format_message().rstrip("."), *_misspelled(error)]
+        say(f"megalith: {'; '.join(said)} (see megalith --help)")
         code = Exit.WRONG_INPUT
     sys.exit(code)
+
+
+def _misspelled(error: typer.TyperException) -> list[str]:
+    """Options that are nearly the command's own: commands pass on what they do not know, since it may be Beam's."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    known = [name for parameter in context.command.params for name in parameter.opts] if context else []
+    given = {each.partition("=")[0] for each in sys.argv[1:] if each.startswith("--")}
+    close = {each: get_close_matches(each, known, n=1) for each in sorted(given.difference(known))}
+    return [f"{printable(each)}: did you mean {nearest[0]}?" for each, nearest in close.items() if nearest]
 
 
 if __name__ == "__main__":

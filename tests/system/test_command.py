@@ -303,6 +303,7 @@ OPTIONS = {
     "change without key": (["--set", "=3"], ["--set", "'=3'"]),
     "change below a number": (["--set", "seed.x=3"], ["--set", "seed"]),
     "change of an unknown key": (["--set", "sed=3"], ["'sed'", "did you mean 'seed'?"]),
+    "change of an attack that is misspelled": (["--set", "attacks.pgdd.eps=4/255"], ["recipe", "did you mean 'pgd'?"]),
     "change that is not YAML": (["--set", "seed=[3"], ["--set", "seed"]),
     "change to a wrong value": (["--set", "attacks.pgd.eps=4"], ["attacks.pgd", "4/255"]),
 }
@@ -314,6 +315,11 @@ def test_a_wrong_option_is_refused_in_one_line(wrong: str, tmp_path: Path) -> No
     said = refused(written(tmp_path, tiny()), tmp_path / "run", *options)
     assert [word for word in words if word not in said] == [], said
     assert not (tmp_path / "run").exists()
+
+
+def test_an_option_that_is_missing_because_it_is_misspelled(tmp_path: Path) -> None:
+    said = complaint(command("run", written(tmp_path, tiny()), "--outptu", tmp_path / "run", cwd=tmp_path))
+    assert "'--output'" in said and "--outptu: did you mean --output?" in said
 
 
 def test_cuda_where_there_is_none(tmp_path: Path) -> None:
