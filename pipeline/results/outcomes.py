@@ -21,7 +21,8 @@ def usual_denominator(metric: Metric) -> Denominator:
 
 
 def outcomes(metric: Metric, denominator: Denominator | None = None, cases: Cases | None = None) -> str:
-    """A query for one row per image and case that a metric is about: image_id, the `KEYS`, through, value, counts.
+    """A query for one row per image and case that a metric is about: image_id, label, predicted_name, the `KEYS`,
+    through, value, counts.
 
     `value` is a truth value or a number, and `counts` says whether the image is among the denominator's.
 
@@ -40,14 +41,26 @@ def outcomes(metric: Metric, denominator: Denominator | None = None, cases: Case
     counts = _COUNTS[denominator or usual_denominator(metric)]
     where = " and ".join(conditions) or "true"
     return (
-        f"select image_id, {', '.join(KEYS)}, through, {_VALUES[metric]} as value, {counts} as counts "  # noqa: S608 - quoted
-        f"from ({SEEN}) where {where}"
+        f"select image_id, label, predicted_name, {', '.join(KEYS)}, through, "  # noqa: S608 - quoted
+        f"{_VALUES[metric]} as value, {counts} as counts from ({SEEN}) where {where}"
     )
 
 
 def quoted(text: str) -> str:
     """A text as SQL has it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def described(metric: Metric, denominator: Denominator, models: str = "the run's models") -> str:
+    """A metric and its denominator in words."""
+    return f"{_METRICS[metric]}, {_DENOMINATORS[denominator].format(models=models)}"
+
+
+def uncertainty(metric: Metric) -> str:
+    """How the numbers of a metric and their intervals are written, in words."""
+    if metric in RATES:
+        return "Images, of how many, and Wilson's 95 % interval."
+    return "Mean over images and its 95 % interval (bootstrap)."
 
 
 SEEN = """
@@ -79,4 +92,20 @@ _VALUES = {
     "confidence": "confidence",
     "label-confidence": "label_confidence",
     "margin": "margin",
+}
+
+_METRICS = {
+    "success": "Attack success",
+    "accuracy": "Accuracy",
+    "worst-of-n": "Accuracy in the worst repeat of a random defence",
+    "confidence": "Mean confidence of the answer",
+    "label-confidence": "Mean confidence in the true class",
+    "margin": "Mean margin, log p(label) less log p(most probable other class)",
+}
+
+_DENOMINATORS = {
+    "all": "of all images",
+    "clean-correct": "of the images that the model gets right when clean and undefended",
+    "all-models-correct": "of the images that all of {models} get right when clean and undefended",
+    "surrogate-fooled": "of the images on which the attack succeeds on its surrogates",
 }
