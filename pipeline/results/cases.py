@@ -28,31 +28,38 @@ def chosen(run: "Run", wanted: Cases, across: Collection[str], *, clean: bool) -
     Raises:
         InputError: the run has no such value, or several of a key that is not across.
     """
-    _, there = run.rows(f"select distinct {', '.join(KEYS)} from predictions")  # noqa: S608 - our own names
-    if not there:
-        raise InputError(f"{run.store.root} has no predictions yet; the command that makes the run makes them")
-    known = dict(zip(KEYS, map(set, zip(*there, strict=True)), strict=True))
     found: dict[str, list[str]] = {}
+    there = known(run)
     for key in reversed(KEYS):  # which variants of attacks are meant depends on the defences
-        named = _named(run, key, known[key], found.get("defense", ()))
+        named = _named(run, key, there[key], found.get("defense", ()))
         usual = [each for each in named if clean or key != "attack" or each != CLEAN]
-        if missing := [each for each in wanted.get(key) or () if each not in known[key]]:
-            raise unknown(key, missing[0], known[key])
-        found[key] = list(wanted.get(key) or (usual if key in across or key != "defense" else [UNDEFENDED]))
-        if key not in across and len(found[key]) != 1:
-            have = ", ".join(found[key]) or f"none but {', '.join(sorted(known[key]))}"
-            raise InputError(f"{key}: there are {have}, which are not mixed; choose one with --{key}")
+        if missing := [each for each in wanted.get(key) or () if each not in there[key]]:
+            raise unknown(key, missing[0], there[key])
+        by_default = usual if key in across or key != "defense" else [UNDEFENDED]
+        found[key] = list(dict.fromkeys(wanted.get(key) or by_default))
+        if not found[key]:
+            raise InputError(f"{key}: none is known that counts here; the run has {', '.join(sorted(there[key]))}")
+        if key not in across and len(found[key]) > 1:
+            raise InputError(f"{key}: {', '.join(found[key])} are not mixed; choose one with --{key}")
     return {key: found[key] for key in KEYS}
 
 
-def _named(run: "Run", key: str, known: Collection[str], defenses: Iterable[str]) -> list[str]:
+def known(run: "Run") -> dict[str, set[str]]:
+    """For each of `KEYS` the values that a run has predictions of; raises InputError if it has none at all."""
+    _, there = run.rows(f"select distinct {', '.join(KEYS)} from predictions")  # noqa: S608 - our own names
+    if not there:
+        raise InputError(f"{run.store.root} has no predictions yet; the command that makes the run makes them")
+    return {key: set(values) for key, values in zip(KEYS, zip(*there, strict=True), strict=True)}
+
+
+def _named(run: "Run", key: str, there: Collection[str], defenses: Iterable[str]) -> list[str]:
     """What the last experiment names, in its order. The variants of an adaptive attack come after it, each only if the
     defence that it knows is among those that are meant."""
     order = orders(run.record)[key]
     if key == "attack":
-        variants = sorted(each for each in known if variant_of(each) is not None)
+        variants = sorted(each for each in there if variant_of(each) is not None)
         order = [each for name in order for each in (name, *_variants(name, variants, set(defenses)))]
-    return [each for each in order if each in known]
+    return [each for each in order if each in there]
 
 
 def _variants(attack: str, variants: Iterable[str], defenses: Collection[str]) -> list[str]:
