@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.results.cases import chosen, shown, white_box
 from pipeline.results.formats import Sheet
-from pipeline.results.outcomes import KEYS, RATES, Cases, Denominator, Metric, described, outcomes, usual_denominator
+from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
 from pipeline.results.statistics import Paired, PairedMeans, holm, paired
 from transforms.errors import InputError, unknown
@@ -35,8 +35,8 @@ class Compared:
         notes: sentences on what was compared.
     """
 
-    metric: Metric
-    denominator: Denominator
+    metric: str
+    denominator: str
     rows: "pd.DataFrame"
     flips: "pd.DataFrame"
     notes: Sequence[str] = ()
@@ -45,8 +45,8 @@ class Compared:
 def within(
     run: "Run",
     by: str,
-    metric: Metric = "accuracy",
-    denominator: Denominator | None = None,
+    metric: str = "accuracy",
+    denominator: str | None = None,
     wanted: Cases | None = None,
 ) -> Compared:
     """Compares the values of a key, each with each, where all else is equal: all models under each attack, say.
@@ -80,8 +80,8 @@ def between(
     one: "Run",
     other: "Run",
     by: str | None = None,
-    metric: Metric = "accuracy",
-    denominator: Denominator | None = None,
+    metric: str = "accuracy",
+    denominator: str | None = None,
     wanted: Cases | None = None,
 ) -> Compared:
     """Compares two runs in the cases that both have, on the images of the same bytes and label.
@@ -111,7 +111,7 @@ def between(
     return _compared(metric, denominator, lines, [both], [same, *_unlike(one, other)])
 
 
-def _outcomes(run: "Run", metric: Metric, denominator: Denominator | None, cases: Cases) -> "pd.DataFrame":
+def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases) -> "pd.DataFrame":
     """One row per image that counts and case: image_id, bytes_sha256, label, the keys, answer, value."""
     return run.sql(
         f"select image_id, bytes_sha256, found.label, {', '.join(KEYS)}, predicted_name as answer, value "  # noqa: S608 - quoted
@@ -142,8 +142,8 @@ def _numbers(found: Paired | PairedMeans) -> Json:
 
 
 def _compared(
-    metric: Metric,
-    denominator: Denominator | None,
+    metric: str,
+    denominator: str | None,
     lines: Sequence[Json],
     both: Sequence["pd.DataFrame"],
     notes: Sequence[str],

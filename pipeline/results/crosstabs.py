@@ -10,8 +10,6 @@ from pipeline.results.outcomes import (
     KEYS,
     RATES,
     Cases,
-    Denominator,
-    Metric,
     described,
     quoted,
     uncertainty,
@@ -33,8 +31,8 @@ def crosstab(
     run: "Run",
     rows: str,
     columns: str,
-    metric: Metric = "success",
-    denominator: Denominator | None = None,
+    metric: str = "success",
+    denominator: str | None = None,
     wanted: Cases | None = None,
     *,
     worst: bool = False,
@@ -80,7 +78,7 @@ def cell(number: Any) -> str:
     return str(Mean(number.mean, int(number.of), number.low, number.high))
 
 
-def _title(run: "Run", metric: Metric, denominator: Denominator, fixed: Mapping[str, str]) -> str:
+def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
     _, models = run.rows("select distinct model from predictions where attack = 'none' and defense = 'none' order by 1")
     place = [shown(key, value, alone=True) for key, value in fixed.items()]
     return "; ".join([described(metric, denominator, ", ".join(name for (name,) in models)), ", ".join(place)])
@@ -116,7 +114,7 @@ def _order(numbers: "pd.DataFrame", key: str, cases: Cases) -> list[str]:
     return list(dict.fromkeys(name for each in [*cases[key], WORST] for attack, name in pairs if attack == each))
 
 
-def _notes(run: "Run", metric: Metric, cases: Cases) -> list[str]:
+def _notes(run: "Run", metric: str, cases: Cases) -> list[str]:
     """What a reader has to know of the attacks and defences."""
     models, attacks = cases["model"], ", ".join(map(quoted, cases["attack"]))
     _, aims = run.rows(f"select distinct attack, target from attacks where attack in ({attacks}) order by attack")  # noqa: S608 - quoted

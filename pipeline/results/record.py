@@ -166,7 +166,8 @@ def differing(one: Definitions, other: Definitions) -> Iterator[tuple[str, str, 
     The images are not looked at: who compares them looks at their bytes.
     """
     skipped = {"images", "chunk_size", "micro_batch"}
-    yield from _differing(*(each.model_dump(mode="json", exclude=skipped) for each in (one, other)), "")
+    here, there = (each.model_dump(mode="json", exclude=skipped) for each in (one, other))
+    yield from _differing(here, there, "")
 
 
 def _differing(one: Any, other: Any, path: str) -> Iterator[tuple[str, str, str]]:

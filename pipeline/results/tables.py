@@ -13,7 +13,6 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.results import findings
-from pipeline.results.outcomes import Denominator
 from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers, unfinished
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
@@ -128,7 +127,7 @@ class Run:
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
                 raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
 
-    def success(self, denominator: Denominator = "clean-correct") -> "pd.DataFrame":
+    def success(self, denominator: str = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
         return findings.success(self, denominator).rows
 
