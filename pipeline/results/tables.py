@@ -127,7 +127,7 @@ class Run:
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
                 raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
 
-    def success(self, denominator: findings.Denominator = "clean-correct") -> "pd.DataFrame":
+    def success(self, denominator: str = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
         return findings.success(self, denominator).rows
 
