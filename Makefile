@@ -21,6 +21,9 @@ test: lint  ## static checks and the whole suite; what needs the machine to itse
 bench: $(VENV)/.installed  ## speed against torchattacks, foolbox, ART and adv-lib, in about fifteen minutes
 	$(BIN)/python -m benchmarks
 
+docs/chelsea.png: docs/chelsea.py $(VENV)/.installed  ## the picture at the top of the README
+	$(BIN)/python -m docs.chelsea
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
