@@ -3,10 +3,12 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
+import re
 import shlex
 import shutil
 import sys
 from dataclasses import asdict
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -79,6 +81,7 @@ def megalith(
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
+RunDirectory = Annotated[str, typer.Argument(metavar="RUNDIR")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
 Retry = Annotated[
@@ -183,7 +186,7 @@ def plan(
 @app.command(context_settings=_PASS_ON)
 def verify(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -208,7 +211,7 @@ def verify(
 @app.command(context_settings=_PASS_ON)
 def sql(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     query: Annotated[
         str | None,
         typer.Argument(
@@ -228,6 +231,9 @@ def sql(
         from pipeline.cli.terminal import print_answer
         from pipeline.results.tables import SCHEMA, open_run, statements
 
+        if query and _OPTION.fullmatch(query):
+            context.args.insert(0, query)
+            query = None
         _tell_beam(context)
         run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
         if schema:
@@ -281,6 +287,123 @@ def pictures(
         print(f"{printable(output)}: {count} attacked pictures, their originals and differences, and pictures.csv")
 
 
+Metric = Annotated[
+    str,
+    typer.Option(help="success, accuracy, worst-of-n, confidence, label-confidence or margin; see docs/numbers.md."),
+]
+Denominator = Annotated[
+    str | None,
+    typer.Option(
+        help="all, clean-correct, all-models-correct or surrogate-fooled; by default clean-correct for success."
+    ),
+]
+Attacks = Annotated[list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be repeated.")]
+Models = Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="Likewise.")]
+Views = Annotated[list[str] | None, typer.Option("--view", metavar="NAME", help="Likewise.")]
+Defenses = Annotated[
+    list[str] | None, typer.Option("--defense", metavar="NAME", help="Likewise; by default undefended, none.")
+]
+SheetForm = Annotated[str, typer.Option("--format", help="text, markdown, latex, html, csv or json.")]
+
+
+@app.command(context_settings=_PASS_ON)
+def table(
+    context: typer.Context,
+    run_directory: RunDirectory,
+    rows: Annotated[str, typer.Option(metavar="KEY", help="attack, model, view or defense.")] = "attack",
+    columns: Annotated[str, typer.Option(metavar="KEY", help="Another of them.")] = "model",
+    metric: Metric = "success",
+    denominator: Denominator = None,
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    worst_case: Annotated[
+        bool, typer.Option("--worst-case", help="Also all attacks together, image by image.")
+    ] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Shows a metric with its 95 % intervals, for papers. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.results.crosstabs import crosstab
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        wanted = _wanted(attack, model, view, defense)
+        found = crosstab(open_run(run_directory), rows, columns, metric, denominator, wanted, worst=worst_case)
+        print_sheet(found, form)
+
+
+@app.command(context_settings=_PASS_ON)
+def compare(
+    context: typer.Context,
+    run_directory: RunDirectory,
+    other: Annotated[str | None, typer.Argument(metavar="RUNDIR2")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="attack, model, view or defense: in one run what is compared, each with each; of two what has a line.",
+        ),
+    ] = None,
+    metric: Metric = "accuracy",
+    denominator: Denominator = None,
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Tells what differs on the same images, and how certain that is. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.results.comparisons import between, compared_sheet, flips_sheet, within
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
+        if other is not None:
+            found = between(first, open_run(other), by, metric, denominator, wanted)
+        elif by is not None:
+            found = within(first, by, metric, denominator, wanted)
+        else:
+            raise InputError("compare: give a second run directory, or --by to compare within one")
+        print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
+
+
+@app.command(context_settings=_PASS_ON)
+def leaderboard(
+    context: typer.Context,
+    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR...")],
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    allow_unlike: Annotated[
+        bool,
+        typer.Option("--allow-unlike", help="Shows runs of other images, canvases or budgets together, and says so."),
+    ] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Shows models × attacks over several runs of one protocol."""
+    with one_line_errors():
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.leaderboards import leaderboard as ranked
+        from pipeline.results.tables import open_run
+
+        wanted = _wanted(attack, model, view, defense)
+        print_sheet(ranked(list(map(open_run, run_directories)), wanted, allow_unlike=allow_unlike), form)
+
+
+def _wanted(
+    attack: list[str] | None, model: list[str] | None, view: list[str] | None, defense: list[str] | None
+) -> dict[str, list[str]]:
+    named = {"attack": attack, "model": model, "view": view, "defense": defense}
+    return {key: names for key, names in named.items() if names}
+
+
 @app.command()
 def export(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model, as in keras/NASNetMobile")],
@@ -326,6 +449,9 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
     return asdict(lists.page(thing, name))
 
 
+_OPTION = re.compile(r"--\w+(=.*)?")
+"""One of Beam's, which stands where a query would if none is given."""
+
 _SHOWN = 10
 """Lines of each check of `verify`."""
 
@@ -352,9 +478,19 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        say(f"megalith: {error.format_message().rstrip('.')}. See megalith --help.")
+        said = [error.format_message().rstrip("."), *_misspelled(error)]
+        say(f"megalith: {'; '.join(said)} (see megalith --help)")
         code = Exit.WRONG_INPUT
     sys.exit(code)
+
+
+def _misspelled(error: typer.TyperException) -> list[str]:
+    """Options that are nearly the command's own: commands pass on what they do not know, since it may be Beam's."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    known = [name for parameter in context.command.params for name in parameter.opts] if context else []
+    given = {each.partition("=")[0] for each in sys.argv[1:] if each.startswith("--")}
+    close = {each: get_close_matches(each, known, n=1) for each in sorted(given.difference(known))}
+    return [f"{printable(each)}: did you mean {nearest[0]}?" for each, nearest in close.items() if nearest]
 
 
 if __name__ == "__main__":

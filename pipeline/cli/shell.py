@@ -115,7 +115,7 @@ class _Names(Completer):
             self._columns.setdefault(table, []).append(column)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        begun = document.get_word_before_cursor(pattern=re.compile(r"\w+"))
+        begun = re.findall(r"\w*$", document.text_before_cursor)[0]
         before = document.text_before_cursor.removesuffix(begun)
         for word in dict.fromkeys(self._offered(document.text, before)):
             if word.startswith(begun.lower()):

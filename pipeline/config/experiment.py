@@ -1,6 +1,7 @@
 """The experiment: a YAML file, validated once into frozen typed objects."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -228,12 +229,11 @@ def load_experiment(path: str, changes: Sequence[str] = ()) -> Experiment:
     section = read_yaml(_text(path), printable(path))
     if not isinstance(section, dict):
         raise InputError(f"{printable(path)}: an experiment is a YAML mapping (name:, images:, models:, ...)")
-    for change in changes:
-        _apply(section, change)
+    doubts = [doubt for change in changes if (doubt := _apply(section, change))]
     try:
         return Experiment.model_validate(section)
     except ValidationError as error:
-        raise InputError(f"{printable(path)}: {first_problem(error)}") from None
+        raise InputError("; ".join([f"{printable(path)}: {first_problem(error)}", *doubts])) from None
 
 
 def _text(path: str) -> str:
@@ -251,15 +251,20 @@ def _text(path: str) -> str:
         raise InputError(f"experiment {path!r} cannot be read: {error}") from None
 
 
-def _apply(section: dict[str, Any], change: str) -> None:
+def _apply(section: dict[str, Any], change: str) -> str | None:
+    """Makes a change; doubts it where it adds to a section of names one that is nearly another."""
+    doubt = None
     where = f"--set {printable(repr(change), 200)}"
     path, equals, text = change.partition("=")
     *parents, last = path.split(".")
     if not equals or not last:
         raise InputError(f"{where}: write it as key.key=value")
-    for parent in parents:
+    for depth, parent in enumerate(parents):
+        if depth and parent not in section and (close := get_close_matches(parent, section, n=1)):
+            doubt = f"{where} begins {printable(parent)}; did you mean {close[0]!r}?"
         inner = section.setdefault(parent, {})
         if not isinstance(inner, dict):
             raise InputError(f"{where}: {printable(parent)} is {printable(repr(inner), 100)}, not a section")
         section = inner
     section[last] = read_yaml(text, where)
+    return doubt

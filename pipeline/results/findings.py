@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.results.outcomes import KEYS, RATES, Cases, Denominator, Metric, outcomes, quoted
+from pipeline.results.outcomes import KEYS, RATES, Cases, outcomes, quoted
 from pipeline.results.record import RunRecord
 from pipeline.results.statistics import Mean, Rate
 from transforms.errors import InputError
@@ -35,7 +35,7 @@ class Finding:
     sql: str
 
 
-def measured(run: "Run", metric: Metric, denominator: Denominator | None = None, cases: Cases | None = None) -> Finding:
+def measured(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
     """A metric by attack (`none`: clean), model, view, defense and through, with its uncertainty.
 
     Args:
@@ -57,9 +57,7 @@ def measured(run: "Run", metric: Metric, denominator: Denominator | None = None,
     return Finding(_averaged(run.sql(values)), values)
 
 
-def worst_case(
-    run: "Run", metric: Metric, denominator: Denominator | None = None, cases: Cases | None = None
-) -> Finding:
+def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
     """A rate by model, view and defense, where all attacks together count as one: image by image, the worst counts.
 
     Success is then the share of images that some attack turns, and accuracy that of images which are right when clean
@@ -94,12 +92,12 @@ def _one_target(run: "Run", attacks: Sequence[str] | None) -> None:
         raise InputError(f"worst case: {one} and {other} have not the same target; choose attacks, or take accuracy")
 
 
-def accuracy(run: "Run", denominator: Denominator = "all") -> Finding:
+def accuracy(run: "Run", denominator: str = "all") -> Finding:
     """How many images each model gets right, by attack (`none`: clean), model, view, defense and through."""
     return measured(run, "accuracy", denominator)
 
 
-def success(run: "Run", denominator: Denominator = "clean-correct") -> Finding:
+def success(run: "Run", denominator: str = "clean-correct") -> Finding:
     """Success of each attack on each model, by attack, model, view, defense and through.
 
     An untargeted attack succeeds where the model's answer is not right, an abstention behind `smoothing` included; a

@@ -7,25 +7,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import console, csv_value, json_value, text_table
-from transforms.errors import printable
+from transforms.errors import printable, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Form(StrEnum):
-    """How a sheet is written."""
-
-    TEXT = "text"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    HTML = "html"
-    CSV = "csv"
-    JSON = "json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +34,11 @@ class Sheet:
     notes: Sequence[str] = ()
 
 
-def print_sheet(sheet: Sheet, form: Form) -> None:
-    """Prints a sheet; raises OSError where nobody reads it."""
-    if form is not Form.TEXT:
+def print_sheet(sheet: Sheet, form: str) -> None:
+    """Prints a sheet as one of `FORMS`; raises InputError if it is none."""
+    if form not in FORMS:
+        raise unknown("format", form, FORMS)
+    if form in _WRITERS:
         print(_WRITERS[form](sheet), end="")
         return
     console().print(text_table(sheet.title, sheet.headings, sheet.cells))
@@ -178,4 +168,5 @@ def _json(sheet: Sheet) -> str:
     return json.dumps(json_value({"title": sheet.title, "notes": list(sheet.notes), "rows": rows}), indent=1) + "\n"
 
 
-_WRITERS = {Form.MARKDOWN: markdown, Form.LATEX: latex, Form.HTML: page, Form.CSV: _csv, Form.JSON: _json}
+_WRITERS = {"markdown": markdown, "latex": latex, "html": page, "csv": _csv, "json": _json}
+FORMS = ("text", *_WRITERS)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
@@ -160,6 +160,25 @@ class RunRecord(_Frozen):
     def named(self) -> Named:
         """What the experiment names."""
         return Named.model_validate(self.experiment, strict=True)
+
+
+def differing(one: Definitions, other: Definitions) -> Iterator[tuple[str, str, str]]:
+    """Keys that two runs give different values, and these as JSON; names that only one of them has are passed over.
+
+    The images are not looked at: who compares them looks at their bytes.
+    """
+    skipped = {"images", "chunk_size", "micro_batch"}
+    here, there = (each.model_dump(mode="json", exclude=skipped) for each in (one, other))
+    yield from _differing(here, there, "")
+
+
+def _differing(one: Any, other: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one:
+            if key in other:
+                yield from _differing(one[key], other[key], f"{path}.{key}" if path else key)
+    elif one != other:
+        yield path, json.dumps(one), json.dumps(other)
 
 
 def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:

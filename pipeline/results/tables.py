@@ -13,7 +13,6 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.results import findings
-from pipeline.results.outcomes import Denominator
 from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers, unfinished
 from pipeline.results.views import MEANINGS, VIEWS, classes
 from transforms.errors import InputError, said_by, unknown
@@ -146,7 +145,7 @@ class Run:
                     raise
                 raise KeyboardInterrupt from None
 
-    def success(self, denominator: Denominator = "clean-correct") -> "pd.DataFrame":
+    def success(self, denominator: str = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
         return findings.success(self, denominator).rows
 

@@ -36,7 +36,8 @@ _ANSWERS = """
 select seen.image_id, seen.attack, seen.model, seen.view, seen.defense,
        seen.label, labels.class_name as label_name, seen.predicted, seen.predicted_name,
        seen.target, targets.class_name as target_name,
-       seen.confidence, seen.label_confidence, seen.target_confidence, seen.margin, seen.correct, seen.abstained,
+       seen.confidence, seen.label_confidence, seen.target_confidence, seen.margin, seen.correct,
+       seen.agreement, seen.abstained,
        clean.correct as clean_correct, everywhere.correct as all_models_correct,
        case when seen.attack = 'none' or seen.label is not distinct from seen.target then null
             when seen.target is null then not seen.correct
@@ -68,10 +69,11 @@ _ANSWERS_MEAN = {
     "target_confidence": "probability of the target",
     "margin": TABLES["predictions"].meanings["margin"],
     "correct": TABLES["predictions"].meanings["correct"],
+    "agreement": TABLES["predictions"].meanings["agreement"],
     "abstained": TABLES["predictions"].meanings["abstained"],
     "clean_correct": "the same model in the same view is right on the clean, undefended image",
     "all_models_correct": "likewise, all models",
-    "success": "not correct; if targeted: predicted is the target; null if clean, or of the target class",
+    "success": "not correct; if targeted: predicted is the target; null if clean or of that class",
     "recipe": TABLES["attacks"].meanings["recipe"],
     "surrogates": TABLES["attacks"].meanings["surrogates"],
     "white_box": "the model is one of the surrogates",

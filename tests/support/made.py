@@ -160,3 +160,32 @@ def _defined(row: Row) -> Json:
     """An attack's definition, as far as its rows tell it; lengths are fractions there."""
     same = {key: row[key] for key in ("recipe", "surrogates", "fuse", "view", "target", "norm", "steps")}
     return {**same, "defense": row["through"], "eps": str(Fraction(row["eps"]).limit_denominator(1000))}
+
+
+LABELS = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 649, "f": 6}
+FOOLED = {"pgd": "abdef", "aim": "ace"}
+"""Images on which each attack of `two_models` succeeds on its surrogate."""
+_SAID = {
+    # attack and model: class for each image, a to f
+    ("none", "m"): (1, 2, 3, 0, 649, 0),
+    ("none", "n"): (1, 2, 0, 4, 649, 0),
+    ("pgd", "m"): (0, 0, 3, 0, 0, 0),
+    ("pgd", "n"): (0, 2, 0, 4, 649, 0),
+    ("aim", "m"): (649, 2, 649, 5, 649, 7),
+    ("aim", "n"): (649, 9, 649, 4, 649, 7),
+}
+
+
+def two_models(folder: Path, **changes: Any) -> Path:
+    """Six images of `LABELS`, models m and n, and two attacks on m: pgd, and aim, whose target is megalith (649)."""
+    said = {key: dict(zip(LABELS, classes, strict=True)) for key, classes in _SAID.items()}
+    predictions = [
+        row for (attack, model), classes in said.items() for row in answers(classes, attack=attack, model=model)
+    ]
+    attacks = [
+        {"image_id": image, "attack": attack, "target": target, "success": image in FOOLED[attack]}
+        for attack, target in (("pgd", None), ("aim", 649))
+        for image in LABELS
+    ]
+    images = [{"image_id": image, "label": label} for image, label in LABELS.items()]
+    return made_run(folder, predictions, attacks, images, **changes)

@@ -18,6 +18,9 @@ import pytest
 import torch
 
 from pipeline.main import main
+from pipeline.results.formats import FORMS
+from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
+from tests.support.made import two_models
 from tests.support.preforked import start
 from tests.support.runs import (
     MEGALITH,
@@ -303,6 +306,7 @@ OPTIONS = {
     "change without key": (["--set", "=3"], ["--set", "'=3'"]),
     "change below a number": (["--set", "seed.x=3"], ["--set", "seed"]),
     "change of an unknown key": (["--set", "sed=3"], ["'sed'", "did you mean 'seed'?"]),
+    "change of an attack that is misspelled": (["--set", "attacks.pgdd.eps=4/255"], ["recipe", "did you mean 'pgd'?"]),
     "change that is not YAML": (["--set", "seed=[3"], ["--set", "seed"]),
     "change to a wrong value": (["--set", "attacks.pgd.eps=4"], ["attacks.pgd", "4/255"]),
 }
@@ -314,6 +318,11 @@ def test_a_wrong_option_is_refused_in_one_line(wrong: str, tmp_path: Path) -> No
     said = refused(written(tmp_path, tiny()), tmp_path / "run", *options)
     assert [word for word in words if word not in said] == [], said
     assert not (tmp_path / "run").exists()
+
+
+def test_an_option_that_is_missing_because_it_is_misspelled(tmp_path: Path) -> None:
+    said = complaint(command("run", written(tmp_path, tiny()), "--outptu", tmp_path / "run", cwd=tmp_path))
+    assert "'--output'" in said and "--outptu: did you mean --output?" in said
 
 
 def test_cuda_where_there_is_none(tmp_path: Path) -> None:
@@ -821,6 +830,9 @@ def test_a_full_disk_stops_the_run_with_one_line(tiny_run: Finished, tmp_path: P
     program = """
 import errno, sys
 from pipeline.main import main
+from pipeline.results.formats import FORMS
+from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
+from tests.support.made import two_models
 from transforms.storage import store
 
 write = store._write
@@ -861,3 +873,83 @@ def test_a_checkpoint_that_is_none_leaves_nothing_behind(tmp_path: Path) -> None
     experiment = written(tmp_path, tiny(models={"lite0": ours}))
     assert "does not hold the weights" in refused(experiment, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+# --- numbers
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by hand: models m and n, attacks pgd and aim."""
+    return two_models(tmp_path_factory.mktemp("two"))
+
+
+def _csv(*arguments: object) -> list[dict[str, str]]:
+    result = invoke(*arguments, "--format", "csv")
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def test_table_counts(two: Path) -> None:
+    """Of the images that each model gets right when clean, as test_findings.py counts them."""
+    found = {(row["attack"], row["model"]): (row["successes"], row["of"]) for row in _csv("table", two)}
+    assert found == {
+        ("pgd", "m"): ("3", "4"),
+        ("pgd", "n"): ("1", "4"),
+        ("aim", "m"): ("2", "3"),
+        ("aim", "n"): ("1", "3"),
+    }
+    chosen = ("--rows", "model", "--columns", "attack", "--metric", "accuracy", "--denominator", "clean-correct")
+    (row, *others) = _csv("table", two, *chosen, "--attack", "pgd", "--model", "n", "--worst-case")
+    assert (row["attack"], row["model"], row["successes"], row["of"], row["metric"]) == (
+        "pgd",
+        "n",
+        "3",
+        "4",
+        "accuracy",
+    )
+    assert [(each["attack"], each["successes"]) for each in others] == [("worst case", "3")]
+
+
+def test_compare_within_a_run_and_between_two(two: Path, tmp_path: Path) -> None:
+    (row,) = _csv("compare", two, "--by", "model", "--attack", "pgd")
+    assert (row["images"], row["one_only"], row["other_only"], row["p"]) == ("6", "1", "3", "0.625")
+    flips = _csv("compare", two, "--by", "model", "--attack", "pgd", "--flips")
+    assert [flip["image_id"] for flip in flips] == ["b", "c", "d", "e"]
+    again = shutil.copytree(two, tmp_path / "again")
+    assert {row["one_only"] + row["other_only"] for row in _csv("compare", two, again)} == {"00"}
+    assert len(_csv("compare", two, again, "--by", "attack", "--metric", "margin")) == 3
+
+
+def test_leaderboard_of_two_runs(two: Path, tmp_path: Path) -> None:
+    board = json.loads(invoke("leaderboard", two, two, "--format", "json").stdout)
+    worst = {row["entry"]: row["successes"] for row in board["rows"] if row["attack"] == "worst case"}
+    assert worst == {"m": 0, "n": 2}
+    other = two_models(tmp_path / "other", definitions={"canvas": {"resize": 232, "crop": 224}})
+    said = complaint(invoke("leaderboard", two, other))
+    assert "unlike canvas: 256/224 in " in said and said.endswith("or give --allow-unlike")
+    assert (
+        "Not comparable: unlike canvas"
+        in invoke("leaderboard", two, other, "--allow-unlike", "--format", "html").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("table", "RUN", "--metric", "sucess"), "unknown metric 'sucess'; did you mean 'success'?"),
+        (("table", "RUN", "--rows", "defense"), "attack: pgd, aim are not mixed; choose one with --attack"),
+        (("table", "RUN", "--format", "latx"), "unknown format 'latx'; did you mean 'latex'?"),
+        (("compare", "RUN"), "compare: give a second run directory, or --by to compare within one"),
+        (("compare", "RUN", "--by", "modle"), "unknown key 'modle'; did you mean 'model'?"),
+        (("leaderboard", "RUN", "no/such"), "'no/such' is not a run directory: it has no run.json"),
+    ],
+)
+def test_numbers_that_cannot_be_had_are_one_line(arguments: tuple[str, ...], said: str, two: Path) -> None:
+    assert complaint(invoke(*(str(two) if each == "RUN" else each for each in arguments))) == f"megalith: {said}"
+
+
+def test_help_names_every_metric_denominator_and_format() -> None:
+    for command_, names in {"table": [*METRICS, *DENOMINATORS, *KEYS, *FORMS], "compare": [*METRICS, *KEYS]}.items():
+        shown = " ".join(invoke(command_, "--help").stdout.split()).replace("- ", "-")
+        assert [name for name in names if name not in shown] == []
