@@ -22,6 +22,8 @@ Canvas = npt.NDArray[np.uint8]
 
 def png_files(run: "Run", attack: str, image_ids: Collection[str]) -> dict[str, bytes]:
     """The stored PNG files of some images after an attack (`none`: clean), by image; those that there are."""
+    if not image_ids:
+        return {}
     where = (ds.field("attack") == attack) & ds.field("image_id").isin(sorted(image_ids))
     # Read without running ahead: a row group of pictures is tens of megabytes.
     ahead = {"batch_size": 16, "batch_readahead": 1, "fragment_readahead": 1}
