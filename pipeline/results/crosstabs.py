@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, shown, shown_attack, white_box
+from pipeline.results.cases import chosen, not_attacked, shown, shown_attack, white_box
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
@@ -67,7 +67,13 @@ def crosstab(
         title=_title(run, metric, used, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
         **_grid(numbers, rows, columns, cases),
         numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
-        notes=[uncertainty(metric), *_notes(run, metric, cases), *([_WORST[metric]] if worst else [])],
+        notes=[
+            uncertainty(metric),
+            *white_box(run, cases),
+            *(_targeted(run, cases) if metric == "success" else []),
+            *not_attacked(run, cases),
+            *([_WORST[metric]] if worst else []),
+        ],
     )
 
 
@@ -114,22 +120,15 @@ def _order(numbers: "pd.DataFrame", key: str, cases: Cases) -> list[str]:
     return list(dict.fromkeys(name for each in [*cases[key], WORST] for attack, name in pairs if attack == each))
 
 
-def _notes(run: "Run", metric: str, cases: Cases) -> list[str]:
-    """What a reader has to know of the attacks and defences."""
-    models, attacks = cases["model"], ", ".join(map(quoted, cases["attack"]))
+def _targeted(run: "Run", cases: Cases) -> list[str]:
+    """What success of targeted attacks is, if there are any."""
+    attacks = ", ".join(map(quoted, cases["attack"]))
     _, aims = run.rows(f"select distinct attack, target from attacks where attack in ({attacks}) order by attack")  # noqa: S608 - quoted
-    targeted = [f"{attack} (class {target})" for attack, target in aims if target is not None]
-    known = {defense for model, defense in findings.attacked_defenses(run) if model in models}
-    blind = [each for each in cases["defense"] if each not in {findings.UNDEFENDED, *known}]
-    return [
-        *white_box(run, cases),
-        *([f"{_TARGETED}: {', '.join(targeted)}."] if targeted and metric == "success" else []),
-        *([f"No attack on {', '.join(models)} knows {', '.join(blind)}: {_NOT_ATTACKED}."] if blind else []),
-    ]
+    aimed = [f"{attack} (class {target})" for attack, target in aims if target is not None]
+    return [f"{_TARGETED}: {', '.join(aimed)}."] if aimed else []
 
 
 _TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
-_NOT_ATTACKED = "not attacked, which is not the same as that it holds"
 _WORST = {
     "success": "Worst case: the images that some attack of the table turns.",
     **dict.fromkeys(RATES[1:], "Worst case: the images that are right when clean and under each attack of the table."),
