@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 # Each process holds torch and models: about 2 GB.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run check test bench lint lock clean
+.PHONY: run check test bench docs-tables lint lock clean
 
 run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
@@ -20,6 +20,12 @@ test: lint  ## static checks and the whole suite; what needs the machine to itse
 
 bench: $(VENV)/.installed  ## speed against torchattacks, foolbox, ART and adv-lib, in about fifteen minutes
 	$(BIN)/python -m benchmarks
+
+docs-tables: $(VENV)/.installed  ## makes the tables of README and docs anew from the rows in data/results
+	$(BIN)/python -m docs.evidence tables
+
+docs/chelsea.png: docs/chelsea.py $(VENV)/.installed  ## the picture at the top of the README
+	$(BIN)/python -m docs.chelsea
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
