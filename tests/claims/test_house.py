@@ -173,7 +173,7 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_reading_results_loads_neither_torch_nor_beam(code: str, tmp_path: Path) -> None:
     with tarfile.open(ROOT / "tests" / "system" / "golden" / "run.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    watched = ("torch", "apache_beam", "scipy.stats")
+    watched = ("torch", "apache_beam", "scipy.stats", "prompt_toolkit", "pygments")
     program = (
         f"{code.format(run=str(tmp_path / 'run'))}\nimport sys; print([n for n in {watched!r} if n in sys.modules])"
     )
