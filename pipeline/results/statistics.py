@@ -68,8 +68,10 @@ class Mean:
         return cls(float(found.mean()) if len(found) else nan, len(found), *_bootstrapped(found))
 
     def __str__(self) -> str:
-        """As in `0.53 [0.48, 0.57]`."""
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]" if self.of else "–"
+        """As in `0.53 [0.48, 0.57]`; without its interval where a single image gives none."""
+        if not self.of:
+            return "–"
+        return f"{self.mean:.3g}" if self.of == 1 else f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 @dataclass(frozen=True)
