@@ -44,7 +44,7 @@ def shown(name: str) -> str:
 
 
 SHEET = Sheet(
-    title="Success; model <b>x</b> & 100 %",
+    title="Success; model <b>x</b> & 100 % [red]\x1b[1m",
     headings=["attack", *HOSTILE[:2]],
     cells=[[name, "17/18 94% [74–99]", ""] for name in HOSTILE],
     numbers=pd.DataFrame({"attack": HOSTILE, "rate": [0.5] * 16 + [float("nan")], "of": range(17)}),
@@ -90,7 +90,7 @@ def test_a_page_shows_names_as_they_are() -> None:
     reader.feed(page(SHEET))
     assert reader.rows == TABLE
     assert reader.elements <= {"html", "head", "meta", "title", "style", "body", "caption", "p", *TABLE_ELEMENTS}
-    assert "<title>Success; model &lt;b&gt;x&lt;/b&gt; &amp; 100 %</title>" in page(SHEET)
+    assert "<title>Success; model &lt;b&gt;x&lt;/b&gt; &amp; 100 % [red]\\x1b[1m</title>" in page(SHEET)
 
 
 def test_markdown_shows_names_as_they_are() -> None:
@@ -153,6 +153,7 @@ def test_a_terminal_is_sent_no_escapes(capsys: pytest.CaptureFixture[str]) -> No
     print_sheet(SHEET, "text")
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\x07" not in out
+    assert "100 % [red]\\x1b[1m" in " ".join(out.split())
     assert "[click](javascript:alert(1))" in out and "red \\x1b[31m bell \\x07" in out
 
 
