@@ -3,8 +3,7 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
-import csv
-import json
+import re
 import shlex
 import shutil
 import sys
@@ -18,7 +17,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.process import Exit, one_line_errors, prepare_process, read_by_somebody, say, warn
+from pipeline.cli.process import (
+    Exit,
+    one_line_errors,
+    prepare_process,
+    read_by_somebody,
+    say,
+    somebody_types,
+    standard_input,
+    warn,
+)
 from transforms.errors import InputError, printable
 
 
@@ -203,28 +211,38 @@ def sql(
     context: typer.Context,
     run_directory: RunDirectory,
     query: Annotated[
-        str,
-        typer.Argument(metavar="QUERY", help="Over images, attacks, canvases, predictions, failures, transfer."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="QUERY", help="E.g. 'from answers limit 10'. Without it: a shell, or what standard input says."
+        ),
+    ] = None,
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Shows tables and views, with their columns, types and meanings.")
+    ] = False,
     allow_files: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="A CSV, JSON or Parquet file that it may read: from 'PATH'")
     ] = None,
 ) -> None:
-    """Answers a query over a run's tables. Other options are Beam's own."""
+    """Answers queries over a run's tables. Other options are Beam's own."""
     with one_line_errors():
-        from pipeline.cli.terminal import csv_value, json_object, print_table
-        from pipeline.results.tables import open_run
+        from pipeline.cli.terminal import print_answer
+        from pipeline.results.tables import SCHEMA, open_run, statements
 
+        if query and _OPTION.fullmatch(query):
+            context.args.insert(0, query)
+            query = None
         _tell_beam(context)
-        headings, rows = open_run(run_directory).rows(query, allow_files or [])
-        if form is Format.CSV:
-            lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
-            csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-        elif form is Format.JSON:
-            print(json.dumps([json_object(headings, row) for row in rows]))
+        run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
+        if schema:
+            show(SCHEMA, run.schema())
+        elif query is None and somebody_types():
+            from pipeline.cli.shell import converse
+
+            converse(run, files, show)
         else:
-            print_table(headings, rows)
+            for statement in statements(standard_input() if query is None else query):
+                show(*run.rows(statement, files))
 
 
 Metric = Annotated[
@@ -388,6 +406,9 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
     return asdict(lists.page(thing, name))
 
+
+_OPTION = re.compile(r"--\w+(=.*)?")
+"""One of Beam's, which stands where a query would if none is given."""
 
 _SHOWN = 10
 """Lines of each check of `verify`."""

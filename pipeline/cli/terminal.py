@@ -1,6 +1,7 @@
 """What a person reads on the terminal: tables, plans, and lines on stderr."""
 
 import base64
+import csv
 import json
 import math
 import sys
@@ -35,14 +36,14 @@ def console() -> Console:
 
 
 def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[object]], width: int = 0) -> Table:
-    """A table for the terminal; numbers are rounded to six digits.
+    """A table for the terminal; numbers are rounded to six digits, and bytes are counted.
 
     Args:
         width: of the terminal. Where nothing has to be folded, Rich lays out all rows as one, many times as fast.
     """
     table = Table(title=Text(visible(title)) if title else None, title_justify="left")
     names = [visible(str(each)) for each in headings]
-    written = [[f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell)) for cell in row] for row in rows]
+    written = [[_written(cell) for cell in row] for row in rows]
     columns = [[row[place] for row in written] for place in range(len(names))]
     widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, columns, strict=True)]
     for name, longest in zip(names, widths, strict=True):
@@ -55,10 +56,27 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     return table
 
 
+def _written(cell: object) -> str:
+    if isinstance(cell, bytes):
+        return f"{len(cell):,} bytes"
+    return f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell))
+
+
 def print_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Prints a table without a title."""
     target = console()
     target.print(text_table("", headings, rows, target.width))
+
+
+def print_answer(form: str, headings: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Prints what a query found: as a table, csv or json."""
+    if form == "csv":
+        lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    elif form == "json":
+        print(json.dumps([json_object(headings, row) for row in rows]))
+    else:
+        print_table(headings, rows)
 
 
 def json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.results.outcomes import KEYS, RATES, SEEN, Cases, outcomes, quoted
+from pipeline.results.outcomes import KEYS, RATES, Cases, outcomes, quoted
 from pipeline.results.record import RunRecord
 from pipeline.results.statistics import Mean, Rate
 from transforms.errors import InputError
@@ -177,14 +177,6 @@ def _counted(run: "Run", sql: str) -> Finding:
         high=[rate.high for rate in rates],
     )
     return Finding(rows, sql)
-
-
-VIEWS = {
-    "transfer": "select image_id, attack, model, view, defense, through, success "  # noqa: S608 - nothing of a user's
-    f"from ({SEEN}) where attack <> 'none' and label is distinct from target and clean_correct"
-}
-"""Queries that have names beside the tables'. `transfer` has a row for each image of each attack that a model looks at,
-by the usual rules: images that the model gets right when clean, but for those of the target class."""
 
 
 def _averaged(values: "pd.DataFrame") -> "pd.DataFrame":

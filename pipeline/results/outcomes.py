@@ -55,7 +55,7 @@ def outcomes(metric: str, denominator: str | None = None, cases: Cases | None = 
     where = " and ".join(conditions) or "true"
     return (
         f"select image_id, label, predicted_name, {', '.join(KEYS)}, through, "  # noqa: S608 - quoted
-        f"{_VALUES[metric]} as value, {counts} as counts from ({SEEN}) where {where}"
+        f"{_VALUES[metric]} as value, {counts} as counts from answers where {where}"
     )
 
 
@@ -75,21 +75,6 @@ def uncertainty(metric: str) -> str:
         return "Images, of how many, and Wilson's 95 % interval."
     return "Mean over images and its 95 % interval (bootstrap)."
 
-
-SEEN = """
-select seen.*, attacks.through, clean.correct as clean_correct, everywhere.correct as all_models_correct,
-       attacks.success as surrogates_fooled,
-       case when seen.target is null then not seen.correct
-            else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success
-from predictions as seen
-left join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
-left join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
-  using (image_id, model, view)
-left join (select image_id, view, bool_and(correct) as correct from predictions
-           where attack = 'none' and defense = 'none' group by all) as everywhere
-  using (image_id, view)
-"""
-"""Predictions with what else decides whether they count."""
 
 _COUNTS = {
     "all": "true",

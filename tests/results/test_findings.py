@@ -75,6 +75,8 @@ def test_robust_accuracy_is_of_images_right_under_every_attack(run: Run) -> None
     # n is right of d and e, clean and under both; m of none.
     found = findings.worst_case(run, "accuracy")
     assert counts(found, "model") == {("m",): (0, 6), ("n",): (2, 6)}
+    # Both attacks succeed on their surrogate with a and e; of e n is right.
+    assert counts(findings.worst_case(run, "accuracy", "surrogate-fooled"), "model") == {("m",): (0, 2), ("n",): (1, 2)}
     # Under pgd alone also of b.
     found = findings.worst_case(run, "accuracy", None, {"attack": ["pgd"]})
     assert counts(found, "model") == {("m",): (1, 6), ("n",): (3, 6)}
