@@ -99,6 +99,13 @@ def test_an_image_that_an_attack_lacks_has_no_worst_case(tmp_path: Path) -> None
     assert counts(findings.worst_case(run, "accuracy"), "model") == {("m",): (1, 2)}
 
 
+def test_an_image_that_is_wrong_when_clean_is_not_robust(tmp_path: Path) -> None:
+    rows = [*answers([5, 0]), *answers([0, 0], attack="x")]
+    run = open_run(str(made_run(tmp_path, rows, [{"image_id": f"i{n}", "attack": "x"} for n in range(2)])))
+    for cases in (None, {"attack": ["x"]}, {"attack": ["none", "x"]}):
+        assert counts(findings.worst_case(run, "accuracy", None, cases), "model") == {("m",): (1, 2)}
+
+
 def test_what_has_no_worst_case_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match="pgd and aim have not the same target"):
         findings.worst_case(run, "success")

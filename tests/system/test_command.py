@@ -941,6 +941,7 @@ def test_leaderboard_of_two_runs(two: Path, tmp_path: Path) -> None:
         (("table", "RUN", "--rows", "defense"), "attack: pgd, aim are not mixed; choose one with --attack"),
         (("table", "RUN", "--format", "latx"), "unknown format 'latx'; did you mean 'latex'?"),
         (("compare", "RUN"), "compare: give a second run directory, or --by to compare within one"),
+        (("compare", "RUN", "--resion=x"), "unknown option '--resion'; did you mean '--region'?"),
         (("compare", "RUN", "--by", "modle"), "unknown key 'modle'; did you mean 'model'?"),
         (("leaderboard", "RUN", "no/such"), "'no/such' is not a run directory: it has no run.json"),
     ],
