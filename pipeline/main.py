@@ -320,6 +320,9 @@ def compare(
         from pipeline.results.formats import print_sheet
         from pipeline.results.tables import open_run
 
+        if other and _OPTION.fullmatch(other):
+            context.args.insert(0, other)
+            other = None
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
@@ -331,10 +334,9 @@ def compare(
         print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command()
 def leaderboard(
-    context: typer.Context,
-    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR...")],
+    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR")],
     attack: Attacks = None,
     model: Models = None,
     view: Views = None,
@@ -408,7 +410,7 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
 
 _OPTION = re.compile(r"--\w+(=.*)?")
-"""One of Beam's, which stands where a query would if none is given."""
+"""One of Beam's, which stands where a query or a second run would if none is given."""
 
 _SHOWN = 10
 """Lines of each check of `verify`."""

@@ -41,7 +41,7 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     Args:
         width: of the terminal. Where nothing has to be folded, Rich lays out all rows as one, many times as fast.
     """
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(visible(title)) if title else None, title_justify="left")
     names = [visible(str(each)) for each in headings]
     written = [[_written(cell) for cell in row] for row in rows]
     columns = [[row[place] for row in written] for place in range(len(names))]

@@ -194,14 +194,16 @@ def _corrected(of: int) -> str:
 
 def _cells(row: "pd.Series", form: str) -> list[str]:
     means = [form.format(row[name]) for name in ("one_mean", "other_mean")]
-    low, high = (form.format(row[name]) for name in ("low", "high"))
+    difference = form.format(row["difference"])
+    if row["low"] == row["low"]:
+        difference += f" [{form.format(row['low'])}, {form.format(row['high'])}]"
     flipped = [f"{row[name]:.0f}" if row["test"] == "McNemar" else "" for name in ("one_only", "other_only")]
     differ = "yes" if row["p_holm"] < _ALPHA else "unclear"
     p_values = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
     return [
         str(row["images"]),
         *means,
-        f"{form.format(row['difference'])} [{low}, {high}]",
+        difference,
         *flipped,
         *p_values,
         differ,

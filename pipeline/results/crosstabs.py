@@ -52,11 +52,15 @@ def crosstab(
         if name not in KEYS:
             raise unknown("key", name, KEYS)
     if rows == columns:
-        raise InputError(f"rows and columns are both {rows}; make one of them {' or '.join(set(KEYS) - {rows})}")
+        raise InputError(
+            f"rows and columns are both {rows}; make one of them {' or '.join(key for key in KEYS if key != rows)}"
+        )
     if worst and "attack" not in (rows, columns):
         raise InputError("worst case: it is over attacks; make them the rows or the columns")
     cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
-    numbers = _labelled(findings.measured(run, metric, denominator, cases).rows, cases, (wanted or {}).get("attack"))
+    numbers = _labelled(
+        findings.measured(run, metric, denominator, cases).rows, by_name=bool((wanted or {}).get("attack"))
+    )
     if worst:
         import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
 
@@ -90,11 +94,11 @@ def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) 
     return "; ".join([described(metric, denominator, ", ".join(name for (name,) in models)), ", ".join(place)])
 
 
-def _labelled(numbers: "pd.DataFrame", cases: Cases, wanted: Any) -> "pd.DataFrame":
-    """With the attack's name as it is shown. A variant is only shown behind the defence that it knows, unless it is
-    wanted by name."""
+def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":
+    """With the attack's name as it is shown. A variant is only shown behind the defence that it knows, unless attacks
+    are wanted by name."""
     names = [shown_attack(each.attack, each.defense) for each in numbers.itertuples()]
-    meant = [bool(wanted) or variant_of(each) is None for each in names]
+    meant = [by_name or variant_of(each) is None for each in names]
     return numbers.assign(shown=names).loc[meant]
 
 

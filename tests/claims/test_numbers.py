@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from docs.evidence import unpacked
+from pipeline.results.outcomes import DENOMINATORS, METRICS
 from tests.support.runs import ROOT, invoke
 
 PAGE = (ROOT / "docs" / "numbers.md").read_text()
@@ -25,6 +26,11 @@ def test_the_tables_are_made_by_the_commands_above_them() -> None:
     shown = re.findall(r"^```\nmegalith (.+)\n```\n<!-- megalith (.+) -->\n\|", PAGE, flags=re.M)
     assert len(shown) == 3
     assert [command for command, made in shown if command.replace("runs/", "") != made] == []
+
+
+def test_the_page_lists_every_metric_and_denominator() -> None:
+    listed = re.findall(r"^\| `(\w[\w-]+)` \|", PAGE, flags=re.M)
+    assert listed == [*METRICS, *DENOMINATORS]
 
 
 def test_other_commands_run() -> None:

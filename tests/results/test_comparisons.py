@@ -144,6 +144,12 @@ def test_by_a_key_an_images_number_is_its_mean_over_the_rest(tmp_path: Path) -> 
     ]
 
 
+def test_a_single_image_has_no_interval_of_means(tmp_path: Path) -> None:
+    made = [{**row, "margin": margin} for name, margin in (("a", 3.0), ("b", 1.0)) for row in answers([0], model=name)]
+    sheet = compared_sheet(within(open_run(str(made_run(tmp_path, made))), "model", "margin"))
+    assert sheet.cells[0] == ["1", "3", "1", "2", "", "", "1", "1", "unclear"]
+
+
 def test_what_cannot_be_compared_is_said(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown key 'modle'; did you mean 'model'"):
         within(run, "modle")

@@ -83,8 +83,7 @@ def test_an_interval_of_means_covers_the_truth_about_as_often_as_it_says() -> No
 def test_means_of_next_to_nothing() -> None:
     assert math.isnan(Mean.over([]).mean) and Mean.over([]).of == 0
     assert str(Mean.over([])) == "–"
-    assert math.isnan(Mean.over([2.0]).low)
-    assert str(Mean.over([2.0])) == "2"
+    assert math.isnan(Mean.over([2.0]).low) and str(Mean.over([2.0])) == "2"
     assert (Mean.over([2.0, 2.0]).low, Mean.over([2.0, 2.0]).high) == (2.0, 2.0)
 
 
