@@ -113,7 +113,7 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="Models that a worker may hold at once; by default all.")
     ] = None,
 ) -> None:
-    """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
+    """Computes what an experiment lacks, and shows the results. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, print_clean_accuracy, print_plan, print_times
         from pipeline.config.experiment import load_experiment
@@ -190,7 +190,7 @@ def verify(
     sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Checks a run's files and rows, and does some of its work again. Other options are Beam's own."""
+    """Checks a run's files and rows, and redoes some of its work. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, text_table
         from pipeline.verify.whole import verify as checks_of
@@ -277,7 +277,7 @@ def pictures(
     ] = "true",
     times: Annotated[int, typer.Option(min=1, metavar="K", help="How many times as large differences are shown.")] = 10,
 ) -> None:
-    """Writes attacked pictures, originals and differences as PNG files, and a CSV. Other options are Beam's own."""
+    """Writes pictures, attacked and not, as PNG files with a CSV. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.report.pictures import write_pictures
         from pipeline.results.tables import open_run
@@ -356,12 +356,15 @@ def compare(
     flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
     form: SheetForm = "text",
 ) -> None:
-    """Tells what differs on the same images, and how certain that is. Other options are Beam's own."""
+    """Tells what differs on the same images, and how surely. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.results.comparisons import between, compared_sheet, flips_sheet, within
         from pipeline.results.formats import print_sheet
         from pipeline.results.tables import open_run
 
+        if other and _OPTION.fullmatch(other):
+            context.args.insert(0, other)
+            other = None
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
@@ -373,10 +376,9 @@ def compare(
         print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command()
 def leaderboard(
-    context: typer.Context,
-    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR...")],
+    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR")],
     attack: Attacks = None,
     model: Models = None,
     view: Views = None,
@@ -412,7 +414,7 @@ def export(
     ],
     weights: Annotated[str | None, typer.Option(help="A local file of weights instead of the source's own.")] = None,
 ) -> None:
-    """Writes a model as an ONNX file, with its preprocessing inside."""
+    """Writes a model as an ONNX file, preprocessing inside."""
     with one_line_errors():
         from transforms.models import export as exporting
 
@@ -450,7 +452,7 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
 
 _OPTION = re.compile(r"--\w+(=.*)?")
-"""One of Beam's, which stands where a query would if none is given."""
+"""One of Beam's, which stands where a query or a second run would if none is given."""
 
 _SHOWN = 10
 """Lines of each check of `verify`."""

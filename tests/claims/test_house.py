@@ -164,25 +164,42 @@ def test_no_module_imports_itself_through_others() -> None:
     assert rest == {}
 
 
+COMMAND = """
+import sys; sys.argv = ['megalith', {arguments}]; from pipeline.main import main
+try: main()
+except SystemExit: pass
+"""
+
+
 @pytest.mark.system
 @pytest.mark.parametrize(
     "code",
     [
         "from megalith import open_run; open_run({run!r}).rows('select 1')",
         "from pipeline.results import open_run; open_run({run!r}).rows('select count(*) from predictions')",
-        "import sys; sys.argv = ['megalith', 'sql', {run!r}, 'select 1']; from pipeline.main import main\n"
-        "try: main()\nexcept SystemExit: pass",
+        COMMAND.replace("{arguments}", "'sql', {run!r}, 'select 1'"),
     ],
 )
 def test_reading_results_loads_neither_torch_nor_beam(code: str, tmp_path: Path) -> None:
+    assert _loaded(code, ("torch", "apache_beam", "scipy.stats", "prompt_toolkit", "pygments"), tmp_path) == "[]"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("arguments", ["'table', {run!r}", "'compare', {run!r}, '--by', 'model'"])
+def test_numbers_need_neither_torch_nor_beam(arguments: str, tmp_path: Path) -> None:
+    code = COMMAND.replace("{arguments}", f"{arguments}, '--view', 'center'")
+    assert _loaded(code, ("torch", "apache_beam", "prompt_toolkit", "pygments"), tmp_path) == "[]"
+
+
+def _loaded(code: str, watched: tuple[str, ...], tmp_path: Path) -> str:
+    """Which of some packages a program has loaded at its end, that reads the golden run."""
     with tarfile.open(ROOT / "tests" / "system" / "golden" / "run.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    watched = ("torch", "apache_beam", "scipy.stats", "prompt_toolkit", "pygments")
     program = (
         f"{code.format(run=str(tmp_path / 'run'))}\nimport sys; print([n for n in {watched!r} if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.system
