@@ -24,6 +24,7 @@ from pipeline.report.section import Exhibit, Section, Table
 from pipeline.report.transfer import transfer
 from pipeline.report.views import views
 from pipeline.results.tables import Run, open_run
+from tests.support.made import answers, made_run
 from tests.support.reported import ATTACKS, random_run
 from tests.support.runs import Row, rows
 
@@ -152,21 +153,35 @@ def test_success_over_eps(run: Run, made: Path, seen: list[Row]) -> None:
     assert max(curve.column("eps")) == pytest.approx(max(norms))
 
 
-def test_the_pareto_front(run: Run, seen: list[Row]) -> None:
+def test_success_over_cost(run: Run, seen: list[Row]) -> None:
     found = table(over_cost(run), "Success and passes")
     some = [((row["attack"], row["model"]), good) for row, good in transferred(seen) if row["view"] == "center"]
     assert rates(found, "attack", "model") == tally(some)
     assert set(found.column("passes")) == {2, 20}
-    for row in found.records():
-        rivals = [
-            other
-            for other in found.records()
-            if all(other[key] == row[key] for key in ("model", "norm", "eps", "targeted"))
-            and (other["passes"], -other["rate"]) != (row["passes"], -row["rate"])
-            and other["passes"] <= row["passes"]
-            and other["rate"] >= row["rate"]
-        ]
-        assert row["pareto"] == (not rivals)
+
+
+def test_the_pareto_front(tmp_path: Path) -> None:
+    """Of four images: successes, passes, and whether another attack has as much for less, or more for as much."""
+    cases = {
+        "cheap": (1, 2, True),
+        "wasteful": (1, 4, False),
+        "weaker": (2, 8, False),
+        "better": (3, 8, True),
+        "twin": (3, 8, True),
+        "dear": (4, 100, True),
+        "dearer": (4, 200, False),
+    }
+    predictions, attacks = answers([0] * 4), []
+    for name, (successes, passes, _) in cases.items():
+        predictions += answers([9] * successes + [0] * (4 - successes), attack=name)
+        cost = {"forwards": passes // 2, "backwards": passes // 2}
+        attacks += [{"image_id": f"i{n}", "attack": name, **cost} for n in range(4)]
+    large = {"attack": "other budget", "eps": 0.5, "forwards": 500, "backwards": 500}
+    predictions += answers([0] * 4, attack="other budget")
+    attacks += [{"image_id": f"i{n}", **large} for n in range(4)]
+    found = table(over_cost(open_run(str(made_run(tmp_path / "run", predictions, attacks)))), "Success and passes")
+    expected = {**{name: good for name, (_, _, good) in cases.items()}, "other budget": True}
+    assert dict(zip(found.column("attack"), found.column("pareto"), strict=True)) == expected
 
 
 def test_the_sweep(run: Run, seen: list[Row]) -> None:
