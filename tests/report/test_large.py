@@ -92,6 +92,7 @@ print(time.monotonic() - begun, written.stat().st_size, resource.getrusage(resou
 """
 
 
+@pytest.mark.alone
 def test_ten_thousand_images_make_a_page_in_a_minute_and_in_flat_memory(tmp_path: Path) -> None:
     """Of 5 attacks, 3 models, 2 views and 4 defences: 1.4 million answers. Memory is beside that of a small run."""
     large = _grown(tmp_path)
