@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pipeline.results.cases import chosen, not_attacked, shown, white_box
+from pipeline.results.findings import one_target
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
@@ -57,7 +58,8 @@ def within(
         wanted: values by key; by default what the last experiment names, undefended unless defences are compared.
 
     Raises:
-        InputError: a name is unknown, or there are no two values to compare.
+        InputError: a name is unknown, there are no two values to compare, or they are unlike, as success of attacks
+            that have not the same target.
     """
     if by not in KEYS:
         raise unknown("key", by, KEYS)
@@ -66,6 +68,8 @@ def within(
     cases = chosen(run, wanted, across, clean=by != "attack" and metric != "success")
     if len(cases[by]) == 1:
         raise InputError(f"compare: there is nothing to compare {by} {cases[by][0]} with")
+    if by == "attack" and metric == "success":
+        one_target(run, cases["attack"])
     found, rest = _outcomes(run, metric, denominator, cases), [key for key in KEYS if key != by]
     sides = {name: of.drop(columns=by) for name, of in found.groupby(by)}
     both = [
@@ -87,17 +91,20 @@ def between(
     """Compares two runs in the cases that both have, on the images of the same bytes and label.
 
     Args:
-        by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys.
-            By default each case has a line.
+        by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys,
+            clean images left out. By default each case has a line.
         metric, denominator: as `findings.measured` says.
         wanted: values by key; by default what the last experiment of each run names.
 
     Raises:
-        InputError: a name is unknown, or the runs have no case or image in common.
+        InputError: a name is unknown, the runs have no case or image in common, or unlike things would be averaged.
     """
     if by is not None and by not in KEYS:
         raise unknown("key", by, KEYS)
-    cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success") for run in (one, other)]
+    pooled = by not in {None, "attack"}
+    cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success" and not pooled) for run in (one, other)]
+    if pooled and metric == "success":
+        one_target(one, cases[0]["attack"])
     found = [_outcomes(run, metric, denominator, of) for run, of in zip((one, other), cases, strict=True)]
     sides = [each.drop_duplicates([*_IMAGE, *KEYS]) for each in found]  # a picture may be in a run twice
     both = sides[0].merge(sides[1], on=[*_IMAGE, *KEYS], suffixes=_SIDES).rename(columns={"image_id_one": "image_id"})

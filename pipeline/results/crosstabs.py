@@ -89,12 +89,12 @@ def cell(number: Any) -> str:
 
 
 def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
-    models = "the run's models"
+    models = []
     if denominator == "all-models-correct":
         query = "select distinct model from predictions where attack = 'none' and defense = 'none' order by model"
-        models = ", ".join(name for (name,) in run.rows(query)[1])
+        models = [", ".join(name for (name,) in run.rows(query)[1])]
     place = [shown(key, value, alone=True) for key, value in fixed.items()]
-    return "; ".join([described(metric, denominator, models), ", ".join(place)])
+    return "; ".join([described(metric, denominator, *models), ", ".join(place)])
 
 
 def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":

@@ -76,20 +76,22 @@ def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: C
         raise InputError(f"worst case: {metric} is a mean; a worst case is known of {', '.join(RATES)}")
     meant = {**(cases or {})}
     if metric == "success":
-        _one_target(run, meant.get("attack"))
+        one_target(run, meant.get("attack"))
     elif "attack" in meant:
         meant["attack"] = [CLEAN, *(each for each in meant["attack"] if each != CLEAN)]
     worst = "bool_or(value)" if metric == "success" else "bool_and(value)"
     return _counted(run, _WORST.format(outcomes=outcomes(metric, denominator, meant), worst=worst))
 
 
-def _one_target(run: "Run", attacks: Sequence[str] | None) -> None:
+def one_target(run: "Run", attacks: Sequence[str] | None) -> None:
+    """Raises InputError if attacks, or all of the run, have not the same target class, or none: success of one is then
+    something else than success of another."""
     where = "true" if attacks is None else f"attack in ({', '.join(map(quoted, attacks))})"
     query = f"select coalesce(target, -1) as target, min(attack) from attacks where {where} group by all order by all"  # noqa: S608 - quoted
     _, targets = run.rows(query)
     if len(targets) > 1:
         (_, one), (_, other) = targets[:2]
-        raise InputError(f"worst case: {one} and {other} have not the same target; choose attacks, or take accuracy")
+        raise InputError(f"success: {one} and {other} have not the same target; choose attacks, or take accuracy")
 
 
 def accuracy(run: "Run", denominator: str = "all") -> Finding:

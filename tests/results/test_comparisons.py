@@ -132,11 +132,16 @@ def test_what_runs_define_differently_is_said(tmp_path: Path) -> None:
 
 def test_by_a_key_an_images_number_is_its_mean_over_the_rest(tmp_path: Path) -> None:
     """Two models of each run; of i0 both runs are right with both, of i1 the first with both, the second with one."""
-    one = [*answers([0, 0], model="a"), *answers([0, 0], model="b")]
-    other = [*answers([0, 0], model="a"), *answers([0, 5], model="b")]
-    runs = [open_run(str(made_run(tmp_path / name, made))) for name, made in (("one", one), ("other", other))]
-    (row,) = between(runs[0], runs[1], by="attack").rows.itertuples()
-    assert (row.images, row.one_mean, row.other_mean, row.test) == (2, 1.0, 0.75, "permutation")
+    clean = [*answers([5, 5], model="a"), *answers([5, 5], model="b")]
+    one = [*answers([0, 0], model="a", attack="x"), *answers([0, 0], model="b", attack="x")]
+    other = [*answers([0, 0], model="a", attack="x"), *answers([0, 5], model="b", attack="x")]
+    struck = [{"image_id": f"i{n}", "attack": "x"} for n in range(2)]
+    runs = [
+        open_run(str(made_run(tmp_path / name, [*clean, *made], struck)))
+        for name, made in (("one", one), ("other", other))
+    ]
+    *_, row = between(runs[0], runs[1], by="attack").rows.itertuples()
+    assert (row.attack, row.images, row.one_mean, row.other_mean, row.test) == ("x", 2, 1.0, 0.75, "permutation")
     lines = between(runs[0], runs[1], by="model").rows
     assert list(zip(lines["model"], lines["images"], lines["one_only"], lines["test"], strict=True)) == [
         ("a", 2, 0, "McNemar"),
@@ -157,6 +162,10 @@ def test_what_cannot_be_compared_is_said(run: Run, tmp_path: Path) -> None:
         within(run, "view")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
         within(run, "model", wanted={"attack": ["pdg"]})
+    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+        within(run, "attack", "success")
+    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+        between(run, run, "model", "success")
     elsewhere = open_run(str(made_run(tmp_path, answers([0, 0]))))
     with pytest.raises(InputError, match="no image with the same bytes, label and case"):
         between(run, elsewhere)
