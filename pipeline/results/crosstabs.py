@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
 from pipeline.results.cases import chosen, not_attacked, shown, shown_attack, white_box
+from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.results.tables import Run
-
-WORST = "worst case"
 
 
 def crosstab(

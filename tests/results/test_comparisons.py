@@ -70,6 +70,30 @@ def test_p_values_are_corrected_for_all_pairs(tmp_path: Path) -> None:
     assert sheet.notes[-1] == "Holm's p is corrected for 3 comparisons; the sides differ where it is below 0.05."
 
 
+def test_models_in_the_worst_case(run: Run) -> None:
+    """Right when clean and under both attacks: m of no image, n of d and e."""
+    found = within(run, "model", worst=True)
+    assert sides(found, "attack") == {("worst case",): (6, 0, 2)}
+    assert list(found.flips["image_id"]) == ["d", "e"]
+    assert found.notes[-1] == "Worst case over pgd, aim."
+    assert (
+        compared_sheet(found).title
+        == "Accuracy, of all images; m (one) against n (other); worst case, view center, undefended"
+    )
+    again = between(run, run, worst=True)
+    assert sides(again, "attack", "model") == {("worst case", "m"): (6, 0, 0), ("worst case", "n"): (6, 0, 0)}
+    with pytest.raises(InputError, match="worst case: it is over attacks"):
+        within(run, "attack", worst=True)
+
+
+def test_a_picture_that_a_run_has_twice_counts_twice_there(tmp_path: Path) -> None:
+    """As in rates."""
+    made = [row for model, classes in (("a", [0, 0]), ("b", [0, 5])) for row in answers(classes, model=model)]
+    images = _named({"i0": "same", "i1": "same"})
+    found = within(open_run(str(made_run(tmp_path, made, images=images))), "model")
+    assert sides(found, "attack") == {("none",): (2, 1, 0)}
+
+
 def test_attacks_and_defences_are_compared_where_all_else_is_equal(tmp_path: Path) -> None:
     made = [*answers([0, 0, 0]), *answers([5, 5, 0], attack="x"), *answers([0, 5, 5], attack="y")]
     made += [*answers([0, 5, 0], defense="d"), *answers([0, 0, 0], attack="x", defense="d")]
