@@ -197,10 +197,12 @@ def compared_sheet(compared: Compared) -> Sheet:
     """Comparisons as a table; what is the same in all of its lines is in the title."""
     rows = compared.rows
     places = [key for key in KEYS if key in rows]
-    varying = [key for key in (*places, "one", "other") if rows[key].nunique() > 1]
+    varying = [key for key in places if rows[key].nunique() > 1]
     first = rows.iloc[0]
     same = [shown(key, first[key], alone=True) for key in places if key not in varying]
-    sides = [] if {"one", "other"} & {*varying} else [f"{first['one']} (one) against {first['other']} (other)"]
+    sides = [f"{first['one']} (one) against {first['other']} (other)"]
+    if len(rows.drop_duplicates(["one", "other"])) > 1:
+        varying, sides = [*varying, "one", "other"], []
     form = "{:.0%}" if compared.metric in RATES else "{:.3g}"
     return Sheet(
         title="; ".join([described(compared.metric, compared.denominator), *sides, *filter(None, [", ".join(same)])]),
@@ -224,14 +226,7 @@ def _cells(row: "pd.Series", form: str) -> list[str]:
     flipped = [f"{row[name]:.0f}" if row["test"] == "McNemar" else "" for name in ("one_only", "other_only")]
     differ = "yes" if row["p_holm"] < _ALPHA else "unclear"
     p_values = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
-    return [
-        str(row["images"]),
-        *means,
-        difference,
-        *flipped,
-        *p_values,
-        differ,
-    ]
+    return [str(row["images"]), *means, difference, *flipped, *p_values, differ]
 
 
 def flips_sheet(compared: Compared) -> Sheet:
@@ -248,14 +243,8 @@ _NAMED = 5
 """Differences of definitions in a note, at most."""
 _SIDES = ("_one", "_other")
 _FLIPS = ("one only", "other only")
-_FLIPPED = (
-    "image_id",
-    "label",
-    *KEYS,
-    "one",
-    "other",
-    *(f"{each}{side}" for each in ("answer", "value") for side in _SIDES),
-)
+_ANSWERS = ("answer_one", "answer_other", "value_one", "value_other")
+_FLIPPED = ("image_id", "label", *KEYS, "one", "other", *_ANSWERS)
 _COLUMNS = (
     *(*KEYS, "one", "other", "images", "one_mean", "other_mean", "difference", "low", "high"),
     *("one_only", "other_only", "test", "p", "p_holm"),
