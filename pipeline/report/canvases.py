@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as ds
 
-from pipeline.report.section import Picture, literal
+from pipeline.report.section import Picture
+from transforms.errors import InputError, said_by
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -21,9 +24,14 @@ def png_files(run: "Run", attack: str, image_ids: Collection[str]) -> dict[str, 
     """The stored PNG files of some images after an attack (`none`: clean), by image; those that there are."""
     if not image_ids:
         return {}
-    wanted = ", ".join(map(literal, sorted(image_ids)))
-    sql = f"select image_id, canvas from canvases where attack = {literal(attack)} and image_id in ({wanted})"  # noqa: S608 - quoted
-    return dict(run.rows(sql)[1])
+    where = (ds.field("attack") == attack) & ds.field("image_id").isin(sorted(image_ids))
+    # Read without running ahead: a row group of pictures is tens of megabytes.
+    ahead = {"batch_size": 16, "batch_readahead": 1, "fragment_readahead": 1}
+    try:
+        found = run.dataset("canvases").scanner(columns=["image_id", "canvas"], filter=where, **ahead).to_table()
+    except pa.ArrowException as error:
+        raise InputError(f"canvases: {said_by(error).rstrip('.')}; `megalith verify` names damaged parts") from None
+    return dict(zip(found["image_id"].to_pylist(), found["canvas"].to_pylist(), strict=True))
 
 
 def pixels(png: bytes) -> Canvas:

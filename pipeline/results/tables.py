@@ -196,6 +196,7 @@ _READING = "reading the stream registered as"
 """DuckDB's words for a table that cannot be read; all else is the query's fault."""
 
 _NOTHING_ELSE = """
+set enable_progress_bar = false;
 set enable_external_access = false;
 set python_enable_replacements = false;
 set lock_configuration = true;

@@ -70,6 +70,7 @@ def test_the_summary_is_worth_reading(quickstart_run: Finished) -> None:
         "jpeg:quality=75",
         str(output),
         " sql ",
+        f" report {output}",
     ):
         assert words in summary
     said = json.loads((output / "run.json").read_text())
