@@ -8,8 +8,9 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: run check test bench docs-tables lint lock clean
 
-run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
+run: $(VENV)/.installed  ## set everything up, run the quickstart experiment, and write its page
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
+	$(BIN)/megalith report $(RUNDIR)
 
 check: lint  ## static checks and the quick tests, in two to three minutes
 	$(PYTEST) $(PARALLEL) -m "not system and not alone"

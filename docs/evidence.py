@@ -6,8 +6,10 @@
 A page says above a table by which command it is made, with the name of kept rows in place of a run directory:
 
     <!-- megalith table quickstart --rows attack --columns model -->
+    <!-- megalith sql quickstart "select label_name, count(*) as images from images group by all" -->
 """
 
+import csv
 import json
 import re
 import shlex
@@ -34,8 +36,8 @@ from transforms.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "data" / "results"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_MADE = re.compile(r"(?P<marker><!-- megalith (?P<command>.+?) -->\n)(?P<table>(?:\|.*\n)*)")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_MADE = re.compile(r"(?P<marker><!-- megalith (?P<command>.+?) -->\n)(?P<table>(?:\|[^\n]*\n)*)", re.DOTALL)
 app = typer.Typer(help="Rows behind the tables of docs.", pretty_exceptions_enable=False)
 
 
@@ -95,11 +97,15 @@ def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
 def _table(command: list[str]) -> str:
     """The lines of a Markdown table that a command over kept rows prints."""
     verb, name, *rest = command
+    form = "csv" if verb == "sql" else "markdown"
     with unpacked(name) as run_directory:
-        done = CliRunner().invoke(megalith, [verb, str(run_directory), *rest, "--format", "markdown"])
+        done = CliRunner().invoke(megalith, [verb, str(run_directory), *rest, "--format", form])
     if done.exit_code:
         raise RuntimeError(f"megalith {shlex.join(command)}: {done.output}")
-    return "".join(f"{line}\n" for line in done.stdout.splitlines() if line.startswith("|"))
+    if form == "markdown":
+        return "".join(f"{line}\n" for line in done.stdout.splitlines() if line.startswith("|"))
+    head, *rows = csv.reader(done.stdout.splitlines())
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
 
 
 def _commit() -> str:

@@ -113,7 +113,7 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="Models that a worker may hold at once; by default all.")
     ] = None,
 ) -> None:
-    """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
+    """Computes what an experiment lacks, and shows the results. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, print_clean_accuracy, print_plan, print_times
         from pipeline.config.experiment import load_experiment
@@ -124,6 +124,7 @@ def run(
         from pipeline.run.runners import check_paths, runner_options
         from pipeline.run.shard import Shard
         from transforms.models.device import torch_device
+        from transforms.storage.files import is_remote
 
         options = runner_options(runner, context.args)
         torch_device(device)
@@ -138,7 +139,8 @@ def run(
         if outcome.finished:
             print_summary(results, console())
             command = "megalith" if shutil.which("megalith") else sys.argv[0]
-            print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
+            page = " --output report.html" if is_remote(output) else ""
+            print(_NEXT_STEPS.format(command=command, output=shlex.quote(output), page=page))
         else:
             print(f"shard {share} is done, and others are not; whichever ends last shows the results")
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
@@ -188,7 +190,7 @@ def verify(
     sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Checks a run's files and rows, and does some of its work again. Other options are Beam's own."""
+    """Checks a run's files and rows, and redoes some of its work. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, text_table
         from pipeline.verify.whole import verify as checks_of
@@ -243,6 +245,46 @@ def sql(
         else:
             for statement in statements(standard_input() if query is None else query):
                 show(*run.rows(statement, files))
+
+
+@app.command(context_settings=_PASS_ON)
+def report(
+    context: typer.Context,
+    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Where the page goes; by default RUNDIR/report.html.")
+    ] = None,
+) -> None:
+    """Writes a run's figures, pictures and tables as one HTML page. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.report.page import write_report
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        written = write_report(open_run(run_directory), output)
+        print(f"{printable(written)}: {written.stat().st_size / 1e6:.1f} MB; any browser shows it, without a network")
+
+
+@app.command(context_settings=_PASS_ON)
+def pictures(
+    context: typer.Context,
+    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the files go to.")],
+    attack: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this attack; may be repeated.")] = None,
+    where: Annotated[
+        str,
+        typer.Option(metavar="SQL", help='A condition over columns of attacks and label_name: "success and l2 < 2"'),
+    ] = "true",
+    times: Annotated[int, typer.Option(min=1, metavar="K", help="How many times as large differences are shown.")] = 10,
+) -> None:
+    """Writes pictures, attacked and not, as PNG files with a CSV. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.report.pictures import write_pictures
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        count = write_pictures(open_run(run_directory), output, attack or (), where, times)
+        print(f"{printable(output)}: {count} attacked pictures, their originals and differences, and pictures.csv")
 
 
 Metric = Annotated[
@@ -314,12 +356,15 @@ def compare(
     flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
     form: SheetForm = "text",
 ) -> None:
-    """Tells what differs on the same images, and how certain that is. Other options are Beam's own."""
+    """Tells what differs on the same images, and how surely. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.results.comparisons import between, compared_sheet, flips_sheet, within
         from pipeline.results.formats import print_sheet
         from pipeline.results.tables import open_run
 
+        if other and _OPTION.fullmatch(other):
+            context.args.insert(0, other)
+            other = None
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
@@ -331,10 +376,9 @@ def compare(
         print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command()
 def leaderboard(
-    context: typer.Context,
-    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR...")],
+    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR")],
     attack: Attacks = None,
     model: Models = None,
     view: Views = None,
@@ -370,7 +414,7 @@ def export(
     ],
     weights: Annotated[str | None, typer.Option(help="A local file of weights instead of the source's own.")] = None,
 ) -> None:
-    """Writes a model as an ONNX file, with its preprocessing inside."""
+    """Writes a model as an ONNX file, preprocessing inside."""
     with one_line_errors():
         from transforms.models import export as exporting
 
@@ -408,13 +452,14 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
 
 _OPTION = re.compile(r"--\w+(=.*)?")
-"""One of Beam's, which stands where a query would if none is given."""
+"""One of Beam's, which stands where a query or a second run would if none is given."""
 
 _SHOWN = 10
 """Lines of each check of `verify`."""
 
 _NEXT_STEPS = """
 The tables are Parquet files in {output}. To go on:
+  {command} report {output}{page}
   {command} sql {output} "select * from predictions limit 10"
   {command} list attacks
   Add a model, an attack or a defence to the experiment and run it again: only what is missing is computed.\

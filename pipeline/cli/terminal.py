@@ -41,7 +41,7 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     Args:
         width: of the terminal. Where nothing has to be folded, Rich lays out all rows as one, many times as fast.
     """
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(visible(title)) if title else None, title_justify="left")
     names = [visible(str(each)) for each in headings]
     written = [[_written(cell) for cell in row] for row in rows]
     columns = [[row[place] for row in written] for place in range(len(names))]
@@ -83,6 +83,10 @@ def print_answer(form: str, headings: list[str], rows: list[tuple[Any, ...]]) ->
         print_table(headings, rows)
 
 
+_SINGLE = 3.4e38
+"""No number of 32 bits is larger, but for a few."""
+
+
 def json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
     """A row as JSON, which has neither infinities, nor bytes, nor two keys of one name; raises InputError for those."""
     if len(set(headings)) < len(headings):
@@ -99,8 +103,17 @@ def json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return _shortest(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _shortest(value: float) -> float:
+    """A number that a column of 32 bits holds, with no more decimals than tell it from its neighbours there: 0.956
+    rather than 0.9559999704360962. Others stay as they are."""
+    import numpy as np  # noqa: PLC0415 - a moment that `--help` has no use for
+
+    single = np.float32(value) if abs(value) <= _SINGLE else np.float32("nan")
+    return float(str(single)) if float(single) == value else value
 
 
 def csv_value(value: Any, *, shown: bool) -> Any:
@@ -113,6 +126,8 @@ def csv_value(value: Any, *, shown: bool) -> Any:
         value = json.dumps(json_value(value), ensure_ascii=False)
     elif isinstance(value, bytes):
         value = base64.b64encode(value).decode()
+    elif isinstance(value, float):
+        value = _shortest(value)
     return visible(value) if shown and isinstance(value, str) else value
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.results.findings import UNDEFENDED, orders
+from pipeline.results.findings import UNDEFENDED, attacked_defenses, orders
 from pipeline.results.outcomes import KEYS, Cases
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import CLEAN, variant_of
@@ -75,6 +75,16 @@ def white_box(run: "Run", cases: Cases) -> list[str]:
     }
     said = "; ".join(f"{', '.join(attacks)} on {model}" for model, attacks in follows.items() if attacks)
     return [f"White-box, where the attack follows the model's gradients: {said}."] if said else []
+
+
+def not_attacked(run: "Run", cases: Cases) -> list[str]:
+    """Which of the defences no attack on any of the models knows, as one sentence or none."""
+    knowing = {defense for model, defense in attacked_defenses(run) if model in cases["model"]}
+    blind = [each for each in cases["defense"] if each not in {UNDEFENDED, *knowing}]
+    if not blind:
+        return []
+    models = ", ".join(cases["model"])
+    return [f"No attack on {models} knows {', '.join(blind)}: not attacked, which is not the same as that it holds."]
 
 
 def shown_attack(attack: str, defense: str) -> str:

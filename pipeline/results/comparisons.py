@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pipeline.results.cases import chosen, shown, white_box
+from pipeline.results.cases import chosen, not_attacked, shown, white_box
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
@@ -73,7 +73,7 @@ def within(
         for one, other in combinations([each for each in cases[by] if each in sides], 2)
     ]
     lines = [line for each in both for line in _lines(each, rest, cases)]
-    return _compared(metric, denominator, lines, both, white_box(run, cases))
+    return _compared(metric, denominator, lines, both, [*white_box(run, cases), *not_attacked(run, cases)])
 
 
 def between(
@@ -194,14 +194,16 @@ def _corrected(of: int) -> str:
 
 def _cells(row: "pd.Series", form: str) -> list[str]:
     means = [form.format(row[name]) for name in ("one_mean", "other_mean")]
-    low, high = (form.format(row[name]) for name in ("low", "high"))
+    difference = form.format(row["difference"])
+    if row["low"] == row["low"]:
+        difference += f" [{form.format(row['low'])}, {form.format(row['high'])}]"
     flipped = [f"{row[name]:.0f}" if row["test"] == "McNemar" else "" for name in ("one_only", "other_only")]
-    differ = "yes" if row["p_holm"] < _ALPHA else "not shown"
+    differ = "yes" if row["p_holm"] < _ALPHA else "unclear"
     p_values = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
     return [
         str(row["images"]),
         *means,
-        f"{form.format(row['difference'])} [{low}, {high}]",
+        difference,
         *flipped,
         *p_values,
         differ,

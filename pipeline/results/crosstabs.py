@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, shown, shown_attack, white_box
+from pipeline.results.cases import chosen, not_attacked, shown, shown_attack, white_box
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
@@ -52,11 +52,15 @@ def crosstab(
         if name not in KEYS:
             raise unknown("key", name, KEYS)
     if rows == columns:
-        raise InputError(f"rows and columns are both {rows}; make one of them {' or '.join(set(KEYS) - {rows})}")
+        raise InputError(
+            f"rows and columns are both {rows}; make one of them {' or '.join(key for key in KEYS if key != rows)}"
+        )
     if worst and "attack" not in (rows, columns):
         raise InputError("worst case: it is over attacks; make them the rows or the columns")
     cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
-    numbers = _labelled(findings.measured(run, metric, denominator, cases).rows, cases, (wanted or {}).get("attack"))
+    numbers = _labelled(
+        findings.measured(run, metric, denominator, cases).rows, by_name=bool((wanted or {}).get("attack"))
+    )
     if worst:
         import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
 
@@ -67,7 +71,13 @@ def crosstab(
         title=_title(run, metric, used, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
         **_grid(numbers, rows, columns, cases),
         numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
-        notes=[uncertainty(metric), *_notes(run, metric, cases), *([_WORST[metric]] if worst else [])],
+        notes=[
+            uncertainty(metric),
+            *white_box(run, cases),
+            *(_targeted(run, cases) if metric == "success" else []),
+            *not_attacked(run, cases),
+            *([_WORST[metric]] if worst else []),
+        ],
     )
 
 
@@ -84,11 +94,11 @@ def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) 
     return "; ".join([described(metric, denominator, ", ".join(name for (name,) in models)), ", ".join(place)])
 
 
-def _labelled(numbers: "pd.DataFrame", cases: Cases, wanted: Any) -> "pd.DataFrame":
-    """With the attack's name as it is shown. A variant is only shown behind the defence that it knows, unless it is
-    wanted by name."""
+def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":
+    """With the attack's name as it is shown. A variant is only shown behind the defence that it knows, unless attacks
+    are wanted by name."""
     names = [shown_attack(each.attack, each.defense) for each in numbers.itertuples()]
-    meant = [bool(wanted) or variant_of(each) is None for each in names]
+    meant = [by_name or variant_of(each) is None for each in names]
     return numbers.assign(shown=names).loc[meant]
 
 
@@ -114,22 +124,15 @@ def _order(numbers: "pd.DataFrame", key: str, cases: Cases) -> list[str]:
     return list(dict.fromkeys(name for each in [*cases[key], WORST] for attack, name in pairs if attack == each))
 
 
-def _notes(run: "Run", metric: str, cases: Cases) -> list[str]:
-    """What a reader has to know of the attacks and defences."""
-    models, attacks = cases["model"], ", ".join(map(quoted, cases["attack"]))
+def _targeted(run: "Run", cases: Cases) -> list[str]:
+    """What success of targeted attacks is, if there are any."""
+    attacks = ", ".join(map(quoted, cases["attack"]))
     _, aims = run.rows(f"select distinct attack, target from attacks where attack in ({attacks}) order by attack")  # noqa: S608 - quoted
-    targeted = [f"{attack} (class {target})" for attack, target in aims if target is not None]
-    known = {defense for model, defense in findings.attacked_defenses(run) if model in models}
-    blind = [each for each in cases["defense"] if each not in {findings.UNDEFENDED, *known}]
-    return [
-        *white_box(run, cases),
-        *([f"{_TARGETED}: {', '.join(targeted)}."] if targeted and metric == "success" else []),
-        *([f"No attack on {', '.join(models)} knows {', '.join(blind)}: {_NOT_ATTACKED}."] if blind else []),
-    ]
+    aimed = [f"{attack} (class {target})" for attack, target in aims if target is not None]
+    return [f"{_TARGETED}: {', '.join(aimed)}."] if aimed else []
 
 
 _TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
-_NOT_ATTACKED = "not attacked, which is not the same as that it holds"
 _WORST = {
     "success": "Worst case: the images that some attack of the table turns.",
     **dict.fromkeys(RATES[1:], "Worst case: the images that are right when clean and under each attack of the table."),

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, known, shown
+from pipeline.results.cases import chosen, known, not_attacked, shown
 from pipeline.results.crosstabs import WORST, cell
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import Cases, described, quoted, uncertainty
@@ -52,12 +52,13 @@ def leaderboard(runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unl
     common = [shown(key, value, alone=True) for key, value in protocols[0].items() if not unlike]
     absent = [run.store.root for run in runs if run not in {run for run, _ in taking}]
     left_out = [f"Left out, having nothing of what is asked for: {', '.join(absent)}."] if absent else []
+    blind = dict.fromkeys(note for each in taking for note in not_attacked(*each))
     return Sheet(
         title="; ".join([described("accuracy", "all"), *common]),
         headings=["model", *(shown("attack", each) for each in columns)],
         cells=[[entry, *(texts.get((entry, each), "") for each in columns)] for entry in _ranked(numbers)],
         numbers=numbers,
-        notes=[*_NOTES, *left_out, *(f"Not comparable: unlike {each}." for each in unlike)],
+        notes=[*_NOTES, *blind, *left_out, *(f"Not comparable: unlike {each}." for each in unlike)],
     )
 
 

@@ -141,6 +141,7 @@ class RunRecord(_Frozen):
         definitions: of everything in the directory, whichever experiment brought it there.
         versions: of the libraries on which the last bits of rows depend.
         proofs: of each model, how many clean images it got right before the first attack, and of how many.
+        published: of each model of which it is known, its top-1 accuracy as published, in [0, 1].
         costs: of each run that computed anything: tasks by kind, passes, seconds, device, versions.
     """
 
@@ -148,6 +149,7 @@ class RunRecord(_Frozen):
     definitions: Definitions
     versions: dict[str, str]
     proofs: dict[str, tuple[int, int]]
+    published: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     costs: tuple[Json, ...]
 
     @model_validator(mode="after")

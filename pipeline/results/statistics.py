@@ -68,8 +68,9 @@ class Mean:
         return cls(float(found.mean()) if len(found) else nan, len(found), *_bootstrapped(found))
 
     def __str__(self) -> str:
-        """As in `0.53 [0.48, 0.57]`."""
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]" if self.of else "–"
+        """As in `0.53 [0.48, 0.57]`; of one image without an interval, of none `–`."""
+        interval = f" [{self.low:.3g}, {self.high:.3g}]" if self.of > 1 else ""
+        return f"{self.mean:.3g}{interval}" if self.of else "–"
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,14 @@ class PairedMeans:
         one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
         differences = one - other
         means = float(one.mean()), float(other.mean())
-        if not differences.any():
-            return cls(len(one), means, (0.0, 0.0), 1.0)
+        if len(one) == 1 or not differences.any():  # either way all exchanges are as far from zero
+            return cls(len(one), means, _bootstrapped(differences), 1.0)
         tested = permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=_PERMUTATIONS, **_sampled(len(one))
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=_PERMUTATIONS,
+            **_sampled(10**7 // len(one)),
         )
         return cls(len(one), means, _bootstrapped(differences), float(tested.pvalue))
 
@@ -180,16 +185,15 @@ def _bootstrapped(values: "npt.NDArray[np.float64]") -> tuple[float, float]:
         return nan, nan
     if (values == values[0]).all():
         return float(values[0]), float(values[0])
-    found = bootstrap((values,), np.mean, n_resamples=_RESAMPLES, **_sampled(len(values))).confidence_interval
+    found = bootstrap((values,), np.mean, n_resamples=_RESAMPLES, **_sampled(10**6 // len(values))).confidence_interval
     return float(found.low), float(found.high)
 
 
-def _sampled(of: int) -> dict[str, Any]:
-    """Always the same samples, and no more of them in memory at once than fit."""
+def _sampled(batch: int) -> dict[str, Any]:
+    """Always the same samples, and so many of them in memory at once; which number is quick depends on the method."""
     import numpy as np  # noqa: PLC0415 - said above
 
-    return {"rng": np.random.default_rng(0), "batch": max(1, _IN_MEMORY // of), "vectorized": True}
+    return {"rng": np.random.default_rng(0), "batch": max(1, batch), "vectorized": True}
 
 
 _RESAMPLES, _PERMUTATIONS = 2000, 9999
-_IN_MEMORY = 10**7

@@ -1,15 +1,17 @@
 """Tables on the terminal look the same, whichever way they are laid out."""
 
 import io
+import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.cli import terminal
-from pipeline.cli.terminal import print_table, text_table
+from pipeline.cli.terminal import csv_value, json_value, print_table, text_table
 
 CELLS = st.text("ab é日🐧\t\n.", max_size=12) | st.sampled_from(["", "x" * 30, "\x1b[31mred"]) | st.floats()
 
@@ -42,3 +44,23 @@ def test_no_column_is_cut_off_on_a_narrow_terminal(width: int, columns: int, mon
         assert found == [(str(row + 1), str(n), str(row), str(n)) for row in range(3) for n in range(columns)]
     else:
         assert "column_0" in said.splitlines()[1] and len(said.splitlines()) < 15
+
+
+@given(st.floats(width=32))
+def test_numbers_of_32_bits_are_written_as_short_as_they_read_back(value: float) -> None:
+    written = csv_value(value, shown=False)
+    assert str(np.float32(written)) == str(np.float32(value))
+    assert (
+        not math.isfinite(value) or abs(value) > 3.4e38 or len(repr(written)) <= len(str(float(str(np.float32(value)))))
+    )
+
+
+def test_a_number_of_32_bits_has_no_digits_that_nobody_measured() -> None:
+    assert csv_value(float(np.float32(0.956)), shown=True) == 0.956
+    assert json_value([float(np.float32(0.1)), {"p": float(np.float32(0.829))}]) == [0.1, {"p": 0.829}]
+
+
+@given(st.floats(allow_nan=False))
+def test_numbers_of_64_bits_stay_as_they_are(value: float) -> None:
+    if float(np.float64(value).astype(np.float32)) != value:
+        assert csv_value(value, shown=False) == value

@@ -66,7 +66,7 @@ def test_p_values_are_corrected_for_all_pairs(tmp_path: Path) -> None:
     assert list(found["p"]) == pytest.approx(exact)
     assert list(found["p_holm"]) == pytest.approx([2 * exact[0], 3 * exact[1], 1.0])
     sheet = compared_sheet(within(open_run(str(tmp_path)), "model"))
-    assert [row[-1] for row in sheet.cells] == ["yes", "yes", "not shown"]
+    assert [row[-1] for row in sheet.cells] == ["yes", "yes", "unclear"]
     assert sheet.notes[-1] == "Holm's p is corrected for 3 comparisons; the sides differ where it is below 0.05."
 
 
@@ -78,6 +78,7 @@ def test_attacks_and_defences_are_compared_where_all_else_is_equal(tmp_path: Pat
     run = open_run(str(made_run(tmp_path, made, struck)))
     assert sides(within(run, "attack"), "one", "other") == {("x", "y"): (3, 1, 1)}
     assert sides(within(run, "attack", wanted={"defense": ["d"]}), "one", "other") == {("x", "y"): (3, 1, 0)}
+    assert within(run, "defense").notes[-1].startswith("No attack on m knows d: not attacked")
     assert sides(within(run, "defense"), "attack") == {("none",): (3, 1, 0), ("x",): (3, 0, 2), ("y",): (3, 0, 1)}
 
 
@@ -141,6 +142,12 @@ def test_by_a_key_an_images_number_is_its_mean_over_the_rest(tmp_path: Path) -> 
         ("a", 2, 0, "McNemar"),
         ("b", 2, 1, "McNemar"),
     ]
+
+
+def test_a_single_image_has_no_interval_of_means(tmp_path: Path) -> None:
+    made = [{**row, "margin": margin} for name, margin in (("a", 3.0), ("b", 1.0)) for row in answers([0], model=name)]
+    sheet = compared_sheet(within(open_run(str(made_run(tmp_path, made))), "model", "margin"))
+    assert sheet.cells[0] == ["1", "3", "1", "2", "", "", "1", "1", "unclear"]
 
 
 def test_what_cannot_be_compared_is_said(run: Run, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_robust_accuracy_is_of_images_right_under_every_attack(run: Run) -> None
     # n is right of d and e, clean and under both; m of none.
     found = findings.worst_case(run, "accuracy")
     assert counts(found, "model") == {("m",): (0, 6), ("n",): (2, 6)}
+    # Both attacks succeed on their surrogate with a and e; of e n is right.
+    assert counts(findings.worst_case(run, "accuracy", "surrogate-fooled"), "model") == {("m",): (0, 2), ("n",): (1, 2)}
     # Under pgd alone also of b.
     found = findings.worst_case(run, "accuracy", None, {"attack": ["pgd"]})
     assert counts(found, "model") == {("m",): (1, 6), ("n",): (3, 6)}
@@ -95,6 +97,13 @@ def test_an_image_that_an_attack_lacks_has_no_worst_case(tmp_path: Path) -> None
     struck = [{"image_id": row["image_id"], "attack": row["attack"]} for row in rows if "attack" in row]
     run = open_run(str(made_run(tmp_path, rows, struck)))
     assert counts(findings.worst_case(run, "accuracy"), "model") == {("m",): (1, 2)}
+
+
+def test_an_image_that_is_wrong_when_clean_is_not_robust(tmp_path: Path) -> None:
+    rows = [*answers([5, 0]), *answers([0, 0], attack="x")]
+    run = open_run(str(made_run(tmp_path, rows, [{"image_id": f"i{n}", "attack": "x"} for n in range(2)])))
+    for cases in (None, {"attack": ["x"]}, {"attack": ["none", "x"]}):
+        assert counts(findings.worst_case(run, "accuracy", None, cases), "model") == {("m",): (1, 2)}
 
 
 def test_what_has_no_worst_case_is_refused(run: Run) -> None:

@@ -20,7 +20,7 @@ import torch
 from pipeline.main import main
 from pipeline.results.formats import FORMS
 from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
-from tests.support.made import two_models
+from tests.support.made import answers, made_run, two_models
 from tests.support.preforked import start
 from tests.support.runs import (
     MEGALITH,
@@ -832,7 +832,7 @@ import errno, sys
 from pipeline.main import main
 from pipeline.results.formats import FORMS
 from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
-from tests.support.made import two_models
+from tests.support.made import answers, made_run, two_models
 from transforms.storage import store
 
 write = store._write
@@ -941,12 +941,35 @@ def test_leaderboard_of_two_runs(two: Path, tmp_path: Path) -> None:
         (("table", "RUN", "--rows", "defense"), "attack: pgd, aim are not mixed; choose one with --attack"),
         (("table", "RUN", "--format", "latx"), "unknown format 'latx'; did you mean 'latex'?"),
         (("compare", "RUN"), "compare: give a second run directory, or --by to compare within one"),
+        (("compare", "RUN", "--resion=x"), "unknown option '--resion'; did you mean '--region'?"),
         (("compare", "RUN", "--by", "modle"), "unknown key 'modle'; did you mean 'model'?"),
         (("leaderboard", "RUN", "no/such"), "'no/such' is not a run directory: it has no run.json"),
     ],
 )
 def test_numbers_that_cannot_be_had_are_one_line(arguments: tuple[str, ...], said: str, two: Path) -> None:
     assert complaint(invoke(*(str(two) if each == "RUN" else each for each in arguments))) == f"megalith: {said}"
+
+
+def test_hostile_names_do_no_harm_in_any_format(tmp_path: Path) -> None:
+    attack_, model, defense = "=1+1 it's <b>", "@m |x| \\input{y}", "-d\x1b[31m"
+    made = [row for name in ("none", attack_) for row in answers([0, 5], attack=name, model=model)]
+    made += answers([0, 0], attack=attack_, model=model, defense=defense)
+    struck = [{"image_id": f"i{n}", "attack": attack_} for n in range(2)]
+    folder = made_run(tmp_path / "run", made, struck)
+    asked = ("--attack", attack_, "--model", model)
+    forbidden = {"markdown": ("<b>", " |x|"), "html": ("<b>",), "latex": ("\\input",)}
+    for form in FORMS:
+        for line in (
+            ("table", folder, "--rows", "defense", "--columns", "attack", *asked),
+            ("compare", folder, "--by", "defense", *asked, "--flips"),
+            ("leaderboard", folder, *asked, "--defense", defense),
+        ):
+            shown = invoke(*line, "--format", form).stdout
+            assert "\x1b" not in shown
+            assert [each for each in forbidden.get(form, ()) if each in shown] == []
+            cells = [cell for row in csv.reader(io.StringIO(shown)) for cell in row] if form == "csv" else []
+            assert [cell for cell in cells if cell.startswith(("=", "+", "@", "-d"))] == []
+    assert "unknown attack" in complaint(invoke("table", folder, "--attack", "x' or 1=1 --"))
 
 
 def test_help_names_every_metric_denominator_and_format() -> None:
