@@ -22,8 +22,8 @@ test: lint  ## static checks and the whole suite; what needs the machine to itse
 bench: $(VENV)/.installed  ## speed against torchattacks, foolbox, ART and adv-lib, in about fifteen minutes
 	$(BIN)/python -m benchmarks
 
-docs-tables: $(VENV)/.installed  ## makes the tables of README and docs anew from the rows in data/results
-	$(BIN)/python -m docs.evidence tables
+docs-tables: $(VENV)/.installed  ## makes the tables and figures of README and docs anew from the rows in data/results
+	$(BIN)/python -m docs.evidence show
 
 docs/chelsea.png: docs/chelsea.py $(VENV)/.installed  ## the picture at the top of the README
 	$(BIN)/python -m docs.chelsea

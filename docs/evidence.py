@@ -1,7 +1,7 @@
-"""Evidence: the rows behind these pages' tables, kept as Parquet in data/results, and the tables made from them.
+"""Evidence: the rows behind these pages, kept as Parquet in data/results, and the tables and figures made from them.
 
     python -m docs.evidence keep RUNDIR NAME   # keeps the rows of a finished run, without its pictures
-    python -m docs.evidence tables             # makes the tables of all pages anew (`make docs-tables`)
+    python -m docs.evidence show               # makes tables and figures of all pages anew (`make docs-tables`)
 
 A page says above a table by which command it is made, with the name of kept rows in place of a run directory:
 
@@ -15,7 +15,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +24,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
+import vl_convert
 from typer.testing import CliRunner
 
 from megalith import open_run
 from pipeline.main import app as megalith
+from pipeline.report.lowpass import sweep
+from pipeline.report.section import Section
+from pipeline.report.transfer import transfer
 from pipeline.results.record import RUN_JSON
+from pipeline.results.tables import Run
 from transforms.rows.parts import Part
 from transforms.rows.tables import TABLES
 from transforms.storage.seal import sealed
@@ -37,6 +42,11 @@ from transforms.storage.store import Store
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "data" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FIGURES: dict[str, tuple[str, Callable[[Run], Section | None], str]] = {
+    "docs/questions/one-network.svg": ("quickstart", transfer, "Untargeted attacks"),
+    "docs/questions/lowpass.svg": ("lowpass-sweep", sweep, "Accuracy behind lowpass, by cutoff"),
+}
+"""By file: the kept rows, the section of a report, and the title of its exhibit."""
 _MADE = re.compile(r"(?P<marker><!-- megalith (?P<command>.+?) -->\n)(?P<table>(?:\|[^\n]*\n)*)", re.DOTALL)
 app = typer.Typer(help="Rows behind the tables of docs.", pretty_exceptions_enable=False)
 
@@ -62,10 +72,22 @@ def keep(
 
 
 @app.command()
-def tables() -> None:
-    """Makes the tables of all pages anew."""
+def show() -> None:
+    """Makes the tables and figures of all pages anew."""
     for page in PAGES:
         page.write_text(renewed(page.read_text()))
+    for path in FIGURES:
+        (ROOT / path).write_text(figure(path))
+
+
+def figure(path: str) -> str:
+    """One of `FIGURES` as SVG. Its marks carry their numbers as `aria-label`."""
+    name, make, title = FIGURES[path]
+    with unpacked(name) as run_directory:
+        section = make(open_run(str(run_directory)))
+    (exhibit,) = [each for each in section.exhibits if each.title == title] if section else []
+    # Pages may be dark, and a picture does not know.
+    return f"{vl_convert.vegalite_to_svg({**(exhibit.chart or {}), 'background': 'white'})}\n"
 
 
 def renewed(text: str) -> str:

@@ -1,14 +1,15 @@
 """The tables of docs are what the rows in data/results give."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from docs import evidence
-from docs.evidence import KEPT, PAGES, keep, renewed, unpacked
+from docs.evidence import FIGURES, KEPT, PAGES, figure, keep, renewed, unpacked
 from megalith import open_run
-from tests.support.runs import Finished, rows
+from tests.support.runs import ROOT, Finished, rows
 
 NAMES = sorted(each.name for each in KEPT.iterdir())
 OURS = ("/root", "/tmp", "/home", "/work", "\\\\")  # noqa: S108 - looked for
@@ -19,9 +20,19 @@ def test_each_table_is_what_its_rows_give(page: Path) -> None:
     assert renewed(page.read_text()) == page.read_text()
 
 
+@pytest.mark.parametrize("path", FIGURES)
+def test_each_figure_shows_what_its_rows_give(path: str) -> None:
+    """Letters may be drawn otherwise elsewhere; the numbers are the marks' labels."""
+    kept, anew = (re.findall(r'aria-label="([^"]+)"', svg) for svg in ((ROOT / path).read_text(), figure(path)))
+    assert len(kept) > 5
+    assert kept == anew
+    page = (ROOT / path).with_suffix(".md").read_text()
+    assert f"]({Path(path).name})" in page
+
+
 def test_all_that_is_kept_is_shown() -> None:
-    shown = "".join(page.read_text() for page in PAGES)
-    assert [name for name in NAMES if f"<!-- megalith table {name} " not in shown] == []
+    shown = re.findall(r"<!-- megalith \w+ ([\w-]+) ", "".join(page.read_text() for page in PAGES))
+    assert set(shown) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
