@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import fft, ndimage
+from scipy import fft, ndimage, stats
 from torch import Tensor
 
 from tests.support.attacks import (
@@ -30,6 +30,8 @@ from tests.support.attacks import (
     bent,
     bilinear,
     found_by,
+    grid_shuffle,
+    in_proportion,
     iterate,
     make,
     nearest,
@@ -417,7 +419,7 @@ def mixed(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
 
 
 def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
-    noisy = points + 16 / 255 * draws.normal(SHAPE, "noise")[0].double().numpy()
+    noisy = points + image.eps * draws.normal(SHAPE, "noise")[0].double().numpy()
     factors = 1 + 0.5 * (2 * draws.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
     spectrum = fft.dctn(noisy, axes=(-2, -1), norm="ortho") * factors
     return fft.idctn(spectrum, axes=(-2, -1), norm="ortho"), lambda pulled: pulled
@@ -442,6 +444,18 @@ def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws, probabili
         return points, lambda pulled: pulled
     rows, columns = enlarged(draws, 1.4)
     return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
+
+
+def shuffled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Wang et al. 2024, two by two: a grid whose rows and columns change places, blocks turned by up to 24 degrees."""
+    lengths = [in_proportion(1 - draws.uniform((2,), axis)[0].double().numpy(), SIDE) for axis in ("heights", "widths")]
+    orders = [draws.permutation(2, axis)[0].tolist() for axis in ("rows", "columns")]
+    unit = draws.uniform((2, 2), "angle")[0].double().numpy()
+    matrix = grid_shuffle(lengths, orders, stats.truncnorm(-2, 2, scale=math.radians(12)).ppf(unit))
+    return (
+        (points.reshape(3, -1) @ matrix.T).reshape(SHAPE),
+        lambda pulled: (pulled.reshape(3, -1) @ matrix).reshape(SHAPE),
+    )
 
 
 MOSTLY_DIVERSE: Look = partial(diverse, probability=0.7)
@@ -503,6 +517,7 @@ CASES: dict[str, Case] = {
     "si-fgsm": Case(mi, looks=((scaled, 5),)),
     "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
+    "bsr": Case(mi, {"shuffles": 3}, looks=((shuffled, 3),)),
     "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),
     "dem": Case(dem, {"resize_rates": (1.3, 1.6, 2.0)}, reach=STEPS),
     "svre": Case(svre, models=2),

@@ -232,9 +232,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "si-ni-fgsm": {**STEPS, "decay": 1.0, **SI},
     "dem": {**STEPS, "decay": 1.0, "resize_rates": (1.14, 1.27, 1.4, 1.53, 1.66)},
     "admix": {**MI, "mixed_images": 3, "admix_strength": 0.2, **SI},
-    "ssa": {**MI, "spectra": 20, "spectrum_noise": 16 / 255, "spectrum_spread": 0.5},
+    "ssa": {**MI, "spectra": 20, "spectrum_noise": None, "spectrum_spread": 0.5},
     "sia": {**MI, "structures": 20, "structure_blocks": 3},
-    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0},  # the authors' later code has 3 blocks
+    # The authors' later code has 3 blocks.
+    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0, "rotation_kind": "normal"},
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
@@ -266,7 +267,7 @@ def test_defaults_are_the_papers(name: str) -> None:
 
 def test_what_none_stands_for() -> None:
     """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
-    what PI passes on is as long as its step."""
+    what PI passes on is as long as its step; SSA's noise is eps, where that is a change of single values."""
     for norm, part in (("linf", 0.05), ("l2", 0.1)):
         plain, said = make("square", norm), make("square", norm, p_init=part)
         assert isinstance(plain, Square) and isinstance(said, Square)
@@ -276,12 +277,18 @@ def test_what_none_stands_for() -> None:
         "svre": {"inner_alpha": EPS["linf"] / 10},
         "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
         "pi-fgsm": {"project_factor": EPS["linf"]},
+        "ssa": {"spectrum_noise": EPS["linf"]},
     }
     for name, parameters in own.items():
         models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
         batch = batch_of(some_canvases(3), [0, 1, 2])
         found = [found_by(make(name, steps=10, **each), models, batch) for each in ({}, parameters)]
         assert torch.equal(*found), name
+    in_l2 = [
+        found_by(make("ssa", "l2", steps=2, **each), surrogates(bent()), batch_of(some_canvases(2), [0, 1]))
+        for each in ({}, {"spectrum_noise": 16 / 255})
+    ]
+    assert torch.equal(*in_l2)
     assert make("svre").cost(3) == make("svre", inner_steps=12).cost(3)
 
 
@@ -313,7 +320,14 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"beta2": 0.3, "stabilizer": 0.1, "amplification": 4.0, "project_factor": 3 / 255, "project_kernel": 5},
         **{"resize_rate": 1.7, "diversity_probability": 1.0, "kernel_sigma": 1.0, "admix_strength": 0.7},
         **{"spectrum_noise": 0.2, "spectrum_spread": 0.9, "structure_blocks": 2, "shuffle_blocks": 3},
-        **{"rotation": 90.0, "basis": "fourier", "cutoff": 0.3, "step_in": "coefficients", "inner_alpha": 0.05},
+        **{
+            "rotation": 90.0,
+            "rotation_kind": "uniform",
+            "basis": "fourier",
+            "cutoff": 0.3,
+            "step_in": "coefficients",
+            "inner_alpha": 0.05,
+        },
         **{"sampling": "uniform", "kernel_type": "linear", "inner_decay": 0.3},
         **{"ensemble_beta": 300.0, "threshold": 0.5, "reverse_step": 0.04, "inner_step": 0.01},
         **{"objective": "margin", "keep": "best", "random_start": not made.parameters["random_start"][1]},

@@ -1,5 +1,6 @@
 """What the tests of attacks share: small networks whose numbers are known, and short ways to attack them."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -302,3 +303,47 @@ def bilinear(length: int, out: int) -> np.ndarray:
         for place, weight in ((below, 1 - (at - below)), (below + 1, at - below)):
             matrix[row, min(max(place, 0), length - 1)] += weight
     return matrix
+
+
+def turning(height: int, width: int, angle: float) -> np.ndarray:
+    """The matrix of turning a picture, whose rows stand one after the other, about its centre by radians: each pixel is
+    bilinear between the four around where it comes from, of which those outside are black."""
+    matrix = np.zeros((height * width, height * width))
+    middle = (height - 1) / 2, (width - 1) / 2
+    for row, column in np.ndindex(height, width):
+        down, right = row - middle[0], column - middle[1]
+        from_row = math.sin(angle) * right + math.cos(angle) * down + middle[0]
+        from_column = math.cos(angle) * right - math.sin(angle) * down + middle[1]
+        for near_row, near_column in itertools.product(
+            *((math.floor(each), math.floor(each) + 1) for each in (from_row, from_column))
+        ):
+            weight = (1 - abs(from_row - near_row)) * (1 - abs(from_column - near_column))
+            if 0 <= near_row < height and 0 <= near_column < width:
+                matrix[row * width + column, near_row * width + near_column] += weight
+    return matrix
+
+
+def grid_shuffle(lengths: Sequence[Sequence[int]], orders: Sequence[Sequence[int]], angles: np.ndarray) -> np.ndarray:
+    """The matrix of cutting a square picture into rows and columns of these lengths, turning each block, and putting
+    rows and columns into these orders."""
+    places = np.arange(sum(lengths[0]) ** 2).reshape(sum(lengths[0]), -1)
+    starts = [np.cumsum([0, *each]) for each in lengths]
+    matrix = np.zeros((places.size, places.size))
+    top = 0
+    for row in orders[0]:
+        left, height = 0, lengths[0][row]
+        for column in orders[1]:
+            width = lengths[1][column]
+            source = places[starts[0][row] :, starts[1][column] :][:height, :width]
+            target = places[top : top + height, left : left + width]
+            matrix[np.ix_(target.ravel(), source.ravel())] = turning(height, width, angles[row, column])
+            left += width
+        top += height
+    return matrix
+
+
+def in_proportion(parts: np.ndarray, side: int) -> list[int]:
+    """Whole lengths in proportion to `parts`; the longest takes what rounding left over."""
+    lengths = [round(each) for each in parts / parts.sum() * side]
+    lengths[lengths.index(max(lengths))] += side - sum(lengths)
+    return lengths

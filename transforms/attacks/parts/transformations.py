@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -188,46 +188,63 @@ class StructureInvariance(BaseTransformation):
         return torch.cat(changed)
 
 
+Angles = Literal["normal", "uniform"]
+_CUT_OFF = 2.0
+"""How many standard deviations of a normal angle the largest is."""
+
+
 @dataclass(frozen=True)
 class BlockShuffle(BaseTransformation):
-    """The canvas cut into blocks at random lines, which are rotated a little and shuffled (Wang et al. 2024,
-    arXiv:2308.10299).
+    """The canvas cut by a grid of random lines, whose rows and columns change places and whose blocks are rotated a
+    little (Wang et al. 2024, arXiv:2308.10299; the lines are drawn as in the authors' code).
 
     Attributes:
-        blocks: per axis.
+        blocks: per axis; k blocks need a side of k (k + 1) / 2 pixels.
         rotation: the largest angle, degrees.
+        angles: how they are drawn: from a normal distribution whose standard deviation is half the largest, at which it
+            is cut off, or uniformly.
     """
 
     copies: int
     blocks: int
     rotation: float
+    angles: Angles = "normal"
 
     def __post_init__(self) -> None:
         at_least(1, shuffles=self.copies, shuffle_blocks=self.blocks)
         within("[0, 180]", rotation=self.rotation)
         if self.blocks == 1 and self.rotation == 0:
             raise InputError("shuffle_blocks, rotation: 1 and 0 would leave every copy as it is")
+        if self.rotation == 0 and self.angles != "normal":
+            raise InputError(f"rotation_kind: {self.angles} has no effect with rotation: 0")
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         side, blocks = points.shape[-1], self.blocks
-        if blocks > side:
-            raise InputError(f"shuffle_blocks: {blocks} is more than the {side} pixels of a canvas's side")
-        across = draws.integers(2, (), "axis")
-        cuts = [draws.at("cuts", line).permutation(side - 1, "cuts")[:, : blocks - 1] + 1 for line in range(blocks + 1)]
-        orders = [draws.at("order", line).permutation(blocks, "order") for line in range(blocks + 1)]
-        angles = (2 * draws.uniform((blocks, blocks), "angle") - 1) * math.radians(self.rotation)
+        if blocks * (blocks + 1) > 2 * side:  # the longest could not make up for the rounding of the others
+            raise InputError(f"shuffle_blocks: {blocks} are too many for the {side} pixels of a canvas's side")
+        heights, widths = (1 - draws.uniform((blocks,), axis) for axis in ("heights", "widths"))
+        rows, columns = (draws.permutation(blocks, axis).tolist() for axis in ("rows", "columns"))
+        angles = self._angles(draws.uniform((blocks, blocks), "angle"))
         shuffled = []
         for number, image in enumerate(torch.split(points, 1)):
-            first, second = (3, 2) if across[number] else (2, 3)
-            strips = torch.split(image, _lengths(cuts[0][number], side), dim=first)
-            rebuilt = []
-            for strip in orders[0][number].tolist():
-                pieces = torch.split(strips[strip], _lengths(cuts[strip + 1][number], side), dim=second)
-                order = orders[strip + 1][number].tolist()
-                turned = [_rotated(pieces[each], float(angles[number, strip, each])) for each in order]
-                rebuilt.append(torch.cat(turned, dim=second))
-            shuffled.append(torch.cat(rebuilt, dim=first))
+            tall, wide = (_shares(each[number], side) for each in (heights, widths))
+            grid = [torch.split(strip, wide, dim=3) for strip in torch.split(image, tall, dim=2)]
+            turned = [
+                torch.cat(
+                    [_rotated(grid[row][column], float(angles[number, row, column])) for column in columns[number]], 3
+                )
+                for row in rows[number]
+            ]
+            shuffled.append(torch.cat(turned, dim=2))
         return torch.cat(shuffled)
+
+    def _angles(self, uniform: Tensor) -> Tensor:
+        """Radians, of numbers from [0, 1)."""
+        centred = 2 * uniform - 1
+        if self.angles == "normal":
+            inside = math.erf(_CUT_OFF / math.sqrt(2))
+            centred = torch.erfinv(centred * inside) * math.sqrt(2) / _CUT_OFF
+        return math.radians(self.rotation) * centred
 
 
 def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
@@ -249,9 +266,18 @@ def _lengths(cuts: Tensor, side: int) -> list[int]:
     return [end - start for start, end in pairwise(lines)]
 
 
+def _shares(parts: Tensor, side: int) -> list[int]:
+    """Lengths in proportion to random numbers (blocks,), rounded; the longest takes the rest. Some may be 0."""
+    lengths = (side * parts.double() / parts.double().sum()).round().int()
+    lengths[lengths.argmax()] += side - lengths.sum()
+    return [int(each) for each in lengths]
+
+
 def _rotated(block: Tensor, angle: float) -> Tensor:
     """Rotated about its centre by radians, black where nothing was."""
     height, width = block.shape[-2:]
+    if not height * width:
+        return block
     cosine, sine = math.cos(angle), math.sin(angle)
     matrix = block.new_tensor([[[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]])
     grid = F.affine_grid(matrix, list(block.shape), align_corners=False)

@@ -11,6 +11,7 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.transformations import (
+    Angles,
     BlockShuffle,
     DiverseInput,
     Mixing,
@@ -25,6 +26,7 @@ from transforms.attacks.units import Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
+_USUAL_NOISE = 16 / 255
 
 
 def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: float = 0.5) -> AttackLoop:
@@ -58,10 +60,14 @@ def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2)
 
 
 def ssa(
-    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels = 16 / 255, spectrum_spread: float = 0.5
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels | None = None, spectrum_spread: float = 0.5
 ) -> AttackLoop:
-    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
-    return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
+    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho), by default
+    spectrum_noise = eps; in L2 and L1, where eps is no change of single values, 16/255."""
+    usual = loop.ball.eps if loop.ball.norm == "linf" else _USUAL_NOISE
+    return _shown(
+        loop, SpectrumSimulation(spectra, usual if spectrum_noise is None else spectrum_noise, spectrum_spread)
+    )
 
 
 def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) -> AttackLoop:
@@ -69,9 +75,16 @@ def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) ->
     return _shown(loop, StructureInvariance(structures, structure_blocks))
 
 
-def bsr(loop: AttackLoop, *, shuffles: int = 20, shuffle_blocks: int = 2, rotation: float = 24.0) -> AttackLoop:
-    """Block shuffle and rotation."""
-    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation))
+def bsr(
+    loop: AttackLoop,
+    *,
+    shuffles: int = 20,
+    shuffle_blocks: int = 2,
+    rotation: float = 24.0,
+    rotation_kind: Angles = "normal",
+) -> AttackLoop:
+    """Block shuffle and rotation, by up to `rotation` degrees (the paper's tau)."""
+    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
 
 
 def lf(
