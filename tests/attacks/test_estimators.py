@@ -418,6 +418,14 @@ def mixed(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     return points + 0.2 * POOL[other].double().numpy() / 255, lambda pulled: pulled
 
 
+def masked(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Wang et al. 2023: uniform scales, and masks between 1/2 and 3/2; the gradient is that at the copy."""
+    order = draws.permutation(len(POOL), "mix")[0].tolist()
+    other = next(each for each in order if POOL_LABELS[each] != image.label)
+    mask = 0.5 + POOL[other].double().numpy() / 255
+    return np.clip(points * np.linspace(0.1, 0.75, 3)[copy % 3] * mask, 0, 1), lambda pulled: pulled
+
+
 def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     noisy = points + image.eps * draws.normal(SHAPE, "noise")[0].double().numpy()
     factors = 1 + 0.5 * (2 * draws.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
@@ -516,6 +524,7 @@ CASES: dict[str, Case] = {
     "ti-fgsm, uniform": Case(lambda image: ti(image, "uniform"), {"kernel_type": "uniform"}),
     "si-fgsm": Case(mi, looks=((scaled, 5),)),
     "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
+    "usmm": Case(mi, {"uniform_scales": 3, "mix_masks": 2}, looks=((masked, 6),)),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
     "bsr": Case(mi, {"shuffles": 3}, looks=((shuffled, 3),)),
     "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),

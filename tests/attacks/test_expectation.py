@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support.attacks import (
+    POOL,
+    POOL_LABELS,
     SHAPE,
     SIDE,
     Twin,
@@ -22,7 +24,7 @@ from tests.support.attacks import (
 )
 from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import cross_entropy
-from transforms.attacks.parts.transformations import BlockShuffle
+from transforms.attacks.parts.transformations import BlockShuffle, MixMask
 from transforms.attacks.protocol import Transformation
 
 IMAGES = 4
@@ -39,7 +41,7 @@ def block_shuffle(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, labe
     angles = rng.normal(0, 0.2, (2, 2))
     while (outside := abs(angles) > 0.4).any():
         angles[outside] = rng.normal(0, 0.2, outside.sum())
-    matrix = grid_shuffle(lengths, [rng.permutation(2) for _ in range(2)], angles)
+    matrix = grid_shuffle(lengths, [rng.permutation(2).tolist() for _ in range(2)], angles)
     seen = (canvas.reshape(3, -1) @ matrix.T).reshape(SHAPE)
     return (twin.gradient(seen, label).reshape(3, -1) @ matrix).reshape(SHAPE)
 
@@ -54,8 +56,16 @@ def agreement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float
     return float(across / math.sqrt(cosine(*ours) * cosine(*theirs)))
 
 
+def mix_mask(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Wang et al. 2023: one of five factors, and a mask of a picture of another class."""
+    others = [each for each in range(len(POOL)) if POOL_LABELS[each] != label]
+    mask = 0.5 + POOL[rng.choice(others)].double().numpy() / 255
+    return twin.gradient(np.clip(canvas * rng.choice([0.1, 0.2625, 0.425, 0.5875, 0.75]) * mask, 0, 1), label)
+
+
 CASES: dict[str, tuple[Transformation, Sampled]] = {
     "bsr": (BlockShuffle(COPIES, 2, math.degrees(0.4)), block_shuffle),
+    "usmm": (MixMask(0.1, 0.75, 5, COPIES // 5, 0.5), mix_mask),
 }
 
 

@@ -540,6 +540,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("dem", {}, 50),
         ("admix", {}, 150),
         ("ssa", {}, 200),
+        ("usmm", {}, 150),
         ("sia", {}, 200),
         ("bsr", {}, 200),
         ("logit", {}, 300),

@@ -136,6 +136,7 @@ def test_bases_keep_their_own_parts_in_combinations() -> None:
         ("mi-si", "si-fgsm"),
         ("mi-admix", "admix"),
         ("mi-ssa", "ssa"),
+        ("mi-usmm", "usmm"),
         ("mi-bsr", "bsr"),
         ("mi-sia", "sia"),
         ("mi-lf", "lf-fgsm"),
@@ -232,6 +233,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "si-ni-fgsm": {**STEPS, "decay": 1.0, **SI},
     "dem": {**STEPS, "decay": 1.0, "resize_rates": (1.14, 1.27, 1.4, 1.53, 1.66)},
     "admix": {**MI, "mixed_images": 3, "admix_strength": 0.2, **SI},
+    "usmm": {
+        **{**MI, "scale_low": 0.1, "scale_high": 0.75, "uniform_scales": 5},
+        **{"mix_masks": 3, "mask_range": 0.5},
+    },
     "ssa": {**MI, "spectra": 20, "spectrum_noise": None, "spectrum_spread": 0.5},
     "sia": {**MI, "structures": 20, "structure_blocks": 3},
     # The authors' later code has 3 blocks.
@@ -314,6 +319,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
         **{"shuffles": 3, "mixed_images": 3, "scales": 3, "resize_rates": (1.3, 1.8), "kernel_size": 5},
         **{"inner_steps": 5, "beta": 0.7, "radius": 3.0, "attenuation": 0.3, "balance": 0.9, "beta1": 0.2},

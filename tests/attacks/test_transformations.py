@@ -37,6 +37,7 @@ from transforms.attacks.parts.transformations import (
     BlockShuffle,
     DiverseInput,
     Mixing,
+    MixMask,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
@@ -175,6 +176,22 @@ def test_admix_without_another_class_takes_the_image_itself() -> None:
     assert not torch.allclose(found[2], 1.2 * points[2])
     (gradient,) = torch.autograd.grad(found.sum(), points)
     assert torch.equal(gradient, torch.ones_like(points))  # what is added is a constant
+
+
+def test_masks_multiply_scaled_pictures() -> None:
+    """Scales in turn, a mask for each; what would be brighter than white is white, and the gradient is the copy's."""
+    points, batch, usmm = (
+        noise(2, SIDE).requires_grad_(),
+        batch_of(some_canvases(2), [0, 1]),
+        MixMask(0.5, 2.0, 2, 2, 0.5),
+    )
+    pulled = noise(2, SIDE, seed=1)
+    for copy, factor in enumerate([0.5, 2.0, 0.5, 2.0]):
+        draws = batch.draws.at("copy", copy)
+        added = Mixing(1, 1.0)(points, 0, draws, batch) - points
+        found = usmm(points, copy, draws, batch)
+        assert torch.allclose(found, (factor * points * (0.5 + added)).clamp(max=1), atol=1e-6)
+        assert torch.equal(torch.autograd.grad((found * pulled).sum(), points)[0], pulled)
 
 
 # Spectrum simulation -------------------------------------------------------------------------------------------------
@@ -446,6 +463,7 @@ ALL: dict[str, Transformation] = {
     "dem": ResizedDiversity((1.2, 1.5)),
     "si": Scales(3),
     "admix": Mixing(2, 0.2),
+    "usmm": MixMask(0.1, 0.75, 2, 2, 0.5),
     "ssa": SpectrumSimulation(2, 0.05, 0.5),
     "sia": StructureInvariance(2, 3),
     "bsr": BlockShuffle(2, 2, 24.0),
@@ -496,6 +514,11 @@ def test_an_image_does_not_feel_its_batch(name: str) -> None:
         (lambda: Scales(1), "scales"),
         (lambda: Mixing(0, 0.2), "mixed_images"),
         (lambda: Mixing(3, 0.0), "admix_strength"),
+        (lambda: MixMask(0.1, 0.75, 1, 3, 0.5), "uniform_scales"),
+        (lambda: MixMask(0.1, 0.75, 5, 0, 0.5), "mix_masks"),
+        (lambda: MixMask(0.0, 0.75, 5, 3, 0.5), "scale_low"),
+        (lambda: MixMask(0.5, 0.5, 5, 3, 0.5), "scale_high"),
+        (lambda: MixMask(0.1, 0.75, 5, 3, 1.1), "mask_range"),
         (lambda: SpectrumSimulation(0, 0.1, 0.5), "spectra"),
         (lambda: SpectrumSimulation(2, -0.1, 0.5), "spectrum_noise"),
         (lambda: SpectrumSimulation(2, 0.1, 1.5), "spectrum_spread"),

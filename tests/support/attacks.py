@@ -31,6 +31,8 @@ QUICK: dict[str, Any] = {
     "neighbors": 2,
     "samples": 3,
     "spectra": 2,
+    "uniform_scales": 2,
+    "mix_masks": 2,
     "structures": 2,
     "shuffles": 2,
     "mixed_images": 2,

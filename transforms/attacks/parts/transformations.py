@@ -103,13 +103,45 @@ class Mixing(BaseTransformation):
         above(0, admix_strength=self.strength)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        if not len(batch.pool):
-            return points + self.strength * points.detach()
-        order = draws.permutation(len(batch.pool), "mix").to(points.device)
-        other = batch.pool_labels[order] != batch.goal.labels[:, None]
-        first = other.int().argmax(dim=1, keepdim=True)
-        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
-        return points + self.strength * where(other.any(dim=1), pictures, points.detach())
+        return points + self.strength * _of_another_class(points, draws, batch)
+
+
+@dataclass(frozen=True)
+class MixMask(BaseTransformation):
+    """Brightness times factors that are evenly spaced between two ends, and every value times that of a mask, which is
+    1 - reach and twice the reach of a random picture of another class (Wang et al. 2023, arXiv:2311.12051). The
+    gradient is taken with respect to the copy, not through it.
+
+    Pictures are those of the pool, as in `Mixing`.
+
+    Attributes:
+        low, high: the smallest and the largest factor.
+        scales: how many.
+        masks: of each scale.
+        reach: how far a mask's values are from 1, at most.
+    """
+
+    low: float
+    high: float
+    scales: int
+    masks: int
+    reach: float
+    mixes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(2, uniform_scales=self.scales)
+        at_least(1, mix_masks=self.masks)
+        within("(0, 1]", scale_low=self.low, mask_range=self.reach)
+        above(self.low, scale_high=self.high)
+
+    @property
+    def copies(self) -> int:
+        return self.scales * self.masks
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        factor = self.low + (self.high - self.low) * (copy % self.scales) / (self.scales - 1)
+        mask = 1 - self.reach + 2 * self.reach * _of_another_class(points, draws, batch)
+        return _as_seen((factor * mask * points.detach()).clamp(0, 1), points)
 
 
 @dataclass(frozen=True)
@@ -141,7 +173,7 @@ class SpectrumSimulation(BaseTransformation):
         factors = 1 + self.spread * (2 * draws.uniform(shape, "spectrum").to(points) - 1)
         with torch.no_grad():
             seen = basis.T @ (factors * (basis @ (points + noise) @ basis.T)) @ basis
-        return seen + (points - points.detach())
+        return _as_seen(seen, points)
 
 
 @dataclass(frozen=True)
@@ -245,6 +277,22 @@ class BlockShuffle(BaseTransformation):
             inside = math.erf(_CUT_OFF / math.sqrt(2))
             centred = torch.erfinv(centred * inside) * math.sqrt(2) / _CUT_OFF
         return math.radians(self.rotation) * centred
+
+
+def _as_seen(seen: Tensor, points: Tensor) -> Tensor:
+    """A copy whose gradient counts as the canvas's."""
+    return seen + (points - points.detach())
+
+
+def _of_another_class(points: Tensor, draws: Draws, batch: Batch) -> Tensor:
+    """For each image a random picture of the pool, (B, 3, S, S) in [0, 1], or itself where all are of its class."""
+    if not len(batch.pool):
+        return points.detach()
+    order = draws.permutation(len(batch.pool), "mix").to(points.device)
+    other = batch.pool_labels[order] != batch.goal.labels[:, None]
+    first = other.int().argmax(dim=1, keepdim=True)
+    pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
+    return where(other.any(dim=1), pictures, points.detach())
 
 
 def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:

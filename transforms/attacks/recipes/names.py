@@ -69,6 +69,7 @@ RECIPES: dict[str, Recipe] = {
     "si-ni-fgsm": combined("ni", "si"),
     "dem": combined(Recipe(PARTS["dem"].source, (region_fitting,)), "dem"),
     "admix": combined("mi", "admix"),
+    "usmm": combined("mi", "usmm"),
     "ssa": combined("mi", "ssa"),
     "sia": combined("mi", "sia"),
     "bsr": combined("mi", "bsr"),

@@ -15,6 +15,7 @@ from transforms.attacks.parts.transformations import (
     BlockShuffle,
     DiverseInput,
     Mixing,
+    MixMask,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
@@ -57,6 +58,19 @@ def dem(loop: AttackLoop, *, resize_rates: tuple[float, ...] = (1.14, 1.27, 1.4,
 def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2) -> AttackLoop:
     """A share of other pictures is added. Admix is this, then `si`."""
     return _shown(loop, Mixing(mixed_images, admix_strength))
+
+
+def usmm(
+    loop: AttackLoop,
+    *,
+    scale_low: float = 0.1,
+    scale_high: float = 0.75,
+    uniform_scales: int = 5,
+    mix_masks: int = 3,
+    mask_range: float = 0.5,
+) -> AttackLoop:
+    """Uniform scales, each under masks made of other pictures (the paper's L, H, m, n and r)."""
+    return _shown(loop, MixMask(scale_low, scale_high, uniform_scales, mix_masks, mask_range))
 
 
 def ssa(
@@ -126,6 +140,7 @@ PARTS = {
     "si": Part("Lin et al. 2020, arXiv:1908.06281", (si,)),
     "dem": Part("Zou et al. 2020, arXiv:2112.06011", (dem,)),
     "admix": Part("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
+    "usmm": Part("Wang et al. 2023, arXiv:2311.12051", (usmm,)),
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
