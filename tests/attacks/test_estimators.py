@@ -199,6 +199,17 @@ def ni(image: Naive) -> np.ndarray:
     return points
 
 
+def gi(image: Naive, pre_steps: int = 3) -> np.ndarray:
+    """Wang et al. 2022: the momentum of steps ten times as long, after which the picture is put back."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(-pre_steps, STEPS):
+        points = image.clean if step == 0 else points
+        accumulated = accumulated + unit(image.gradient(points, image.at(step)))
+        length = image.alpha * (10 if step < 0 else 1)
+        points = image.inside(points + length * image.direction(accumulated))
+    return points
+
+
 def pi(image: Naive) -> np.ndarray:
     """Gao et al. 2020, algorithm 1: beta 10, gamma as long as a step, a kernel of ones around a zero."""
     kernel = np.ones((3, 3)) / 8
@@ -510,6 +521,7 @@ CASES: dict[str, Case] = {
     "mi-fgsm, decay 1.7": Case(lambda image: mi(image, 1.7), {"decay": 1.7}),
     "mi-fgsm, gradients as they are": Case(unnormalized, {"normalized": False}),
     "ni-fgsm": Case(ni),
+    "gi-fgsm": Case(gi, {"pre_steps": 3}),
     "pi-fgsm": Case(pi),
     "vmi-fgsm": Case(lambda image: variance_tuned(image, nesterov=False), THREE),
     "vni-fgsm": Case(lambda image: variance_tuned(image, nesterov=True), THREE),
@@ -558,6 +570,7 @@ IN_L2 = (
     "bim",
     "mi-fgsm",
     "ni-fgsm",
+    "gi-fgsm",
     "vmi-fgsm",
     "vni-fgsm",
     "emi-fgsm",
@@ -728,7 +741,7 @@ def test_without_decay_momentum_is_bim() -> None:
 
 def test_memories_are_fresh_in_each_restart() -> None:
     """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
-    for name in ("vmi-fgsm", "emi-fgsm", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pi-fgsm", "cwa", "adam-pgd"):
         networks = [bent(seed) for seed in range(recipe(name).models)]
         batch = batch_of(some_canvases(3), [0, 1, 2])
         attack = quick(name, random_start=True, restarts=2)
@@ -762,6 +775,9 @@ def test_memories_are_fresh_in_each_restart() -> None:
     ("name", "parameters", "named"),
     [
         ("mi-fgsm", {"decay": -0.1}, "decay"),
+        ("gi-fgsm", {"decay": 0.0}, "decay"),
+        ("gi-fgsm", {"pre_steps": 0}, "pre_steps"),
+        ("gi-fgsm", {"search_factor": 0.0}, "search_factor"),
         ("vmi-fgsm", {"neighbors": 0}, "neighbors"),
         ("vmi-fgsm", {"beta": 0.0}, "beta"),
         ("vni-fgsm", {"beta": -1.0}, "beta"),

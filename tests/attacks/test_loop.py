@@ -93,6 +93,7 @@ LINEAR: dict[str, dict[str, Any]] = {
     "mi-fgsm, decay 0.5": {"steps": 7, "decay": 0.5},
     "mi-fgsm from anywhere": {"steps": 7, "random_start": True, "alpha": 60 / 255},
     "ni-fgsm": {"steps": 7},
+    "gi-fgsm": {"steps": 7},
     "vmi-fgsm": {"steps": 4, "neighbors": 2},
     "vni-fgsm": {"steps": 4, "neighbors": 2},
     "emi-fgsm": {"steps": 4, "samples": 3},
@@ -281,7 +282,20 @@ def test_the_budget_is_used(name: str, norm: str) -> None:
     assert (part > least).all()
 
 
-PLAIN = ("fgsm", "bim", "pgd", "adam-pgd", "mi-fgsm", "pi-fgsm", "ti-fgsm", "lf-fgsm", "svre", "adaea", "cwa")
+PLAIN = (
+    "fgsm",
+    "bim",
+    "pgd",
+    "adam-pgd",
+    "mi-fgsm",
+    "gi-fgsm",
+    "pi-fgsm",
+    "ti-fgsm",
+    "lf-fgsm",
+    "svre",
+    "adaea",
+    "cwa",
+)
 """Models are shown the canvas itself: nothing looks ahead or around, and nothing changes the picture."""
 
 
@@ -530,6 +544,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("fgsm", {}, 1),
         ("bim", {}, 10),
         ("mi-fgsm", {}, 10),
+        ("gi-fgsm", {}, 15),
         ("emi-fgsm", {}, 1 + 9 * 11),
         ("vmi-fgsm", {}, 10 + 9 * 20),
         ("gra", {}, 210),

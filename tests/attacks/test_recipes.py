@@ -221,6 +221,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "adam-pgd": {**STEPS, "beta1": 0.9, "beta2": 0.999, "stabilizer": 1e-8},
     "mi-fgsm": MI,
     "ni-fgsm": {**STEPS, "decay": 1.0},
+    "gi-fgsm": {**STEPS, "decay": 1.0, "pre_steps": 5, "search_factor": 10.0},
     "pi-fgsm": {**STEPS, "amplification": 10.0, "project_factor": None, "project_kernel": 3},
     "vmi-fgsm": {**MI, **VARIANCE},
     "vni-fgsm": {**STEPS, "decay": 1.0, **VARIANCE},
@@ -319,6 +320,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
         **{"shuffles": 3, "mixed_images": 3, "scales": 3, "resize_rates": (1.3, 1.8), "kernel_size": 5},
@@ -424,6 +426,7 @@ def test_a_part_without_effect_is_refused_in_one_line(attack: dict[str, Any], sa
         {"recipe": "mi-lf", "cutoff": 0.995, "basis": "fourier"},
         {"recipe": "svre", "steps": 1, "inner_decay": 0.5, **TWO},
         {"recipe": "cwa", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "gi-fgsm", "steps": 1, "decay": 0.5},
         {"recipe": "bim", "objective": "logit", "fuse": "logits", **TWO},
     ],
 )
@@ -433,7 +436,7 @@ def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path)
     assert load(tmp_path, **{**dict(spec.parameters), **attack}) == spec
 
 
-@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay")])
+@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay"), ("gi-fgsm", "decay")])
 def test_momentum_within_a_single_step_has_an_effect(name: str, key: str) -> None:
     batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
     decays: list[dict[str, Any]] = [{key: decay} for decay in (0.1, 1.0)]

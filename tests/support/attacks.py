@@ -30,6 +30,7 @@ QUICK: dict[str, Any] = {
     "steps": 3,
     "neighbors": 2,
     "samples": 3,
+    "pre_steps": 2,
     "spectra": 2,
     "uniform_scales": 2,
     "mix_masks": 2,

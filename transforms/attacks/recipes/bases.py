@@ -76,6 +76,22 @@ def ni_fgsm(ball: Ball, *, steps: int = 10, alpha: Length | None = None, decay: 
     return replace(loop, lookahead=loop.alpha * decay)
 
 
+def gi_fgsm(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: Length | None = None,
+    decay: float = 1.0,
+    pre_steps: int = 5,
+    search_factor: float = 10.0,
+) -> AttackLoop:
+    """MI-FGSM whose momentum begins with that of `pre_steps` steps, `search_factor` times as long, from the image."""
+    above(0, decay=decay, search_factor=search_factor)
+    at_least(1, pre_steps=pre_steps)
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    return replace(loop, search_steps=pre_steps, search_alpha=search_factor * loop.alpha)
+
+
 def pi_fgsm(
     ball: Ball,
     *,
@@ -183,6 +199,7 @@ BASES = {
     "adam": Recipe("Kingma & Ba 2015, arXiv:1412.6980", (adam_pgd,), norms=("linf", "l2")),
     "mi": Recipe("Dong et al. 2018, arXiv:1710.06081", (mi_fgsm,)),
     "ni": Recipe("Lin et al. 2020, arXiv:1908.06281", (ni_fgsm,)),
+    "gi": Recipe("Wang et al. 2022, arXiv:2211.11236", (gi_fgsm,)),
     "pi": Recipe("Gao et al. 2020, arXiv:2007.06765", (pi_fgsm,), norms=("linf",)),
     "vmi": Recipe("Wang & He 2021, arXiv:2103.15571", (mi_fgsm, variance_tuned)),
     "vni": Recipe("Wang & He 2021, arXiv:2103.15571", (ni_fgsm, variance_tuned)),

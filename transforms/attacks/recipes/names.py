@@ -57,6 +57,7 @@ RECIPES: dict[str, Recipe] = {
     "adam-pgd": combined("adam"),
     "mi-fgsm": combined("mi"),
     "ni-fgsm": combined("ni"),
+    "gi-fgsm": combined("gi"),
     "pi-fgsm": combined("pi"),
     "vmi-fgsm": combined("vmi"),
     "vni-fgsm": combined("vni"),
