@@ -306,6 +306,38 @@ def pgn(image: Naive, neighbors: int = 3, zeta: float = 3.0, delta: float = 0.5)
     return points
 
 
+def mef(image: Naive, neighbors: int = 3, gamma: float = 2.0, xi: float = 0.15) -> np.ndarray:
+    """Qiu et al. 2024: neighbours that go on along their own gradients of the step before; decays 0.5 and 0.9."""
+    points, accumulated, inner = image.clean, np.zeros(SHAPE), [np.zeros(SHAPE)] * neighbors
+    for step in range(STEPS):
+        around = []
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            near = points + image.small(gamma * image.eps) * noise + image.small(xi * image.eps) * inner[number]
+            around.append(image.gradient(near, path))
+        inner = [unit(each) - 0.9 * before for each, before in zip(around, inner, strict=True)]
+        accumulated = 0.5 * accumulated + unit(np.mean(around, axis=0))
+        points = image.step(points, accumulated)
+    return points
+
+
+def rap(image: Naive, inner_steps: int = 3, late_start: int = 1) -> np.ndarray:
+    """Qin et al. 2022: from a random point around the picture downhill, and there the gradient."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        path, reverse = image.at(step), np.zeros(SHAPE)
+        if step >= late_start:
+            drawn = image.eps * (2 * path.at("reverse").uniform(SHAPE, "start")[0].double().numpy() - 1)
+            reverse = np.clip(drawn, -points, 1 - points)
+        for number in range(inner_steps if step >= late_start else 0):
+            gradient = image.gradient(points + reverse, path.at("reverse", number))
+            reverse = np.clip(reverse - image.eps / inner_steps * np.sign(gradient), -image.eps, image.eps)
+            reverse = np.clip(reverse, -points, 1 - points)
+        accumulated = accumulated + unit(image.gradient(points + reverse, path))
+        points = image.step(points, accumulated)
+    return points
+
+
 def adam_pgd(image: Naive, beta1: float = 0.9, beta2: float = 0.999) -> np.ndarray:
     """PyTorch's own Adam, told to ascend."""
     points = torch.from_numpy(image.clean).clone().requires_grad_()
@@ -477,6 +509,21 @@ def shuffled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     )
 
 
+def translated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Fang et al. 2024, a grid of three by three: pixels come from 0.3 half sides away, bilinear, black outside."""
+    sides = []
+    for place in (copy % 3, copy // 3):
+        matrix = np.zeros((SIDE, SIDE))
+        for row in range(SIDE):
+            at = row + 0.3 * (place - 1) * SIDE / 2
+            for near in (math.floor(at), math.floor(at) + 1):
+                if 0 <= near < SIDE:
+                    matrix[row, near] = 1 - abs(at - near)
+        sides.append(matrix)
+    rows, columns = sides
+    return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
+
+
 MOSTLY_DIVERSE: Look = partial(diverse, probability=0.7)
 
 
@@ -530,6 +577,8 @@ CASES: dict[str, Case] = {
     "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
     "gra": Case(gra, THREE),
     "pgn": Case(pgn, THREE),
+    "mef": Case(mef, THREE, reach=2.0),
+    "rap": Case(rap, {"inner_steps": 3, "late_start": 1, "alpha": EPS["linf"] / STEPS}),
     "adam-pgd": Case(adam_pgd, reach=2.5),
     "ti-fgsm": Case(ti),
     "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
@@ -539,6 +588,7 @@ CASES: dict[str, Case] = {
     "usmm": Case(mi, {"uniform_scales": 3, "mix_masks": 2}, looks=((masked, 6),)),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
     "bsr": Case(mi, {"shuffles": 3}, looks=((shuffled, 3),)),
+    "anda": Case(unnormalized, {"shifts": 3}, looks=((translated, 9),)),
     "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),
     "dem": Case(dem, {"resize_rates": (1.3, 1.6, 2.0)}, reach=STEPS),
     "svre": Case(svre, models=2),
@@ -576,6 +626,7 @@ IN_L2 = (
     "emi-fgsm",
     "gra",
     "pgn",
+    "mef",
     "adam-pgd",
     "svre",
     "cwa",
@@ -682,7 +733,8 @@ def test_a_zero_gradient_stays_zero() -> None:
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-16])
 @pytest.mark.parametrize(
-    "name", ["mi-fgsm", "ni-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pgn", "svre", "adaea", "cwa", "ti-fgsm", "dem"]
+    "name",
+    ["mi-fgsm", "ni-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pgn", "mef", "svre", "adaea", "cwa", "ti-fgsm", "dem"],
 )
 def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are normalized, so an objective scaled down (to gradients of 1e-33) changes nothing."""
@@ -741,7 +793,7 @@ def test_without_decay_momentum_is_bim() -> None:
 
 def test_memories_are_fresh_in_each_restart() -> None:
     """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
-    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "gra", "pi-fgsm", "cwa", "adam-pgd"):
         networks = [bent(seed) for seed in range(recipe(name).models)]
         batch = batch_of(some_canvases(3), [0, 1, 2])
         attack = quick(name, random_start=True, restarts=2)
@@ -788,6 +840,15 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("gra", {"neighbors": 0}, "neighbors"),
         ("pgn", {"balance": 0.0}, "balance"),
         ("pgn", {"balance": 1.5}, "balance"),
+        ("mef", {"neighbors": 0}, "neighbors"),
+        ("mef", {"gamma": 0.0}, "gamma"),
+        ("mef", {"xi": 0.0}, "xi"),
+        ("mef", {"inner_decay": 1.0}, "inner_decay"),
+        ("rap", {"late_start": 400}, "late_start"),
+        ("rap", {"late_start": -1}, "late_start"),
+        ("rap", {"inner_steps": 0}, "inner_steps"),
+        ("rap", {"reverse_eps": 0.0}, "reverse_eps"),
+        ("rap", {"reverse_alpha": 0.0}, "reverse_alpha"),
         ("adam-pgd", {"beta1": 1.0}, "beta1"),
         ("adam-pgd", {"beta2": -0.1}, "beta2"),
         ("adam-pgd", {"stabilizer": 0.0}, "stabilizer"),

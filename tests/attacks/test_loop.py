@@ -98,6 +98,7 @@ LINEAR: dict[str, dict[str, Any]] = {
     "vni-fgsm": {"steps": 4, "neighbors": 2},
     "emi-fgsm": {"steps": 4, "samples": 3},
     "pgn": {"steps": 4, "neighbors": 2},
+    "mef": {"steps": 4, "neighbors": 2},
     "gra": {"steps": 7, "neighbors": 2},
     "si-fgsm": {"steps": 7},
     "svre": {"steps": 4},
@@ -182,7 +183,7 @@ def test_alpha_is_the_length_of_a_step() -> None:
 
 def test_default_steps_reach_the_edge() -> None:
     ball = LinfBall(8 / 255)
-    for name, levels in {"bim": 0.8, "mi-fgsm": 0.8, "pgd": 2, "adam-pgd": 2, "cwa": 1.6, "dem": 8}.items():
+    for name, levels in {"bim": 0.8, "mi-fgsm": 0.8, "pgd": 2, "adam-pgd": 2, "cwa": 1.6, "mef": 1.6, "dem": 8}.items():
         attack = recipe(name).make(ball, steps=10)
         assert isinstance(attack, AttackLoop) and attack.alpha == pytest.approx(levels / 255)
     fgsm = recipe("fgsm").make(ball)
@@ -216,9 +217,9 @@ class Boundary:
         return (logits[:, 0] - logits[:, 1]) / np.linalg.norm(self.slope, 1 if norm == "linf" else 2)
 
 
-FURTHER = {"sia": 1.4, "bsr": 2.0, "lf-fgsm": 1.5, "bim-lf": 1.5, "square": 3.0}
-"""Multiples of the distance: of gradients of changed blocks some point elsewhere, no band holds a picture of signs, and
-a few hundred squares are a coarse picture of the slope."""
+FURTHER = {"sia": 1.4, "bsr": 2.0, "anda": 2.5, "lf-fgsm": 1.5, "bim-lf": 1.5, "square": 3.0}
+"""Multiples of the distance: of gradients of changed blocks and of shifted canvases some point elsewhere, no band holds a
+picture of signs, and a few hundred squares are a coarse picture of the slope."""
 MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
 
 
@@ -549,6 +550,8 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("vmi-fgsm", {}, 10 + 9 * 20),
         ("gra", {}, 210),
         ("pgn", {}, 400),
+        ("mef", {}, 400),
+        ("rap", {}, 400 + 8 * 300),
         ("di-fgsm", {}, 10),
         ("ti-fgsm", {}, 10),
         ("si-fgsm", {}, 50),
@@ -558,6 +561,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("usmm", {}, 150),
         ("sia", {}, 200),
         ("bsr", {}, 200),
+        ("anda", {}, 250),
         ("logit", {}, 300),
         ("mi-di-ti", {"eot": 3}, 30),
         ("pgd", {"restarts": 5}, 50),

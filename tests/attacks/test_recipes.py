@@ -228,6 +228,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "emi-fgsm": {**MI, "samples": 11, "radius": 7.0, "sampling": "linear"},
     "gra": {**MI, "neighbors": 20, "beta": 3.5, "attenuation": 0.94},
     "pgn": {**MI, "neighbors": 20, "beta": 3.0, "balance": 0.5},
+    "mef": {**STEPS, "steps": 20, "decay": 0.5, "neighbors": 20, "gamma": 2.0, "xi": 0.15, "inner_decay": 0.9},
+    "rap": {
+        **{**STEPS, "steps": 400, "decay": 1.0, "late_start": None, "inner_steps": 8},
+        **{"reverse_eps": None, "reverse_alpha": None},
+    },
     "di-fgsm": {**MI, **DI},  # 299 pixels become 330
     "ti-fgsm": {**MI, **TI},
     "si-fgsm": {**MI, **SI},
@@ -242,6 +247,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "sia": {**MI, "structures": 20, "structure_blocks": 3},
     # The authors' later code has 3 blocks.
     "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0, "rotation_kind": "normal"},
+    "anda": {**MI, "normalized": False, "shifts": 5, "shift_range": 0.3},
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
@@ -284,6 +290,10 @@ def test_what_none_stands_for() -> None:
         "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
         "pi-fgsm": {"project_factor": EPS["linf"]},
         "ssa": {"spectrum_noise": EPS["linf"]},
+        "rap": {
+            **{"alpha": EPS["linf"] / 8, "late_start": 2},
+            **{"reverse_eps": EPS["linf"], "reverse_alpha": EPS["linf"] / 8},
+        },
     }
     for name, parameters in own.items():
         models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
@@ -320,6 +330,9 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
+        **{"shifts": 2, "shift_range": 0.7},
+        **{"gamma": 1.0, "xi": 0.5},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},

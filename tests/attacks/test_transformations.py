@@ -42,6 +42,7 @@ from transforms.attacks.parts.transformations import (
     Scales,
     SpectrumSimulation,
     StructureInvariance,
+    Translations,
 )
 from transforms.attacks.protocol import Batch, Transformation
 from transforms.errors import InputError
@@ -467,6 +468,7 @@ ALL: dict[str, Transformation] = {
     "ssa": SpectrumSimulation(2, 0.05, 0.5),
     "sia": StructureInvariance(2, 3),
     "bsr": BlockShuffle(2, 2, 24.0),
+    "anda": Translations(3, 0.3),
 }
 
 
@@ -526,6 +528,9 @@ def test_an_image_does_not_feel_its_batch(name: str) -> None:
         (lambda: StructureInvariance(0, 3), "structures"),
         (lambda: StructureInvariance(2, 0), "structure_blocks"),
         (lambda: shown(StructureInvariance(2, SIDE + 1), white(1, SIDE)), "structure_blocks"),
+        (lambda: Translations(1, 0.3), "shifts"),
+        (lambda: Translations(5, 0.0), "shift_range"),
+        (lambda: Translations(5, 2.0), "shift_range"),
         (lambda: BlockShuffle(0, 2, 24.0), "shuffles"),
         (lambda: BlockShuffle(2, 0, 24.0), "shuffle_blocks"),
         (lambda: BlockShuffle(2, 2, -1.0), "rotation"),

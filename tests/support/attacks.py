@@ -36,6 +36,7 @@ QUICK: dict[str, Any] = {
     "mix_masks": 2,
     "structures": 2,
     "shuffles": 2,
+    "shifts": 3,
     "mixed_images": 2,
     "scales": 2,
     "resize_rates": (1.2, 1.5),

@@ -1,5 +1,6 @@
 """Estimators: a step's gradient, estimated from gradients at one or more points."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -13,7 +14,7 @@ from transforms.attacks.gradients import Gradients
 from transforms.attacks.parts.momentum import mean_normalized
 from transforms.attacks.per_image import per_image
 from transforms.randomness import Draws
-from transforms.ranges import at_least, within
+from transforms.ranges import above, at_least, within
 
 Sampling = Literal["linear", "uniform", "gaussian"]
 
@@ -233,3 +234,80 @@ class GradientNormPenalty(_Neighbourhood):
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return _alike(2 * steps * self.neighbors, models, copies)
+
+
+@dataclass(frozen=True)
+class ReversePerturbation:
+    """RAP: the gradient where nearby the objective is low, after a few steps downhill from a random point around the
+    canvas (Qin et al. 2022, arXiv:2210.05968, algorithm 1).
+
+    Attributes:
+        ball: around the canvas.
+        alpha: length of a step downhill.
+        inner_steps: downhill.
+        late_start: steps before the first that looks there.
+    """
+
+    ball: Ball
+    alpha: float
+    inner_steps: int
+    late_start: int
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, inner_steps=self.inner_steps)
+        at_least(0, late_start=self.late_start)
+        above(0, reverse_eps=self.ball.eps, reverse_alpha=self.alpha)
+
+    def begin(self) -> Estimate:
+        steps = itertools.count()
+
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            if next(steps) < self.late_start:
+                return gradients.at(points, draws)
+            reverse = self.ball.project(self.ball.start(points, draws.at("reverse")), points)
+            for number in range(self.inner_steps):
+                gradient = gradients.at(points + reverse, draws.at("reverse", number))
+                downhill = -self.alpha * self.ball.direction(gradient, points + reverse)
+                reverse = self.ball.project(reverse + downhill, points)
+            return gradients.at(points + reverse, draws)
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(steps + self.inner_steps * max(0, steps - self.late_start), models, copies)
+
+
+@dataclass(frozen=True)
+class ExpectedFlatness(_Neighbourhood):
+    """MEF: the mean gradient of neighbours, each of which first goes along what its own gradient was one step before,
+    less what it had gathered till then (Qiu et al. 2024, arXiv:2405.16181, algorithm 1).
+
+    Attributes:
+        reach: how far it goes, for a gradient whose values are of one magnitude.
+        inner_decay: of what it had gathered.
+    """
+
+    reach: float
+    inner_decay: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("[0, 1)", inner_decay=self.inner_decay)
+
+    def begin(self) -> Estimate:
+        gathered: dict[int, Tensor] = {}
+
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            total, reach = torch.zeros_like(points), self.ball.spread(self.reach, points[0].numel())
+            for number in range(self.neighbors):
+                path, before = draws.at("neighbor", number), gathered.get(number, torch.zeros_like(points))
+                gradient = gradients.at(self._around(points, path) + reach * before, path)
+                gathered[number] = mean_normalized(gradient) - self.inner_decay * before
+                total = total + gradient
+            return total / self.neighbors
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return _alike(steps * self.neighbors, models, copies)

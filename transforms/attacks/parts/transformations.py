@@ -220,6 +220,35 @@ class StructureInvariance(BaseTransformation):
         return torch.cat(changed)
 
 
+@dataclass(frozen=True)
+class Translations(BaseTransformation):
+    """The canvas moved to each place of a square grid, black where nothing was (Fang et al. 2024, "Strong Transferable
+    Adversarial Attacks via Ensembled Asymptotically Normal Distribution Learning", CVPR).
+
+    Attributes:
+        places: per axis.
+        reach: the farthest, in half sides.
+    """
+
+    places: int
+    reach: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(2, shifts=self.places)
+        within("(0, 2)", shift_range=self.reach)
+
+    @property
+    def copies(self) -> int:
+        return self.places**2
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        right, down = (self.reach * (2 * place / (self.places - 1) - 1) for place in divmod(copy, self.places))
+        matrix = points.new_tensor([[1, 0, right], [0, 1, down]]).expand(len(points), -1, -1)
+        grid = F.affine_grid(matrix, list(points.shape), align_corners=False)
+        return F.grid_sample(points, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 Angles = Literal["normal", "uniform"]
 _CUT_OFF = 2.0
 """How many standard deviations of a normal angle the largest is."""

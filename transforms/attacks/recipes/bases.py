@@ -11,8 +11,10 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
 from transforms.attacks.parts.estimators import (
     EnhancedMomentum,
+    ExpectedFlatness,
     GradientNormPenalty,
     GradientRelevance,
+    ReversePerturbation,
     Sampling,
     VarianceTuning,
 )
@@ -111,6 +113,47 @@ def pi_fgsm(
     return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
 
 
+def mef(
+    ball: Ball,
+    *,
+    steps: int = 20,
+    alpha: Length | None = None,
+    decay: Memory[float] = 0.5,
+    neighbors: int = 20,
+    gamma: float = 2.0,
+    xi: float = 0.15,
+    inner_decay: Memory[float] = 0.9,
+) -> AttackLoop:
+    """Maximin expected flatness: neighbours within gamma * eps, each moved by xi * eps along a memory of its gradients;
+    by default alpha = 2 eps / steps."""
+    above(0, gamma=gamma, xi=xi)
+    loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, 2 * ball.eps, steps), decay=decay)
+    estimator = ExpectedFlatness(ball, neighbors, gamma * ball.eps, xi * ball.eps, inner_decay)
+    return replace(loop, estimator=estimator)
+
+
+def rap(
+    ball: Ball,
+    *,
+    steps: int = 400,
+    alpha: Length | None = None,
+    decay: Memory[float] = 1.0,
+    late_start: int | None = None,
+    inner_steps: int = 8,
+    reverse_eps: Length | None = None,
+    reverse_alpha: Length | None = None,
+) -> AttackLoop:
+    """MI-FGSM at the point nearby, within reverse_eps = eps, that `inner_steps` steps of reverse_alpha = reverse_eps /
+    inner_steps find lowest, after the first quarter of the steps (late_start); by default alpha = eps / 8."""
+    late = steps // 4 if late_start is None else late_start
+    if late >= steps > 0:
+        raise InputError(f"late_start: {late} is not below steps: {steps}")
+    reverse = ball.eps if reverse_eps is None else reverse_eps
+    length = _alpha(reverse_alpha, reverse, inner_steps)
+    loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 8), decay=decay)
+    return replace(loop, estimator=ReversePerturbation(replace(ball, eps=reverse), length, inner_steps, late))
+
+
 def cwa(
     ball: Ball,
     *,
@@ -206,6 +249,8 @@ BASES = {
     "emi": Recipe("Wang et al. 2021, arXiv:2103.10609", (mi_fgsm, along_the_last)),
     "gra": Recipe("Zhu et al. 2023, ICCV", (mi_fgsm, relevance_weighed)),
     "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
+    "mef": Recipe("Qiu et al. 2024, arXiv:2405.16181", (mef,)),
+    "rap": Recipe("Qin et al. 2022, arXiv:2210.05968", (rap,)),
     "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (mi_fgsm, variance_reduced), models=2),
     "adaea": Recipe(
         "Chen et al. 2023, arXiv:2308.02897",

@@ -20,6 +20,7 @@ from transforms.attacks.parts.transformations import (
     Scales,
     SpectrumSimulation,
     StructureInvariance,
+    Translations,
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
@@ -101,6 +102,11 @@ def bsr(
     return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
 
 
+def anda(loop: AttackLoop, *, shifts: int = 5, shift_range: float = 0.3) -> AttackLoop:
+    """The canvas shifted to `shifts` places per axis, by up to `shift_range` half sides."""
+    return _shown(loop, Translations(shifts, shift_range))
+
+
 def lf(
     loop: AttackLoop,
     *,
@@ -144,5 +150,6 @@ PARTS = {
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "anda": Part("Fang et al. 2024, CVPR", (anda,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }
