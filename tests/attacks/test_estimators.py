@@ -26,19 +26,23 @@ from tests.support.attacks import (
     SIDE,
     SIZE,
     Twin,
+    Warp,
     batch_of,
     bent,
-    bilinear,
+    by_matrix,
+    enlarging,
     found_by,
     grid_shuffle,
     in_proportion,
     iterate,
     make,
     nearest,
+    operator_matrix,
     quick,
     softmax,
     some_canvases,
     surrogates,
+    turning,
 )
 from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.gradients import Gradients
@@ -338,6 +342,86 @@ def rap(image: Naive, inner_steps: int = 3, late_start: int = 1) -> np.ndarray:
     return points
 
 
+def operated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Guo et al. 2025: two to four operators, one after the other."""
+    matrix = np.eye(SIDE**2)
+    for number in range(2 + int(draws.integers(3, (), "length")[0])):
+        path = draws.at("operator", number)
+        which, numbers = int(path.integers(31, (), "operator")[0]), path.uniform((3,), "numbers")[0].tolist()
+        matrix = operator_matrix(which, numbers) @ matrix
+    return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
+
+
+def ops(image: Naive, neighbors: int = 2, operators: int = 3, beta: float = 2.0) -> np.ndarray:
+    """Guo et al. 2025: the gradient, and those of operators on neighbours in cubes of six sizes."""
+    points, accumulated, changed = image.clean, np.zeros(SHAPE), replace(image, looks=[(operated, operators)])
+    for step in range(STEPS):
+        gradients = [image.gradient(points, image.at(step))]
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            size = image.small(beta * image.eps) * (int(path.integers(6, (), "radius")[0]) + 1) / 4
+            gradients += [changed.gradient(points + size * noise, path)] * operators
+        accumulated = accumulated + unit(np.mean(gradients, axis=0))
+        points = image.step(points, accumulated)
+    return points
+
+
+def auxiliary_matrix(draws: Draws) -> np.ndarray:
+    """Half of the time a diverse input of 245 / 224, else a shift, a flip, or a turn by up to 45 degrees."""
+    which, numbers = int(draws.integers(10, (), "operator")[0]), draws.uniform((3,), "numbers")[0].tolist()
+    if which < 4:
+        return operator_matrix(which + 1, numbers)
+    if which == 4:
+        return turning(SIDE, SIDE, math.radians(90 * numbers[0] - 45))
+    return np.kron(*enlarging(SIDE, 245 / 224, numbers))
+
+
+def mumodig(image: Naive, auxiliary: int = 2, baselines: int = 2, interpolations: int = 2) -> np.ndarray:
+    """Ren et al. 2025, with three regions: each value's lower end is where its way begins."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total = np.zeros(SHAPE)
+        for number, baseline in itertools.product(range(auxiliary + 1), range(baselines)):
+            path = image.at(step).at("auxiliary", number)
+            matrix = auxiliary_matrix(path) if number else np.eye(SIDE**2)
+            seen, path = by_matrix(matrix, points), path.at("baseline", baseline)
+            drawn = path.uniform((3, 1, 2), "regions")[0].double().numpy()
+            coarse = np.zeros(SHAPE)
+            for channel in range(3):
+                low, high = seen[channel].min(), seen[channel].max()
+                ends = np.sort([low, *(low + (high - low) * drawn[channel, 0])])
+                coarse[channel] = ends[np.searchsorted(ends, seen[channel], side="right") - 1]
+            for place in range(interpolations):
+                share = (place + 0.65) / interpolations
+                gradient = image.gradient(coarse + share * (seen - coarse), path.at("interpolation", place))
+                total += share * by_matrix(matrix.T, gradient) * (seen - coarse)
+        accumulated = accumulated + unit(total)
+        points = image.step(points, accumulated)
+    return points
+
+
+def decowa(image: Naive, warpings: int = 3, noise_scale: float = 2.0, rho: float = 0.01) -> np.ndarray:
+    """Lin et al. 2024: the middle moves at random, then against the slope, and there the gradient is taken."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total = np.zeros(SHAPE)
+        for number in range(warpings):
+            path = image.at(step).at("warping", number)
+            move = noise_scale * (path.uniform((1, 1, 2), "moves")[0, 0, 0].double().numpy() - 0.5)
+            warp = Warp(move)
+            matrix, down, across = warp.matrices()
+            gradient = image.gradient(by_matrix(matrix, points), path.at("constraint"))
+            slope = [
+                (gradient * by_matrix(each, points)).sum(axis=0).ravel() @ warp.share * SIDE / 2
+                for each in (across, down)
+            ]
+            matrix, *_ = Warp(move - rho * np.array(slope)).matrices()
+            total += by_matrix(matrix.T, image.gradient(by_matrix(matrix, points), path))
+        accumulated = accumulated + unit(total)
+        points = image.step(points, accumulated)
+    return points
+
+
 def adam_pgd(image: Naive, beta1: float = 0.9, beta2: float = 0.999) -> np.ndarray:
     """PyTorch's own Adam, told to ascend."""
     points = torch.from_numpy(image.clean).clone().requires_grad_()
@@ -477,17 +561,7 @@ def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
 
 
 def enlarged(draws: Draws, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Resized, padded and resized back, as matrices of rows and columns."""
-    largest = int(SIDE * rate)
-    size, top, left = draws.uniform((3,), "resize")[0].tolist()
-    side = SIDE + int(size * (largest - SIDE))
-    sides = []
-    for start in (top, left):
-        placed = np.zeros((largest, SIDE))
-        offset = int(start * (largest - side))
-        placed[offset : offset + side] = bilinear(SIDE, side)
-        sides.append(bilinear(largest, SIDE) @ placed)
-    return sides[0], sides[1]
+    return enlarging(SIDE, rate, draws.uniform((3,), "resize")[0].tolist())
 
 
 def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws, probability: float = 0.5) -> Seen:
@@ -503,10 +577,7 @@ def shuffled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     orders = [draws.permutation(2, axis)[0].tolist() for axis in ("rows", "columns")]
     unit = draws.uniform((2, 2), "angle")[0].double().numpy()
     matrix = grid_shuffle(lengths, orders, stats.truncnorm(-2, 2, scale=math.radians(12)).ppf(unit))
-    return (
-        (points.reshape(3, -1) @ matrix.T).reshape(SHAPE),
-        lambda pulled: (pulled.reshape(3, -1) @ matrix).reshape(SHAPE),
-    )
+    return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
 
 
 def translated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
@@ -579,6 +650,9 @@ CASES: dict[str, Case] = {
     "pgn": Case(pgn, THREE),
     "mef": Case(mef, THREE, reach=2.0),
     "rap": Case(rap, {"inner_steps": 3, "late_start": 1, "alpha": EPS["linf"] / STEPS}),
+    "ops": Case(ops, {"neighbors": 2, "operators": 3}),
+    "mumodig": Case(mumodig, {"auxiliary": 2, "baselines": 2, "interpolations": 2, "regions": 3}),
+    "decowa": Case(decowa, {"warpings": 3}),
     "adam-pgd": Case(adam_pgd, reach=2.5),
     "ti-fgsm": Case(ti),
     "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
@@ -626,6 +700,9 @@ IN_L2 = (
     "emi-fgsm",
     "gra",
     "pgn",
+    "ops",
+    "mumodig",
+    "decowa",
     "mef",
     "adam-pgd",
     "svre",
@@ -734,7 +811,22 @@ def test_a_zero_gradient_stays_zero() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1e-16])
 @pytest.mark.parametrize(
     "name",
-    ["mi-fgsm", "ni-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pgn", "mef", "svre", "adaea", "cwa", "ti-fgsm", "dem"],
+    [
+        "mi-fgsm",
+        "ni-fgsm",
+        "vmi-fgsm",
+        "emi-fgsm",
+        "gra",
+        "pgn",
+        "mef",
+        "ops",
+        "mumodig",
+        "svre",
+        "adaea",
+        "cwa",
+        "ti-fgsm",
+        "dem",
+    ],
 )
 def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are normalized, so an objective scaled down (to gradients of 1e-33) changes nothing."""
@@ -849,6 +941,18 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("rap", {"inner_steps": 0}, "inner_steps"),
         ("rap", {"reverse_eps": 0.0}, "reverse_eps"),
         ("rap", {"reverse_alpha": 0.0}, "reverse_alpha"),
+        ("ops", {"neighbors": 0}, "neighbors"),
+        ("ops", {"operators": 0}, "operators"),
+        ("ops", {"beta": 0.0}, "beta"),
+        ("mumodig", {"auxiliary": -1}, "auxiliary"),
+        ("mumodig", {"baselines": 0}, "baselines"),
+        ("mumodig", {"interpolations": 0}, "interpolations"),
+        ("mumodig", {"regions": 1}, "regions"),
+        ("mumodig", {"position": 0.0}, "position"),
+        ("decowa", {"warpings": 0}, "warpings"),
+        ("decowa", {"mesh": 2}, "mesh"),
+        ("decowa", {"noise_scale": 0.0}, "noise_scale"),
+        ("decowa", {"rho": 0.0}, "rho"),
         ("adam-pgd", {"beta1": 1.0}, "beta1"),
         ("adam-pgd", {"beta2": -0.1}, "beta2"),
         ("adam-pgd", {"stabilizer": 0.0}, "stabilizer"),

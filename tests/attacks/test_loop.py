@@ -217,8 +217,18 @@ class Boundary:
         return (logits[:, 0] - logits[:, 1]) / np.linalg.norm(self.slope, 1 if norm == "linf" else 2)
 
 
-FURTHER = {"sia": 1.4, "bsr": 2.0, "anda": 2.5, "lf-fgsm": 1.5, "bim-lf": 1.5, "square": 3.0}
-"""Multiples of the distance: of gradients of changed blocks and of shifted canvases some point elsewhere, no band holds a
+FURTHER = {
+    "sia": 1.4,
+    "bsr": 2.0,
+    "anda": 2.5,
+    "ops": 2.0,
+    "mumodig": 1.5,
+    "decowa": 2.0,
+    "lf-fgsm": 1.5,
+    "bim-lf": 1.5,
+    "square": 3.0,
+}
+"""Multiples of the distance: of gradients of changed blocks and of shifts some point elsewhere, no band holds a
 picture of signs, and a few hundred squares are a coarse picture of the slope."""
 MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
 
@@ -552,6 +562,9 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("pgn", {}, 400),
         ("mef", {}, 400),
         ("rap", {}, 400 + 8 * 300),
+        ("ops", {}, 10 * 201),
+        ("mumodig", {}, 70),
+        ("decowa", {}, 400),
         ("di-fgsm", {}, 10),
         ("ti-fgsm", {}, 10),
         ("si-fgsm", {}, 50),

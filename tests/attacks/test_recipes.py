@@ -233,6 +233,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**STEPS, "steps": 400, "decay": 1.0, "late_start": None, "inner_steps": 8},
         **{"reverse_eps": None, "reverse_alpha": None},
     },
+    "ops": {**MI, "neighbors": 10, "operators": 20, "beta": 2.0},
+    "mumodig": {**MI, "auxiliary": 6, "baselines": 1, "interpolations": 1, "regions": 2, "position": 0.65},
+    "decowa": {**MI, "warpings": 20, "mesh": 3, "noise_scale": 2.0, "rho": 0.01},
     "di-fgsm": {**MI, **DI},  # 299 pixels become 330
     "ti-fgsm": {**MI, **TI},
     "si-fgsm": {**MI, **SI},
@@ -330,6 +333,8 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
+        **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0},
         **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
         **{"shifts": 2, "shift_range": 0.7},
         **{"gamma": 1.0, "xi": 0.5},

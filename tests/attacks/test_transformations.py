@@ -44,6 +44,7 @@ from transforms.attacks.parts.transformations import (
     StructureInvariance,
     Translations,
 )
+from transforms.attacks.parts.warping import warped
 from transforms.attacks.protocol import Batch, Transformation
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -362,7 +363,7 @@ def test_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
     """Bilinear about the centre, black outside. SciPy interpolates nothing in the last half pixel: compared where no
     black is near."""
     block = noise(1, 24)[:, :, : size[0], : size[1]]
-    found = transformations._rotated(block, math.radians(degrees))[0].numpy()
+    found = transformations.rotated(block, math.radians(degrees))[0].numpy()
     inside = ndimage.binary_erosion(ndimage.rotate(np.ones(size), degrees, reshape=False, order=1) > 0.999)
     matches = []
     for sign in (1, -1):
@@ -371,7 +372,7 @@ def test_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
     assert matches[0] and inside.sum() > 8
     assert abs(degrees) == 180 or not matches[1]
     if abs(degrees) == 24:
-        assert (transformations._rotated(torch.ones(1, 3, *size), math.radians(degrees)) == 0).any()
+        assert (transformations.rotated(torch.ones(1, 3, *size), math.radians(degrees)) == 0).any()
 
 
 NORMAL = stats.truncnorm(-2, 2, scale=12)
@@ -386,10 +387,29 @@ def test_rotations_stay_within_their_angle(kind: Angles, expected: Any, monkeypa
         angles.append(math.degrees(angle))
         return block
 
-    monkeypatch.setattr(transformations, "_rotated", note)
+    monkeypatch.setattr(transformations, "rotated", note)
     shown(BlockShuffle(1, 3, 24.0, kind), noise(200, SIDE))
     assert len(angles) == 1800 and max(map(abs, angles)) <= 24
     assert stats.kstest(angles, expected.cdf).pvalue > 1e-4
+
+
+# Warping -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mesh", [3, 5])
+def test_warping_moves_control_points_exactly(mesh: int) -> None:
+    """And nothing, where none moves. Of a picture that grows linearly, a pixel shows where it came from."""
+    side, points = 15, noise(2, 15)
+    still = torch.zeros(2, mesh - 2, mesh - 2, 2)
+    assert torch.allclose(warped(points, still), points, atol=1e-5)
+    rising = torch.linspace(0.2, 0.8, side)
+    across, down = (rising.expand(side, -1), rising[:, None].expand(-1, side))
+    moves = still.clone()
+    moves[1, (mesh - 3) // 2, (mesh - 3) // 2] = torch.tensor([2 / side, -4 / side])  # a pixel right, two up
+    found = warped(torch.stack([across, down, across]).expand(2, -1, -1, -1), moves)
+    middle, pixel = side // 2, 0.6 / (side - 1)
+    assert torch.allclose(found[1, :2, middle, middle], torch.tensor([0.5 + pixel, 0.5 - 2 * pixel]), atol=1e-5)
+    assert torch.allclose(found[0, :2, middle, middle], torch.tensor([0.5, 0.5]), atol=1e-5)
 
 
 # Gradients of copies --------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Estimator(Protocol):
         """
 
 
-def _alike(gradients: int, models: int, copies: int) -> tuple[int, int]:
+def for_each_copy(gradients: int, models: int, copies: int) -> tuple[int, int]:
     """A forward and a backward pass of every model for each copy."""
     return gradients * models * copies, gradients * models * copies
 
@@ -63,7 +63,7 @@ class AtThePoint:
         return lambda gradients, _, points, draws: gradients.at(points, draws)
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps, models, copies)
+        return for_each_copy(steps, models, copies)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class VarianceTuning(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps + (steps - 1) * self.neighbors, models, copies)
+        return for_each_copy(steps + (steps - 1) * self.neighbors, models, copies)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class EnhancedMomentum:
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         first = self.samples if redraws else 1
-        return _alike(first + (steps - 1) * self.samples, models, copies)
+        return for_each_copy(first + (steps - 1) * self.samples, models, copies)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class GradientRelevance(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps * (1 + self.neighbors), models, copies)
+        return for_each_copy(steps * (1 + self.neighbors), models, copies)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class GradientNormPenalty(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(2 * steps * self.neighbors, models, copies)
+        return for_each_copy(2 * steps * self.neighbors, models, copies)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class ReversePerturbation:
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps + self.inner_steps * max(0, steps - self.late_start), models, copies)
+        return for_each_copy(steps + self.inner_steps * max(0, steps - self.late_start), models, copies)
 
 
 @dataclass(frozen=True)
@@ -310,4 +310,4 @@ class ExpectedFlatness(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps * self.neighbors, models, copies)
+        return for_each_copy(steps * self.neighbors, models, copies)

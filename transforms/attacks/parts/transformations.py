@@ -45,7 +45,7 @@ class DiverseInput(BaseTransformation):
         places = draws.uniform((3,), "resize")
         return torch.cat(
             [
-                _resized_and_padded(image, self.resize_rate, *place.tolist()) if change else image
+                resized_and_padded(image, self.resize_rate, *place.tolist()) if change else image
                 for image, change, place in zip(torch.split(points, 1), changed, places, strict=True)
             ]
         )
@@ -292,7 +292,7 @@ class BlockShuffle(BaseTransformation):
             grid = [torch.split(strip, wide, dim=3) for strip in torch.split(image, tall, dim=2)]
             turned = [
                 torch.cat(
-                    [_rotated(grid[row][column], float(angles[number, row, column])) for column in columns[number]], 3
+                    [rotated(grid[row][column], float(angles[number, row, column])) for column in columns[number]], 3
                 )
                 for row in rows[number]
             ]
@@ -324,7 +324,7 @@ def _of_another_class(points: Tensor, draws: Draws, batch: Batch) -> Tensor:
     return where(other.any(dim=1), pictures, points.detach())
 
 
-def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
+def resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
     """`size`, `top` and `left` are random numbers from [0, 1)."""
     side = image.shape[-1]
     largest = int(side * rate)
@@ -350,7 +350,7 @@ def _shares(parts: Tensor, side: int) -> list[int]:
     return [int(each) for each in lengths]
 
 
-def _rotated(block: Tensor, angle: float) -> Tensor:
+def rotated(block: Tensor, angle: float) -> Tensor:
     """Rotated about its centre by radians, black where nothing was."""
     height, width = block.shape[-2:]
     if not height * width:

@@ -18,8 +18,11 @@ from transforms.attacks.parts.estimators import (
     Sampling,
     VarianceTuning,
 )
+from transforms.attacks.parts.integrated import IntegratedGradients
 from transforms.attacks.parts.momentum import adam, momentum
+from transforms.attacks.parts.operators import OperatorPerturbation
 from transforms.attacks.parts.updates import as_accumulated, hesitant, patchwise
+from transforms.attacks.parts.warping import ConstrainedWarping
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.units import Carried, L2Length, Length, Memory, Pixels
 from transforms.errors import InputError
@@ -211,6 +214,36 @@ def norm_penalised(loop: AttackLoop, *, neighbors: int = 20, beta: float = 3.0, 
     return replace(loop, estimator=GradientNormPenalty(loop.ball, neighbors, beta * loop.ball.eps, balance, loop.alpha))
 
 
+def operators_around(loop: AttackLoop, *, neighbors: int = 10, operators: int = 20, beta: float = 2.0) -> AttackLoop:
+    """Gradients of random sequences of operators, around the point within up to 1.5 beta * eps."""
+    above(0, beta=beta)
+    return replace(loop, estimator=OperatorPerturbation(loop.ball, neighbors, operators, beta * loop.ball.eps))
+
+
+def along_integration_paths(
+    loop: AttackLoop,
+    *,
+    auxiliary: int = 6,
+    baselines: int = 1,
+    interpolations: int = 1,
+    regions: int = 2,
+    position: float = 0.65,
+) -> AttackLoop:
+    """Integrated gradients of the canvas and `auxiliary` changed copies, from baselines of `regions` values per channel
+    (the paper's lambda is `position`)."""
+    estimator = IntegratedGradients(auxiliary, baselines, interpolations, regions, position)
+    return replace(loop, estimator=estimator)
+
+
+def through_warping(
+    loop: AttackLoop, *, warpings: int = 20, mesh: int = 3, noise_scale: float = 2.0, rho: float = 0.01
+) -> AttackLoop:
+    """Gradients of warped canvases, whose mesh of control points moves by up to noise_scale / 2 half sides, and back by
+    rho times the objective's slope."""
+    above(0, noise_scale=noise_scale, rho=rho)
+    return replace(loop, estimator=ConstrainedWarping(warpings, mesh, noise_scale, rho))
+
+
 def variance_reduced(
     loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: Length | None = None, inner_decay: float = 1.0
 ) -> AttackLoop:
@@ -251,6 +284,9 @@ BASES = {
     "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
     "mef": Recipe("Qiu et al. 2024, arXiv:2405.16181", (mef,)),
     "rap": Recipe("Qin et al. 2022, arXiv:2210.05968", (rap,)),
+    "ops": Recipe("Guo et al. 2025, CVPR", (mi_fgsm, operators_around)),
+    "mumodig": Recipe("Ren et al. 2025, arXiv:2412.18844", (mi_fgsm, along_integration_paths)),
+    "decowa": Recipe("Lin et al. 2024, arXiv:2402.03951", (mi_fgsm, through_warping)),
     "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (mi_fgsm, variance_reduced), models=2),
     "adaea": Recipe(
         "Chen et al. 2023, arXiv:2308.02897",
