@@ -6,10 +6,11 @@ PYTEST := $(BIN)/python -m pytest
 # Each process holds torch and models: about 2 GB.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run check test bench lint lock clean
+.PHONY: run check test bench docs-tables lint lock clean
 
-run: $(VENV)/.installed  ## set everything up and run the quickstart experiment
+run: $(VENV)/.installed  ## set everything up, run the quickstart experiment, and write its page
 	$(BIN)/megalith run data/experiments/quickstart.yaml --output $(RUNDIR)
+	$(BIN)/megalith report $(RUNDIR)
 
 check: lint  ## static checks and the quick tests, in two to three minutes
 	$(PYTEST) $(PARALLEL) -m "not system and not alone"
@@ -20,6 +21,9 @@ test: lint  ## static checks and the whole suite; what needs the machine to itse
 
 bench: $(VENV)/.installed  ## speed against torchattacks, foolbox, ART and adv-lib, in about fifteen minutes
 	$(BIN)/python -m benchmarks
+
+docs-tables: $(VENV)/.installed  ## makes the tables of README and docs anew from the rows in data/results
+	$(BIN)/python -m docs.evidence tables
 
 docs/chelsea.png: docs/chelsea.py $(VENV)/.installed  ## the picture at the top of the README
 	$(BIN)/python -m docs.chelsea

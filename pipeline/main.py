@@ -3,8 +3,7 @@
 Each command imports what it needs when it runs, so that none waits for the libraries of another.
 """
 
-import csv
-import json
+import re
 import shlex
 import shutil
 import sys
@@ -18,7 +17,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.process import Exit, one_line_errors, prepare_process, read_by_somebody, say, warn
+from pipeline.cli.process import (
+    Exit,
+    one_line_errors,
+    prepare_process,
+    read_by_somebody,
+    say,
+    somebody_types,
+    standard_input,
+    warn,
+)
 from transforms.errors import InputError, printable
 
 
@@ -73,6 +81,7 @@ def megalith(
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
+RunDirectory = Annotated[str, typer.Argument(metavar="RUNDIR")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
 Retry = Annotated[
@@ -104,7 +113,7 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="Models that a worker may hold at once; by default all.")
     ] = None,
 ) -> None:
-    """Computes what an experiment still lacks, and shows the results. Other options are Beam's own."""
+    """Computes what an experiment lacks, and shows the results. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, print_clean_accuracy, print_plan, print_times
         from pipeline.config.experiment import load_experiment
@@ -115,6 +124,7 @@ def run(
         from pipeline.run.runners import check_paths, runner_options
         from pipeline.run.shard import Shard
         from transforms.models.device import torch_device
+        from transforms.storage.files import is_remote
 
         options = runner_options(runner, context.args)
         torch_device(device)
@@ -129,7 +139,8 @@ def run(
         if outcome.finished:
             print_summary(results, console())
             command = "megalith" if shutil.which("megalith") else sys.argv[0]
-            print(_NEXT_STEPS.format(command=command, output=shlex.quote(output)))
+            page = " --output report.html" if is_remote(output) else ""
+            print(_NEXT_STEPS.format(command=command, output=shlex.quote(output), page=page))
         else:
             print(f"shard {share} is done, and others are not; whichever ends last shows the results")
         code = Exit.DONE_WITH_FAILURES if len(results.failures) else Exit.DONE
@@ -175,11 +186,11 @@ def plan(
 @app.command(context_settings=_PASS_ON)
 def verify(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     sample: Annotated[int, typer.Option(min=0, help="Images and predictions to make again, drawn at random.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Checks a run's files and rows, and does some of its work again. Other options are Beam's own."""
+    """Checks a run's files and rows, and redoes some of its work. Other options are Beam's own."""
     with one_line_errors():
         from pipeline.cli.terminal import console, text_table
         from pipeline.verify.whole import verify as checks_of
@@ -200,30 +211,199 @@ def verify(
 @app.command(context_settings=_PASS_ON)
 def sql(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     query: Annotated[
-        str,
-        typer.Argument(metavar="QUERY", help="Over images, attacks, canvases, predictions, failures, transfer."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="QUERY", help="E.g. 'from answers limit 10'. Without it: a shell, or what standard input says."
+        ),
+    ] = None,
     form: Annotated[Format, typer.Option("--format")] = Format.TABLE,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Shows tables and views, with their columns, types and meanings.")
+    ] = False,
     allow_files: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="A CSV, JSON or Parquet file that it may read: from 'PATH'")
     ] = None,
 ) -> None:
-    """Answers a query over a run's tables. Other options are Beam's own."""
+    """Answers queries over a run's tables. Other options are Beam's own."""
     with one_line_errors():
-        from pipeline.cli.terminal import csv_value, json_object, print_table
+        from pipeline.cli.terminal import print_answer
+        from pipeline.results.tables import SCHEMA, open_run, statements
+
+        if query and _OPTION.fullmatch(query):
+            context.args.insert(0, query)
+            query = None
+        _tell_beam(context)
+        run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
+        if schema:
+            show(SCHEMA, run.schema())
+        elif query is None and somebody_types():
+            from pipeline.cli.shell import converse
+
+            converse(run, files, show)
+        else:
+            for statement in statements(standard_input() if query is None else query):
+                show(*run.rows(statement, files))
+
+
+@app.command(context_settings=_PASS_ON)
+def report(
+    context: typer.Context,
+    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Where the page goes; by default RUNDIR/report.html.")
+    ] = None,
+) -> None:
+    """Writes a run's figures, pictures and tables as one HTML page. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.report.page import write_report
         from pipeline.results.tables import open_run
 
         _tell_beam(context)
-        headings, rows = open_run(run_directory).rows(query, allow_files or [])
-        if form is Format.CSV:
-            lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
-            csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-        elif form is Format.JSON:
-            print(json.dumps([json_object(headings, row) for row in rows]))
+        written = write_report(open_run(run_directory), output)
+        print(f"{printable(written)}: {written.stat().st_size / 1e6:.1f} MB; any browser shows it, without a network")
+
+
+@app.command(context_settings=_PASS_ON)
+def pictures(
+    context: typer.Context,
+    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the files go to.")],
+    attack: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this attack; may be repeated.")] = None,
+    where: Annotated[
+        str,
+        typer.Option(metavar="SQL", help='A condition over columns of attacks and label_name: "success and l2 < 2"'),
+    ] = "true",
+    times: Annotated[int, typer.Option(min=1, metavar="K", help="How many times as large differences are shown.")] = 10,
+) -> None:
+    """Writes pictures, attacked and not, as PNG files with a CSV. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.report.pictures import write_pictures
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        count = write_pictures(open_run(run_directory), output, attack or (), where, times)
+        print(f"{printable(output)}: {count} attacked pictures, their originals and differences, and pictures.csv")
+
+
+Metric = Annotated[
+    str,
+    typer.Option(help="success, accuracy, worst-of-n, confidence, label-confidence or margin; see docs/numbers.md."),
+]
+Denominator = Annotated[
+    str | None,
+    typer.Option(
+        help="all, clean-correct, all-models-correct or surrogate-fooled; by default clean-correct for success."
+    ),
+]
+Attacks = Annotated[list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be repeated.")]
+Models = Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="Likewise.")]
+Views = Annotated[list[str] | None, typer.Option("--view", metavar="NAME", help="Likewise.")]
+Defenses = Annotated[
+    list[str] | None, typer.Option("--defense", metavar="NAME", help="Likewise; by default undefended, none.")
+]
+SheetForm = Annotated[str, typer.Option("--format", help="text, markdown, latex, html, csv or json.")]
+
+
+@app.command(context_settings=_PASS_ON)
+def table(
+    context: typer.Context,
+    run_directory: RunDirectory,
+    rows: Annotated[str, typer.Option(metavar="KEY", help="attack, model, view or defense.")] = "attack",
+    columns: Annotated[str, typer.Option(metavar="KEY", help="Another of them.")] = "model",
+    metric: Metric = "success",
+    denominator: Denominator = None,
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    worst_case: Annotated[
+        bool, typer.Option("--worst-case", help="Also all attacks together, image by image.")
+    ] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Shows a metric with its 95 % intervals, for papers. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.results.crosstabs import crosstab
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.tables import open_run
+
+        _tell_beam(context)
+        wanted = _wanted(attack, model, view, defense)
+        found = crosstab(open_run(run_directory), rows, columns, metric, denominator, wanted, worst=worst_case)
+        print_sheet(found, form)
+
+
+@app.command(context_settings=_PASS_ON)
+def compare(
+    context: typer.Context,
+    run_directory: RunDirectory,
+    other: Annotated[str | None, typer.Argument(metavar="RUNDIR2")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="attack, model, view or defense: in one run what is compared, each with each; of two what has a line.",
+        ),
+    ] = None,
+    metric: Metric = "accuracy",
+    denominator: Denominator = None,
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Tells what differs on the same images, and how surely. Other options are Beam's own."""
+    with one_line_errors():
+        from pipeline.results.comparisons import between, compared_sheet, flips_sheet, within
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.tables import open_run
+
+        if other and _OPTION.fullmatch(other):
+            context.args.insert(0, other)
+            other = None
+        _tell_beam(context)
+        wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
+        if other is not None:
+            found = between(first, open_run(other), by, metric, denominator, wanted)
+        elif by is not None:
+            found = within(first, by, metric, denominator, wanted)
         else:
-            print_table(headings, rows)
+            raise InputError("compare: give a second run directory, or --by to compare within one")
+        print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
+
+
+@app.command()
+def leaderboard(
+    run_directories: Annotated[list[str], typer.Argument(metavar="RUNDIR")],
+    attack: Attacks = None,
+    model: Models = None,
+    view: Views = None,
+    defense: Defenses = None,
+    allow_unlike: Annotated[
+        bool,
+        typer.Option("--allow-unlike", help="Shows runs of other images, canvases or budgets together, and says so."),
+    ] = False,
+    form: SheetForm = "text",
+) -> None:
+    """Shows models × attacks over several runs of one protocol."""
+    with one_line_errors():
+        from pipeline.results.formats import print_sheet
+        from pipeline.results.leaderboards import leaderboard as ranked
+        from pipeline.results.tables import open_run
+
+        wanted = _wanted(attack, model, view, defense)
+        print_sheet(ranked(list(map(open_run, run_directories)), wanted, allow_unlike=allow_unlike), form)
+
+
+def _wanted(
+    attack: list[str] | None, model: list[str] | None, view: list[str] | None, defense: list[str] | None
+) -> dict[str, list[str]]:
+    named = {"attack": attack, "model": model, "view": view, "defense": defense}
+    return {key: names for key, names in named.items() if names}
 
 
 @app.command()
@@ -234,7 +414,7 @@ def export(
     ],
     weights: Annotated[str | None, typer.Option(help="A local file of weights instead of the source's own.")] = None,
 ) -> None:
-    """Writes a model as an ONNX file, with its preprocessing inside."""
+    """Writes a model as an ONNX file, preprocessing inside."""
     with one_line_errors():
         from transforms.models import export as exporting
 
@@ -271,11 +451,15 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
     return asdict(lists.page(thing, name))
 
 
+_OPTION = re.compile(r"--\w+(=.*)?")
+"""One of Beam's, which stands where a query or a second run would if none is given."""
+
 _SHOWN = 10
 """Lines of each check of `verify`."""
 
 _NEXT_STEPS = """
 The tables are Parquet files in {output}. To go on:
+  {command} report {output}{page}
   {command} sql {output} "select * from predictions limit 10"
   {command} list attacks
   Add a model, an attack or a defence to the experiment and run it again: only what is missing is computed.\

@@ -50,6 +50,19 @@ def one_line_errors() -> Iterator[None]:
         leave("megalith: interrupted; what is finished is kept, the same command goes on", Exit.INTERRUPTED)
 
 
+def somebody_types() -> bool:
+    """Whether a person sits at a terminal, who types and reads; neither is piped or closed."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def standard_input() -> str:
+    """All of standard input; raises InputError where it is not text in UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode() if sys.stdin else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not text in UTF-8: {error}") from None
+
+
 @contextmanager
 def read_by_somebody() -> Iterator[None]:
     """Raises StoppedError where nobody reads what the body prints, as after `| head`: before work rather than in it."""

@@ -1,6 +1,7 @@
 """What a person reads on the terminal: tables, plans, and lines on stderr."""
 
 import base64
+import csv
 import json
 import math
 import sys
@@ -35,14 +36,14 @@ def console() -> Console:
 
 
 def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[object]], width: int = 0) -> Table:
-    """A table for the terminal; numbers are rounded to six digits.
+    """A table for the terminal; numbers are rounded to six digits, and bytes are counted.
 
     Args:
         width: of the terminal. Where nothing has to be folded, Rich lays out all rows as one, many times as fast.
     """
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(visible(title)) if title else None, title_justify="left")
     names = [visible(str(each)) for each in headings]
-    written = [[f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell)) for cell in row] for row in rows]
+    written = [[_written(cell) for cell in row] for row in rows]
     columns = [[row[place] for row in written] for place in range(len(names))]
     widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, columns, strict=True)]
     for name, longest in zip(names, widths, strict=True):
@@ -55,10 +56,31 @@ def text_table(title: str, headings: Iterable[object], rows: Iterable[Iterable[o
     return table
 
 
+def _written(cell: object) -> str:
+    if isinstance(cell, bytes):
+        return f"{len(cell):,} bytes"
+    return f"{cell:.6g}" if isinstance(cell, float) else visible(str(cell))
+
+
 def print_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Prints a table without a title."""
     target = console()
     target.print(text_table("", headings, rows, target.width))
+
+
+def print_answer(form: str, headings: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Prints what a query found: as a table, csv or json."""
+    if form == "csv":
+        lines = ([csv_value(cell, shown=sys.stdout.isatty()) for cell in row] for row in (headings, *rows))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    elif form == "json":
+        print(json.dumps([json_object(headings, row) for row in rows]))
+    else:
+        print_table(headings, rows)
+
+
+_SINGLE = 3.4e38
+"""No number of 32 bits is larger, but for a few."""
 
 
 def json_object(headings: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
@@ -77,8 +99,17 @@ def json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return _shortest(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _shortest(value: float) -> float:
+    """A number that a column of 32 bits holds, with no more decimals than tell it from its neighbours there: 0.956
+    rather than 0.9559999704360962. Others stay as they are."""
+    import numpy as np  # noqa: PLC0415 - a moment that `--help` has no use for
+
+    single = np.float32(value) if abs(value) <= _SINGLE else np.float32("nan")
+    return float(str(single)) if float(single) == value else value
 
 
 def csv_value(value: Any, *, shown: bool) -> Any:
@@ -91,6 +122,8 @@ def csv_value(value: Any, *, shown: bool) -> Any:
         value = json.dumps(json_value(value), ensure_ascii=False)
     elif isinstance(value, bytes):
         value = base64.b64encode(value).decode()
+    elif isinstance(value, float):
+        value = _shortest(value)
     return visible(value) if shown and isinstance(value, str) else value
 
 

@@ -1,47 +1,242 @@
-"""Comparisons: A against B on the same images."""
+"""Comparisons: A against B on the same images, within a run or between two."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pipeline.results.statistics import Paired
-from transforms.errors import InputError
+from pipeline.results.cases import chosen, not_attacked, shown, white_box
+from pipeline.results.formats import Sheet
+from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
+from pipeline.results.record import Json, differing
+from pipeline.results.statistics import Paired, PairedMeans, holm, paired
+from transforms.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.results.tables import Run
 
-KEYS = ("attack", "model", "view", "defense")
+_IMAGE = ["bytes_sha256", "label"]
+"""What makes an image of two runs the same, whatever it is called."""
 
 
-def compared(run: "Run", one: Mapping[str, str], other: Mapping[str, str]) -> Paired:
-    """How often a model is right in one case and in another, on the images that have a row of both.
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What two sides differ in, case by case, on the images that both have.
+
+    Attributes:
+        metric, denominator: as `findings.measured` says; an image counts if it does on both sides.
+        rows: one for each comparison: the keys; one, other (what is compared); images; one_mean, other_mean;
+            difference, low, high (95 %); one_only, other_only (images for which only the one or the other is true, null
+            of means); test, McNemar or permutation; p, and p_holm, corrected for how many comparisons there are.
+        flips: the images for which a rate's value is not the same on both sides: image_id, label, the keys, one, other,
+            answer_one, answer_other, value_one, value_other.
+        notes: sentences on what was compared.
+    """
+
+    metric: str
+    denominator: str
+    rows: "pd.DataFrame"
+    flips: "pd.DataFrame"
+    notes: Sequence[str] = ()
+
+
+def within(
+    run: "Run",
+    by: str,
+    metric: str = "accuracy",
+    denominator: str | None = None,
+    wanted: Cases | None = None,
+) -> Compared:
+    """Compares the values of a key, each with each, where all else is equal: all models under each attack, say.
 
     Args:
-        one, other: a value of each of `KEYS`, such as {"attack": "mi", "model": "r50", "view": "center",
-            "defense": "none"}.
+        by: one of `KEYS`.
+        metric, denominator: as `findings.measured` says.
+        wanted: values by key; by default what the last experiment names, undefended unless defences are compared.
 
     Raises:
-        InputError: a key lacks or is unknown, or no image has a row of both.
+        InputError: a name is unknown, or there are no two values to compare.
     """
-    for case in (one, other):
-        if set(case) != set(KEYS):
-            raise InputError(f"compare: give {', '.join(KEYS)} of each case, not {', '.join(case) or 'nothing'}")
-    counts = run.rows(_COMPARED.format(one=_where(one), other=_where(other)))[1][0]
-    if not sum(counts):
-        raise InputError(f"compare: no image has a row of both {_named(one)} and {_named(other)}")
-    return Paired(*counts)
+    if by not in KEYS:
+        raise unknown("key", by, KEYS)
+    wanted = wanted or {}
+    across = [key for key in KEYS if key != "defense" or by == key or wanted.get(key)]
+    cases = chosen(run, wanted, across, clean=by != "attack" and metric != "success")
+    if len(cases[by]) == 1:
+        raise InputError(f"compare: there is nothing to compare {by} {cases[by][0]} with")
+    found, rest = _outcomes(run, metric, denominator, cases), [key for key in KEYS if key != by]
+    sides = {name: of.drop(columns=by) for name, of in found.groupby(by)}
+    both = [
+        sides[one].merge(sides[other], on=["image_id", *_IMAGE, *rest], suffixes=_SIDES).assign(one=one, other=other)
+        for one, other in combinations([each for each in cases[by] if each in sides], 2)
+    ]
+    lines = [line for each in both for line in _lines(each, rest, cases)]
+    return _compared(metric, denominator, lines, both, [*white_box(run, cases), *not_attacked(run, cases)])
 
 
-def _where(case: Mapping[str, str]) -> str:
-    return " and ".join(f"{key} = '{value.replace(chr(39), chr(39) * 2)}'" for key, value in case.items())
+def between(
+    one: "Run",
+    other: "Run",
+    by: str | None = None,
+    metric: str = "accuracy",
+    denominator: str | None = None,
+    wanted: Cases | None = None,
+) -> Compared:
+    """Compares two runs in the cases that both have, on the images of the same bytes and label.
+
+    Args:
+        by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys.
+            By default each case has a line.
+        metric, denominator: as `findings.measured` says.
+        wanted: values by key; by default what the last experiment of each run names.
+
+    Raises:
+        InputError: a name is unknown, or the runs have no case or image in common.
+    """
+    if by is not None and by not in KEYS:
+        raise unknown("key", by, KEYS)
+    cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success") for run in (one, other)]
+    found = [_outcomes(run, metric, denominator, of) for run, of in zip((one, other), cases, strict=True)]
+    sides = [each.drop_duplicates([*_IMAGE, *KEYS]) for each in found]  # a picture may be in a run twice
+    both = sides[0].merge(sides[1], on=[*_IMAGE, *KEYS], suffixes=_SIDES).rename(columns={"image_id_one": "image_id"})
+    names = one.store.root, other.store.root
+    if not len(both):
+        raise InputError(f"compare: {names[0]} and {names[1]} have no image with the same bytes, label and case")
+    both = both.assign(one=names[0], other=names[1])
+    images = [len(side.drop_duplicates(_IMAGE)) for side in (*sides, both)]
+    same = f"Of {images[0]} images of one and {images[1]} of other that count, {images[2]} are the same."
+    lines = list(_lines(both, list(KEYS) if by is None else [by], cases[0]))
+    return _compared(metric, denominator, lines, [both], [same, *_unlike(one, other)])
 
 
-def _named(case: Mapping[str, str]) -> str:
-    return " ".join(case[key] for key in KEYS)
+def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases) -> "pd.DataFrame":
+    """One row per image that counts and case: image_id, bytes_sha256, label, the keys, answer, value."""
+    return run.sql(
+        f"select image_id, bytes_sha256, found.label, {', '.join(KEYS)}, predicted_name as answer, value "  # noqa: S608 - quoted
+        f"from ({outcomes(metric, denominator, cases)}) as found "
+        "join (select image_id, bytes_sha256 from images) as images using (image_id) where counts order by all"
+    )
 
 
-_COMPARED = """
-select count(*) filter (one.correct and other.correct), count(*) filter (one.correct and not other.correct),
-       count(*) filter (not one.correct and other.correct), count(*) filter (not one.correct and not other.correct)
-from (select image_id, correct from predictions where {one}) as one
-join (select image_id, correct from predictions where {other}) as other using (image_id)
-"""
+def _lines(both: "pd.DataFrame", keys: list[str], cases: Cases) -> Iterator[Json]:
+    """One comparison for each combination of keys, in the order of the cases."""
+    groups = dict(list(both.groupby(keys)))
+    for case in sorted(groups, key=lambda each: [cases[key].index(name) for key, name in zip(keys, each, strict=True)]):
+        group = groups[case]
+        one, other = group["one"].iloc[0], group["other"].iloc[0]
+        if group.duplicated(_IMAGE).any():
+            group = group.groupby(_IMAGE)[["value_one", "value_other"]].mean()
+        found = paired(group["value_one"].to_numpy(), group["value_other"].to_numpy())
+        yield {**dict(zip(keys, case, strict=True)), "one": one, "other": other, **_numbers(found)}
+
+
+def _numbers(found: Paired | PairedMeans) -> Json:
+    low, high = found.interval
+    numbers = {"images": found.of, "difference": found.difference, "low": low, "high": high, "p": found.p_value}
+    if isinstance(found, PairedMeans):
+        return {**numbers, "one_mean": found.means[0], "other_mean": found.means[1], "test": "permutation"}
+    means = {"one_mean": (found.both + found.first) / found.of, "other_mean": (found.both + found.second) / found.of}
+    return {**numbers, **means, "one_only": found.first, "other_only": found.second, "test": "McNemar"}
+
+
+def _compared(
+    metric: str,
+    denominator: str | None,
+    lines: Sequence[Json],
+    both: Sequence["pd.DataFrame"],
+    notes: Sequence[str],
+) -> Compared:
+    import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
+
+    if not lines:
+        raise InputError("compare: no image counts on both sides")
+    corrected = holm([line["p"] for line in lines])
+    rows = pd.DataFrame([{**line, "p_holm": p} for line, p in zip(lines, corrected, strict=True)])
+    rows = rows.reindex(columns=[name for name in _COLUMNS if name in rows])
+    together = pd.concat(both, ignore_index=True)
+    flips = together[together["value_one"] != together["value_other"]]
+    flips = flips[[name for name in _FLIPPED if name in flips]]
+    return Compared(metric, denominator or usual_denominator(metric), rows, flips, notes)
+
+
+def _unlike(one: "Run", other: "Run") -> list[str]:
+    """What two runs define differently, in words."""
+    found = list(differing(one.record.definitions, other.record.definitions))
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    said = [f"{key} {here} and {there}" for key, here, there in found[:_NAMED]]
+    return [f"The runs differ in {'; '.join([*said, *more])}."] if found else []
+
+
+def compared_sheet(compared: Compared) -> Sheet:
+    """Comparisons as a table; what is the same in all of its lines is in the title."""
+    rows = compared.rows
+    places = [key for key in KEYS if key in rows]
+    varying = [key for key in (*places, "one", "other") if rows[key].nunique() > 1]
+    first = rows.iloc[0]
+    same = [shown(key, first[key], alone=True) for key in places if key not in varying]
+    sides = [] if {"one", "other"} & {*varying} else [f"{first['one']} (one) against {first['other']} (other)"]
+    form = "{:.0%}" if compared.metric in RATES else "{:.3g}"
+    return Sheet(
+        title="; ".join([described(compared.metric, compared.denominator), *sides, *filter(None, [", ".join(same)])]),
+        headings=[*varying, "images", "one's", "other's", "difference", *_FLIPS, "p", "Holm's p", "differ?"],
+        cells=[[*(shown(key, row[key]) for key in varying), *_cells(row, form)] for _, row in rows.iterrows()],
+        numbers=rows.assign(metric=compared.metric, denominator=compared.denominator),
+        notes=[*compared.notes, *(_TESTS[name] for name in dict.fromkeys(rows["test"])), _corrected(len(rows))],
+    )
+
+
+def _corrected(of: int) -> str:
+    many = f"Holm's p is corrected for {of} comparisons; " if of > 1 else ""
+    return f"{many}{'the' if many else 'The'} sides differ where {'it' if many else 'p'} is below {_ALPHA}."
+
+
+def _cells(row: "pd.Series", form: str) -> list[str]:
+    means = [form.format(row[name]) for name in ("one_mean", "other_mean")]
+    difference = form.format(row["difference"])
+    if row["low"] == row["low"]:
+        difference += f" [{form.format(row['low'])}, {form.format(row['high'])}]"
+    flipped = [f"{row[name]:.0f}" if row["test"] == "McNemar" else "" for name in ("one_only", "other_only")]
+    differ = "yes" if row["p_holm"] < _ALPHA else "unclear"
+    p_values = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
+    return [
+        str(row["images"]),
+        *means,
+        difference,
+        *flipped,
+        *p_values,
+        differ,
+    ]
+
+
+def flips_sheet(compared: Compared) -> Sheet:
+    """The images whose answers are unlike, one a line."""
+    if compared.metric not in RATES:
+        raise InputError(f"flips: {compared.metric} is a number; an image flips in {', '.join(RATES)}")
+    cells = [[str(cell) for cell in row] for row in compared.flips.itertuples(index=False)]
+    title = f"{described(compared.metric, compared.denominator)}: images for which it is true on one side only"
+    return Sheet(title, list(compared.flips.columns), cells, compared.flips, compared.notes)
+
+
+_ALPHA = 0.05
+_NAMED = 5
+"""Differences of definitions in a note, at most."""
+_SIDES = ("_one", "_other")
+_FLIPS = ("one only", "other only")
+_FLIPPED = (
+    "image_id",
+    "label",
+    *KEYS,
+    "one",
+    "other",
+    *(f"{each}{side}" for each in ("answer", "value") for side in _SIDES),
+)
+_COLUMNS = (
+    *(*KEYS, "one", "other", "images", "one_mean", "other_mean", "difference", "low", "high"),
+    *("one_only", "other_only", "test", "p", "p_holm"),
+)
+_TESTS = {
+    "McNemar": "p of McNemar's exact test on the images for which only one side is true; intervals of Agresti and Min.",
+    "permutation": "p of the permutation test that exchanges an image's two numbers; intervals by bootstrap.",
+}

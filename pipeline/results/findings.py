@@ -1,15 +1,16 @@
-"""Findings: what a run found, as frames of counts with their intervals and the SQL behind them.
+"""Findings: what a run found, as frames of numbers with their intervals and the SQL behind them.
 
 Pure functions of the tables and the record. The terminal, a page and a paper's table render the same findings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from pipeline.results.outcomes import KEYS, RATES, Cases, outcomes, quoted
 from pipeline.results.record import RunRecord
-from pipeline.results.statistics import Rate
-from transforms.errors import InputError, unknown
+from pipeline.results.statistics import Mean, Rate
+from transforms.errors import InputError
 from transforms.rows.parts import CLEAN
 
 if TYPE_CHECKING:  # pandas takes a second to import, and whoever asks for findings has it already
@@ -17,29 +18,86 @@ if TYPE_CHECKING:  # pandas takes a second to import, and whoever asks for findi
 
     from pipeline.results.tables import Run
 
-Denominator = Literal["all", "clean-correct", "surrogate-fooled"]
 UNDEFENDED = "none"
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """Counts with Wilson's 95 % interval, and the query that counted them.
+    """Counts or means with 95 % intervals, and the query behind them.
 
     Attributes:
-        rows: one for each combination of keys: the keys, then successes, of, rate, low, high.
-        sql: answers with the keys, successes and of; ready for `Run.sql` and `megalith sql`.
+        rows: one for each combination of keys: the keys, then successes, of, rate, low, high; or mean, of, low, high.
+        sql: ready for `Run.sql` and `megalith sql`. Of rates it answers with the keys, successes and of; of means with
+            the keys and the value of each image.
     """
 
     rows: "pd.DataFrame"
     sql: str
 
 
-def accuracy(run: "Run") -> Finding:
-    """How many images each model gets right, by attack (`none`: clean), model, view and defense."""
-    return _counted(run, _ACCURACY)
+def measured(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
+    """A metric by attack (`none`: clean), model, view, defense and through, with its uncertainty.
+
+    Args:
+        metric: "success" and "accuracy" as the functions of these names say; "worst-of-n", the accuracy where behind a
+            random defence each repeat has to be right; or the mean "confidence" of the answer, "label-confidence" of
+            the true class, or "margin".
+        denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean and
+            undefended; "all-models-correct", those that all models of the run get right then, in that view;
+            "surrogate-fooled", those on which the attack succeeded on its surrogates. By default "clean-correct" of
+            success, "all" of the rest.
+
+    Raises:
+        InputError: there is no such metric or denominator.
+    """
+    sql = outcomes(metric, denominator, cases)
+    if metric in RATES:
+        return _counted(run, _RATES.format(outcomes=sql))
+    values = f"select * exclude (counts) from ({sql}) where counts order by all"  # noqa: S608 - quoted
+    return Finding(_averaged(run.sql(values)), values)
 
 
-def success(run: "Run", denominator: Denominator = "clean-correct") -> Finding:
+def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
+    """A rate by model, view and defense, where all attacks together count as one: image by image, the worst counts.
+
+    Success is then the share of images that some attack turns, and accuracy that of images which are right when clean
+    and under every attack (robust accuracy: Croce & Hein 2020, "Reliable evaluation of adversarial robustness"). Images
+    that lack a row of some attack do not count.
+
+    Args:
+        metric, denominator: as for `measured`; where the denominator depends on the attack, it must hold for each.
+        cases: the attacks that are meant, among others; clean images are, whether named or not.
+
+    Raises:
+        InputError: there is no such metric or denominator, or the metric is a mean; of success, the attacks have not
+            the same target class.
+    """
+    if metric not in RATES:
+        raise InputError(f"worst case: {metric} is a mean; a worst case is known of {', '.join(RATES)}")
+    meant = {**(cases or {})}
+    if metric == "success":
+        _one_target(run, meant.get("attack"))
+    elif "attack" in meant:
+        meant["attack"] = [CLEAN, *(each for each in meant["attack"] if each != CLEAN)]
+    worst = "bool_or(value)" if metric == "success" else "bool_and(value)"
+    return _counted(run, _WORST.format(outcomes=outcomes(metric, denominator, meant), worst=worst))
+
+
+def _one_target(run: "Run", attacks: Sequence[str] | None) -> None:
+    where = "true" if attacks is None else f"attack in ({', '.join(map(quoted, attacks))})"
+    query = f"select coalesce(target, -1) as target, min(attack) from attacks where {where} group by all order by all"  # noqa: S608 - quoted
+    _, targets = run.rows(query)
+    if len(targets) > 1:
+        (_, one), (_, other) = targets[:2]
+        raise InputError(f"worst case: {one} and {other} have not the same target; choose attacks, or take accuracy")
+
+
+def accuracy(run: "Run", denominator: str = "all") -> Finding:
+    """How many images each model gets right, by attack (`none`: clean), model, view, defense and through."""
+    return measured(run, "accuracy", denominator)
+
+
+def success(run: "Run", denominator: str = "clean-correct") -> Finding:
     """Success of each attack on each model, by attack, model, view, defense and through.
 
     An untargeted attack succeeds where the model's answer is not right, an abstention behind `smoothing` included; a
@@ -47,15 +105,12 @@ def success(run: "Run", denominator: Denominator = "clean-correct") -> Finding:
     defence that the attack knows, is the row's own was that defence attacked at all.
 
     Args:
-        denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean
-            and undefended; "surrogate-fooled", those on which the attack succeeded on its surrogates.
+        denominator: as `measured` says.
 
     Raises:
         InputError: there is no such denominator.
     """
-    if denominator not in get_args(Denominator):
-        raise unknown("denominator", denominator, get_args(Denominator))
-    return _counted(run, _SUCCESS.format(condition=_CONDITIONS[denominator]))
+    return measured(run, "success", denominator)
 
 
 def curve(run: "Run", attack: str, eps: Sequence[float]) -> Finding:
@@ -71,12 +126,11 @@ def curve(run: "Run", attack: str, eps: Sequence[float]) -> Finding:
     Raises:
         InputError: there are no rows of such an attack.
     """
-    quoted = attack.replace("'", "''")
     budgets = ", ".join(f"{float(each)!r}::double" for each in eps)
-    _, ((norms,),) = run.rows(f"select count(minimal_norm) from attacks where attack = '{quoted}'")  # noqa: S608 - quoted
+    _, ((norms,),) = run.rows(f"select count(minimal_norm) from attacks where attack = {quoted(attack)}")  # noqa: S608 - quoted
     if not norms:
         raise InputError(f"{attack!r} is not a minimal-norm attack that was run")
-    return _counted(run, _CURVE.format(attack=quoted, budgets=budgets))
+    return _counted(run, _CURVE.format(attack=quoted(attack), budgets=budgets))
 
 
 def costs(run: "Run") -> "pd.DataFrame":
@@ -125,42 +179,35 @@ def _counted(run: "Run", sql: str) -> Finding:
     return Finding(rows, sql)
 
 
-_ACCURACY = """
-select attack, model, view, defense, count_if(correct)::bigint as successes, count(*) as "of"
-from predictions group by all order by all
+def _averaged(values: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415 - said above
+
+    keys = [*KEYS, "through"]
+    means = [(key, Mean.over(of_case)) for key, of_case in values.groupby(keys, dropna=False)["value"]]
+    rows = [(*key, mean.mean, mean.of, mean.low, mean.high) for key, mean in means]
+    return pd.DataFrame(rows, columns=[*keys, "mean", "of", "low", "high"])
+
+
+_RATES = """
+select attack, model, view, defense, through, count_if(counts and value)::bigint as successes,
+       count_if(counts)::bigint as "of"
+from ({outcomes}) group by all order by all
 """
 
-_CONDITIONS = {"all": "true", "clean-correct": "clean_correct", "surrogate-fooled": "surrogates_fooled"}
-
-_SEEN = """
-select image_id, attack, seen.model, seen.view, seen.defense, attacks.through, clean.correct as clean_correct,
-       attacks.success as surrogates_fooled,
-       case when seen.target is null then not seen.correct
-            else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success
-from predictions as seen
-join (select image_id, attack, success, through from attacks) as attacks using (image_id, attack)
-join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
-  using (image_id, model, view)
-where seen.label is distinct from seen.target
+_WORST = """
+select model, view, defense, count_if(counts and value)::bigint as successes, count_if(counts)::bigint as "of"
+from (select image_id, model, view, defense, {worst} as value, count(*) as attacks,
+             bool_and(counts) filter (attack <> 'none') as counts, any_value(attacks_of_case) as attacks_of_case
+      from (select *, count(distinct attack) over (partition by model, view, defense) as attacks_of_case
+            from ({outcomes})) group by image_id, model, view, defense)
+where attacks = attacks_of_case
+group by all order by all
 """
-
-VIEWS = {
-    "transfer": "select image_id, attack, model, view, defense, through, success "  # noqa: S608 - nothing of a user's
-    f"from ({_SEEN}) where clean_correct"
-}
-"""Queries that have names beside the tables'. `transfer` has a row for each image of each attack that a model looks at,
-by the usual rules: images that the model gets right when clean, but for those of the target class."""
-
-_SUCCESS = f"""
-select attack, model, view, defense, through, count_if({{condition}} and success)::bigint as successes,
-       count_if({{condition}})::bigint as "of"
-from ({_SEEN}) group by all order by all
-"""  # noqa: S608 - nothing of a user's
 
 _CURVE = """
 select eps, count_if(minimal_norm <= eps)::bigint as successes, count(*) as "of"
 from (select minimal_norm from attacks
-      where attack = '{attack}' and clean_predicted = label and label is distinct from target)
+      where attack = {attack} and clean_predicted = label and label is distinct from target)
 cross join (select unnest([{budgets}]) as eps, generate_subscripts([{budgets}], 1) as place)
 group by place, eps
 order by place

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
@@ -141,6 +141,7 @@ class RunRecord(_Frozen):
         definitions: of everything in the directory, whichever experiment brought it there.
         versions: of the libraries on which the last bits of rows depend.
         proofs: of each model, how many clean images it got right before the first attack, and of how many.
+        published: of each model of which it is known, its top-1 accuracy as published, in [0, 1].
         costs: of each run that computed anything: tasks by kind, passes, seconds, device, versions.
     """
 
@@ -148,6 +149,7 @@ class RunRecord(_Frozen):
     definitions: Definitions
     versions: dict[str, str]
     proofs: dict[str, tuple[int, int]]
+    published: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     costs: tuple[Json, ...]
 
     @model_validator(mode="after")
@@ -158,6 +160,25 @@ class RunRecord(_Frozen):
     def named(self) -> Named:
         """What the experiment names."""
         return Named.model_validate(self.experiment, strict=True)
+
+
+def differing(one: Definitions, other: Definitions) -> Iterator[tuple[str, str, str]]:
+    """Keys that two runs give different values, and these as JSON; names that only one of them has are passed over.
+
+    The images are not looked at: who compares them looks at their bytes.
+    """
+    skipped = {"images", "chunk_size", "micro_batch"}
+    here, there = (each.model_dump(mode="json", exclude=skipped) for each in (one, other))
+    yield from _differing(here, there, "")
+
+
+def _differing(one: Any, other: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one:
+            if key in other:
+                yield from _differing(one[key], other[key], f"{path}.{key}" if path else key)
+    elif one != other:
+        yield path, json.dumps(one), json.dumps(other)
 
 
 def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:

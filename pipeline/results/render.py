@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import text_table
 from pipeline.results import findings
+from pipeline.results.cases import ADAPTIVE, shown_attack
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
-from transforms.rows.parts import CLEAN, variant_of
+from transforms.rows.parts import CLEAN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHOWN = {"attack": {CLEAN: "clean"}, "defense": {findings.UNDEFENDED: "undefended"}}
-_ADAPTIVE = ", adaptive"
 _UNKNOWN = " *"
 _NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
 _WRONG_ALREADY = "its surrogates get them wrong when clean"
@@ -66,17 +66,12 @@ def _in_order(rates: "pd.DataFrame", order: dict[str, list[str]]) -> "pd.DataFra
     """
     import pandas as pd  # noqa: PLC0415 - takes a second, and only summaries need it
 
-    rates = rates.assign(attack=[_shown_attack(row.attack, row.defense) for row in rates.itertuples()])
-    names = {**order, "attack": [each for name in order["attack"] for each in (name, name + _ADAPTIVE)]}
+    rates = rates.assign(attack=[shown_attack(row.attack, row.defense) for row in rates.itertuples()])
+    names = {**order, "attack": [each for name in order["attack"] for each in (name, name + ADAPTIVE)]}
     for column, some in names.items():
         rates = rates[rates[column].isin(some)]
         rates = rates.assign(**{column: pd.Categorical(rates[column], categories=some, ordered=True)})
     return rates.sort_values(list(names))
-
-
-def _shown_attack(attack: str, defense: str) -> str:
-    variant = variant_of(attack)
-    return variant[0] + _ADAPTIVE if variant is not None and variant[1] == defense else attack
 
 
 def _pivot(title: str, rates: "pd.DataFrame", down: str, across: str, cost: "pd.DataFrame | None" = None) -> "Table":

@@ -14,6 +14,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipeline.results import findings
 from pipeline.results.record import RUN_JSON, RunRecord, own_files, read_record, strangers, unfinished
+from pipeline.results.views import MEANINGS, VIEWS, classes
 from transforms.errors import InputError, said_by, unknown
 from transforms.rows.parts import superseded
 from transforms.rows.tables import TABLES
@@ -24,6 +25,7 @@ from transforms.storage.store import Store
 if TYPE_CHECKING:  # pandas takes a second to import, and SQL answers without
     import pandas as pd
 
+SCHEMA = ["table", "column", "type", "meaning"]
 _MENDED = "if a part is damaged, `megalith verify` names it, and running the experiment again makes it anew"
 
 
@@ -90,7 +92,7 @@ class Run:
         return ds.dataset(parts, schema=schema, filesystem=files, partitioning=partitioning, partition_base_dir=table)
 
     def sql(self, query: str) -> "pd.DataFrame":
-        """Answers a query in DuckDB's SQL over the tables and `findings.VIEWS`; raises InputError if it is wrong."""
+        """Answers a query in DuckDB's SQL over the tables and views of `schema`; raises InputError if it is wrong."""
         with self._answer(query) as answer:
             return answer.df()
 
@@ -103,6 +105,16 @@ class Run:
         with self._answer(query, files) as answer:
             return answer.columns, answer.fetchall()
 
+    def schema(self) -> list[tuple[str, str, str, str]]:
+        """The columns of all tables and views, each with `SCHEMA`: its type is SQL's."""
+        _, found = self.rows("select table_name, column_name, data_type from information_schema.columns")
+        types = {(table, column): kind for table, column, kind in found}
+        return [
+            (table, column, types[table, column], meaning)
+            for table, meanings in MEANINGS.items()
+            for column, meaning in meanings.items()
+        ]
+
     def _for_duckdb(self, dataset: ds.Dataset) -> ds.Dataset:
         return _remote().for_duckdb(dataset) if is_remote(self.store.root) else dataset
 
@@ -112,8 +124,9 @@ class Run:
             paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._for_duckdb(self._dataset(table, paths)))
-            for name, query_of in findings.VIEWS.items():
-                connection.execute(f"create view {name} as {query_of}")
+            connection.register("classes", classes())
+            for name, view in VIEWS.items():
+                connection.execute(f"create view {name} as {view.sql}")
             try:
                 for path in files:
                     _take_in(connection, path)
@@ -126,14 +139,40 @@ class Run:
                 # Where a part cannot be read, Arrow adds a traceback.
                 reason, _, _ = str(error).partition(" Detail: Python exception:")
                 raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
+            except RuntimeError as error:
+                # Whatever a signal's handler raises while DuckDB is at work, it says this instead.
+                if str(error) != "Query interrupted":
+                    raise
+                raise KeyboardInterrupt from None
 
-    def success(self, denominator: findings.Denominator = "clean-correct") -> "pd.DataFrame":
+    def success(self, denominator: str = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
         return findings.success(self, denominator).rows
 
     def curve(self, attack: str, eps: Sequence[float]) -> "pd.DataFrame":
         """Success of a minimal-norm attack within each budget: see `findings.curve`."""
         return findings.curve(self, attack, eps).rows
+
+
+def statements(text: str) -> list[str]:
+    """The statements of a text, without the `;` after each; raises InputError if there is none."""
+    signs, found, begin, empty = text.encode(), [], 0, True
+    for place, kind in duckdb.tokenize(text):
+        if kind == duckdb.token_type.operator and signs[place : place + 1] == b";":
+            found += [] if empty else [signs[begin:place]]
+            begin, empty = place + 1, True
+        elif kind != duckdb.token_type.comment:
+            empty = False
+    found += [] if empty else [signs[begin:]]
+    if not found:
+        raise InputError("sql: give a query, such as select * from predictions limit 10")
+    return [each.decode().strip() for each in found]
+
+
+def is_whole(text: str) -> bool:
+    """Whether the last statement of a text has its `;`."""
+    tokens = [place for place, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    return bool(tokens) and text.encode()[tokens[-1] : tokens[-1] + 1] == b";"
 
 
 def _with_a_hint(reason: str, query: str) -> str:
@@ -159,9 +198,10 @@ _READING = "reading the stream registered as"
 _NOTHING_ELSE = """
 set enable_external_access = false;
 set python_enable_replacements = false;
-set lock_configuration = true
+set lock_configuration = true;
+begin transaction read only
 """
-"""A query reads the tables: no file, no address, no variable of Python. Nor does it write."""
+"""A query reads the tables: no file, no address, no variable of Python. Nor does it write, or make a table or view."""
 
 
 def _take_in(connection: duckdb.DuckDBPyConnection, path: str) -> None:

@@ -43,6 +43,8 @@ from transforms.storage.store import Store, is_temporary
 
 MOST_FILES = 50_000
 """That tasks may make on a disk before they are compacted."""
+_QUOTA = 1_000_000
+"""Files that a shared disk often allows."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def execute(
             # What is wrong with it is said before anything is written.
             models.resolve(name, followed=name in followed)
     prepared = _with_micro_batch(prepared, models)
-    for said in _slow_precisions(prepared.experiment, device):
+    for said in (*_slow_precisions(prepared.experiment, device), *_many_files(prepared, waves, options)):
         warn(said)
     shard = prepared.shard
     journal = _Journal(prepared.store, shard, warn)
@@ -120,6 +122,17 @@ def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
     for name, attack in experiment.attacks.items():
         if is_emulated(attack.precision, torch_device(device)):
             yield f"attacks.{name}.precision: this processor has no instructions for {attack.precision}; fp32 is faster"
+
+
+def _many_files(prepared: Prepared, waves: Sequence[Wave], options: PipelineOptions) -> Iterator[str]:
+    """What a shared disk has to hold where nothing is compacted before the end, by a cluster or by all shards."""
+    made = sum(len(wave.work(prepared.chunks)) * wave.tasks.files_of_a_chunk for wave in waves) * prepared.shard.of
+    if made > _QUOTA and not is_remote(prepared.store.root) and not _compacts_meanwhile(prepared, options):
+        larger = prepared.experiment.chunk_size * -(-made // (2 * MOST_FILES))
+        yield (
+            f"{prepared.store.root}: about {made:,} files before they are compacted at the end; where a disk has a "
+            f"quota, begin another run directory with a larger chunk_size, such as {larger}"
+        )
 
 
 class _Models:
@@ -266,13 +279,17 @@ def _compute(
     return cost
 
 
+def _compacts_meanwhile(prepared: Prepared, options: PipelineOptions) -> bool:
+    return is_direct(options) and prepared.shard.is_whole and not is_remote(prepared.store.root)
+
+
 def _rounds(prepared: Prepared, wave: Wave, options: PipelineOptions) -> list[list[Work]]:
     """A wave's chunks with anything to do: all at once, or on this machine as many as a disk's quota of files allows.
 
     A cluster is given all of them, so that none of its machines waits for others, and so is a shard, one of many.
     """
     work = wave.work(prepared.chunks)
-    if not is_direct(options) or not prepared.shard.is_whole or is_remote(prepared.store.root):
+    if not _compacts_meanwhile(prepared, options):
         return [work]
     size = max(1, MOST_FILES // max(1, wave.tasks.files_of_a_chunk) // ROUND) * ROUND
     return [list(some) for _, some in groupby(work, lambda each: each.chunk.index // size)]

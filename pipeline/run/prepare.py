@@ -123,6 +123,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         definitions=merge_definitions(store.root, before.definitions, new) if before else new,
         versions=versions(),
         proofs=before.proofs if before else {},
+        published={**(before.published if before else {}), **_published(pins)},
         costs=before.costs if before else (),
     )
     warnings = (*notes, *_unusable(refs), *_strange_budgets(experiment))
@@ -169,6 +170,10 @@ def _unexplained_without(path: str) -> set[str]:
     predictions = f"predictions/{path.removeprefix(folder)}"
     part = part_of(predictions)
     return {predictions, part.compacted, *part.begun} if part else {predictions}
+
+
+def _published(pins: Mapping[str, ModelPin]) -> dict[str, float]:
+    return {name: pinned.published for name, pinned in pins.items() if pinned.published is not None}
 
 
 def _pins(experiment: Experiment, before: Mapping[str, Model]) -> dict[str, ModelPin]:

@@ -125,7 +125,7 @@ def _in(module: str, *rooms: str) -> bool:
 
 BEAM = ("transforms.steps", "transforms.storage", "pipeline.run")
 NUMERICS = ("transforms.attacks", "transforms.defenses", "transforms.models", "transforms.data")
-READING = ("megalith", "pipeline.results", "transforms.rows.tables", "transforms.rows.parts")
+READING = ("megalith", "pipeline.results", "pipeline.report", "transforms.rows.tables", "transforms.rows.parts")
 
 
 @pytest.mark.parametrize("module", IMPORTS)
@@ -140,6 +140,10 @@ def test_walls_by_path(module: str) -> None:
     if _in(module, *NUMERICS):
         assert "pyarrow" not in packages
         assert not any(_in(each, "transforms.storage", "transforms.steps", "transforms.rows") for each in imported)
+    if _in(module, "pipeline.report"):
+        ours = {each for each in imported if each in IMPORTS and _in(each, "pipeline")}
+        assert not packages & {"torch", "torchvision"}
+        assert all(_in(each, "pipeline.report", "pipeline.results") for each in ours - {"pipeline"})
 
 
 @pytest.mark.parametrize("module", [each for each in IMPORTS if _in(each, *NUMERICS, *READING)])
@@ -160,22 +164,57 @@ def test_no_module_imports_itself_through_others() -> None:
     assert rest == {}
 
 
+COMMAND = """
+import sys; sys.argv = ['megalith', {arguments}]; from pipeline.main import main
+try: main()
+except SystemExit: pass
+"""
+
+
 @pytest.mark.system
 @pytest.mark.parametrize(
     "code",
     [
         "from megalith import open_run; open_run({run!r}).rows('select 1')",
         "from pipeline.results import open_run; open_run({run!r}).rows('select count(*) from predictions')",
-        "import sys; sys.argv = ['megalith', 'sql', {run!r}, 'select 1']; from pipeline.main import main\n"
-        "try: main()\nexcept SystemExit: pass",
+        COMMAND.replace("{arguments}", "'sql', {run!r}, 'select 1'"),
     ],
 )
 def test_reading_results_loads_neither_torch_nor_beam(code: str, tmp_path: Path) -> None:
+    assert _loaded(code, ("torch", "apache_beam", "scipy.stats", "prompt_toolkit", "pygments"), tmp_path) == "[]"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("arguments", ["'table', {run!r}", "'compare', {run!r}, '--by', 'model'"])
+def test_numbers_need_neither_torch_nor_beam(arguments: str, tmp_path: Path) -> None:
+    code = COMMAND.replace("{arguments}", f"{arguments}, '--view', 'center'")
+    assert _loaded(code, ("torch", "apache_beam", "prompt_toolkit", "pygments"), tmp_path) == "[]"
+
+
+def _loaded(code: str, watched: tuple[str, ...], tmp_path: Path) -> str:
+    """Which of some packages a program has loaded at its end, that reads the golden run."""
     with tarfile.open(ROOT / "tests" / "system" / "golden" / "run.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    watched = ("torch", "apache_beam", "scipy.stats")
     program = (
         f"{code.format(run=str(tmp_path / 'run'))}\nimport sys; print([n for n in {watched!r} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.system
+def test_a_page_and_pictures_need_neither_torch_nor_beam_nor_experiments(tmp_path: Path) -> None:
+    """A run directory copied to a laptop is enough."""
+    with tarfile.open(ROOT / "tests" / "system" / "golden" / "run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    program = (
+        "from pathlib import Path; import sys\n"
+        "from megalith import open_run; from pipeline.report.page import report\n"
+        "from pipeline.report.pictures import write_pictures\n"
+        f"run = open_run({str(tmp_path / 'run')!r})\n"
+        f"report(run); write_pictures(run, Path({str(tmp_path / 'out')!r}))\n"
+        "watched = ('torch', 'apache_beam', 'pipeline.run', 'pipeline.config.experiment', 'transforms.attacks')\n"
+        "print([name for name in watched if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -199,7 +238,8 @@ def test_the_package_that_workers_build_is_complete(tmp_path: Path) -> None:
     with tarfile.open(built) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     ours = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
-    assert {str(each.relative_to(ROOT)) for each in ours} | {"transforms/data/imagenet_classes.csv"} <= packed
+    read = {"transforms/data/imagenet_classes.csv", "pipeline/report/template.html", "pipeline/report/page.js"}
+    assert {str(each.relative_to(ROOT)) for each in ours} | read <= packed
 
 
 def test_the_version_is_said_in_one_place_and_cited() -> None:

@@ -1,12 +1,14 @@
 """Tables on the terminal look the same, whichever way they are laid out."""
 
 import io
+import math
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cli.terminal import text_table
+from pipeline.cli.terminal import csv_value, json_value, text_table
 
 CELLS = st.text("ab é日🐧\t\n.", max_size=12) | st.sampled_from(["", "x" * 30, "\x1b[31mred"]) | st.floats()
 
@@ -23,3 +25,23 @@ def test_rows_laid_out_as_one_look_like_rows(rows: list[list[object]], data: st.
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     assert printed(width) == printed(0)
+
+
+@given(st.floats(width=32))
+def test_numbers_of_32_bits_are_written_as_short_as_they_read_back(value: float) -> None:
+    written = csv_value(value, shown=False)
+    assert str(np.float32(written)) == str(np.float32(value))
+    assert (
+        not math.isfinite(value) or abs(value) > 3.4e38 or len(repr(written)) <= len(str(float(str(np.float32(value)))))
+    )
+
+
+def test_a_number_of_32_bits_has_no_digits_that_nobody_measured() -> None:
+    assert csv_value(float(np.float32(0.956)), shown=True) == 0.956
+    assert json_value([float(np.float32(0.1)), {"p": float(np.float32(0.829))}]) == [0.1, {"p": 0.829}]
+
+
+@given(st.floats(allow_nan=False))
+def test_numbers_of_64_bits_stay_as_they_are(value: float) -> None:
+    if float(np.float64(value).astype(np.float32)) != value:
+        assert csv_value(value, shown=False) == value

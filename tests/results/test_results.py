@@ -359,7 +359,7 @@ def test_clean_correct_is_the_usual_denominator(by_hand: Run) -> None:
 
 def test_an_unknown_denominator_is_refused(by_hand: Run) -> None:
     with pytest.raises(InputError, match="did you mean 'clean-correct'"):
-        by_hand.success("clean-corect")  # type: ignore[arg-type]
+        by_hand.success("clean-corect")
 
 
 def test_success_of_a_real_run_by_counting(small_run: Finished) -> None:

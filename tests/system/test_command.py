@@ -18,6 +18,9 @@ import pytest
 import torch
 
 from pipeline.main import main
+from pipeline.results.formats import FORMS
+from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
+from tests.support.made import answers, made_run, two_models
 from tests.support.preforked import start
 from tests.support.runs import (
     MEGALITH,
@@ -827,6 +830,9 @@ def test_a_full_disk_stops_the_run_with_one_line(tiny_run: Finished, tmp_path: P
     program = """
 import errno, sys
 from pipeline.main import main
+from pipeline.results.formats import FORMS
+from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
+from tests.support.made import answers, made_run, two_models
 from transforms.storage import store
 
 write = store._write
@@ -867,3 +873,106 @@ def test_a_checkpoint_that_is_none_leaves_nothing_behind(tmp_path: Path) -> None
     experiment = written(tmp_path, tiny(models={"lite0": ours}))
     assert "does not hold the weights" in refused(experiment, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+# --- numbers
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by hand: models m and n, attacks pgd and aim."""
+    return two_models(tmp_path_factory.mktemp("two"))
+
+
+def _csv(*arguments: object) -> list[dict[str, str]]:
+    result = invoke(*arguments, "--format", "csv")
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def test_table_counts(two: Path) -> None:
+    """Of the images that each model gets right when clean, as test_findings.py counts them."""
+    found = {(row["attack"], row["model"]): (row["successes"], row["of"]) for row in _csv("table", two)}
+    assert found == {
+        ("pgd", "m"): ("3", "4"),
+        ("pgd", "n"): ("1", "4"),
+        ("aim", "m"): ("2", "3"),
+        ("aim", "n"): ("1", "3"),
+    }
+    chosen = ("--rows", "model", "--columns", "attack", "--metric", "accuracy", "--denominator", "clean-correct")
+    (row, *others) = _csv("table", two, *chosen, "--attack", "pgd", "--model", "n", "--worst-case")
+    assert (row["attack"], row["model"], row["successes"], row["of"], row["metric"]) == (
+        "pgd",
+        "n",
+        "3",
+        "4",
+        "accuracy",
+    )
+    assert [(each["attack"], each["successes"]) for each in others] == [("worst case", "3")]
+
+
+def test_compare_within_a_run_and_between_two(two: Path, tmp_path: Path) -> None:
+    (row,) = _csv("compare", two, "--by", "model", "--attack", "pgd")
+    assert (row["images"], row["one_only"], row["other_only"], row["p"]) == ("6", "1", "3", "0.625")
+    flips = _csv("compare", two, "--by", "model", "--attack", "pgd", "--flips")
+    assert [flip["image_id"] for flip in flips] == ["b", "c", "d", "e"]
+    again = shutil.copytree(two, tmp_path / "again")
+    assert {row["one_only"] + row["other_only"] for row in _csv("compare", two, again)} == {"00"}
+    assert len(_csv("compare", two, again, "--by", "attack", "--metric", "margin")) == 3
+
+
+def test_leaderboard_of_two_runs(two: Path, tmp_path: Path) -> None:
+    board = json.loads(invoke("leaderboard", two, two, "--format", "json").stdout)
+    worst = {row["entry"]: row["successes"] for row in board["rows"] if row["attack"] == "worst case"}
+    assert worst == {"m": 0, "n": 2}
+    other = two_models(tmp_path / "other", definitions={"canvas": {"resize": 232, "crop": 224}})
+    said = complaint(invoke("leaderboard", two, other))
+    assert "unlike canvas: 256/224 in " in said and said.endswith("or give --allow-unlike")
+    assert (
+        "Not comparable: unlike canvas"
+        in invoke("leaderboard", two, other, "--allow-unlike", "--format", "html").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("table", "RUN", "--metric", "sucess"), "unknown metric 'sucess'; did you mean 'success'?"),
+        (("table", "RUN", "--rows", "defense"), "attack: pgd, aim are not mixed; choose one with --attack"),
+        (("table", "RUN", "--format", "latx"), "unknown format 'latx'; did you mean 'latex'?"),
+        (("compare", "RUN"), "compare: give a second run directory, or --by to compare within one"),
+        (("compare", "RUN", "--resion=x"), "unknown option '--resion'; did you mean '--region'?"),
+        (("compare", "RUN", "--by", "modle"), "unknown key 'modle'; did you mean 'model'?"),
+        (("leaderboard", "RUN", "no/such"), "'no/such' is not a run directory: it has no run.json"),
+    ],
+)
+def test_numbers_that_cannot_be_had_are_one_line(arguments: tuple[str, ...], said: str, two: Path) -> None:
+    assert complaint(invoke(*(str(two) if each == "RUN" else each for each in arguments))) == f"megalith: {said}"
+
+
+def test_hostile_names_do_no_harm_in_any_format(tmp_path: Path) -> None:
+    attack_, model, defense = "=1+1 it's <b>", "@m |x| \\input{y}", "-d\x1b[31m"
+    made = [row for name in ("none", attack_) for row in answers([0, 5], attack=name, model=model)]
+    made += answers([0, 0], attack=attack_, model=model, defense=defense)
+    struck = [{"image_id": f"i{n}", "attack": attack_} for n in range(2)]
+    folder = made_run(tmp_path / "run", made, struck)
+    asked = ("--attack", attack_, "--model", model)
+    forbidden = {"markdown": ("<b>", " |x|"), "html": ("<b>",), "latex": ("\\input",)}
+    for form in FORMS:
+        for line in (
+            ("table", folder, "--rows", "defense", "--columns", "attack", *asked),
+            ("compare", folder, "--by", "defense", *asked, "--flips"),
+            ("leaderboard", folder, *asked, "--defense", defense),
+        ):
+            shown = invoke(*line, "--format", form).stdout
+            assert "\x1b" not in shown
+            assert [each for each in forbidden.get(form, ()) if each in shown] == []
+            cells = [cell for row in csv.reader(io.StringIO(shown)) for cell in row] if form == "csv" else []
+            assert [cell for cell in cells if cell.startswith(("=", "+", "@", "-d"))] == []
+    assert "unknown attack" in complaint(invoke("table", folder, "--attack", "x' or 1=1 --"))
+
+
+def test_help_names_every_metric_denominator_and_format() -> None:
+    for command_, names in {"table": [*METRICS, *DENOMINATORS, *KEYS, *FORMS], "compare": [*METRICS, *KEYS]}.items():
+        shown = " ".join(invoke(command_, "--help").stdout.split()).replace("- ", "-")
+        assert [name for name in names if name not in shown] == []

@@ -59,6 +59,9 @@ def test_the_pages_files(plan: Plan) -> None:
     begun = sum(GROUPS[part.table] > ROUND for part in steps)
     assert MOST_FILES // len(steps) // ROUND == 1
     assert _cell("files at once, at most") == f"{ROUND * len(steps) + begun + at_the_end:,}"
+    larger = 16 * -(-len(steps) * chunks // 100_000)
+    fewer = -(-IMAGES // larger)
+    assert f"about 100,000: {larger:,} here, {fewer} chunks" in " ".join(PAGE.split())
 
 
 def test_the_pages_hours(plan: Plan) -> None:

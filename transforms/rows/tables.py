@@ -1,9 +1,9 @@
-"""The tables that a run writes: their columns and their partitions.
+"""The tables that a run writes: their columns, what these mean, and their partitions.
 
 Partition columns stand in the path of a part (Hive style: `attack=mi4`), not in the file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Table:
-    """A table's columns inside the files, and the partition columns of its paths in order."""
+    """A table's columns inside the files, the partition columns of its paths in order, and what each of them means."""
 
     columns: pa.Schema
-    partitions: tuple[str, ...] = ()
+    partitions: tuple[str, ...]
+    meanings: Mapping[str, str]
 
     @property
     def schema(self) -> pa.Schema:
@@ -30,95 +31,108 @@ class _Optional:
     type: pa.DataType
 
 
-def _columns(**types: pa.DataType | _Optional) -> pa.Schema:
-    """A schema of required columns, unless declared optional."""
-    return pa.schema(
-        pa.field(name, each.type if isinstance(each, _Optional) else each, nullable=isinstance(each, _Optional))
-        for name, each in types.items()
-    )
+def _table(columns: Mapping[str, tuple[pa.DataType | _Optional, str]], /, **partitions: str) -> Table:
+    """A table of required columns, unless declared optional, each with its meaning as in docs/tables.md."""
+    fields = [
+        pa.field(name, kind.type if isinstance(kind, _Optional) else kind, nullable=isinstance(kind, _Optional))
+        for name, (kind, _) in columns.items()
+    ]
+    meanings = {name: meaning for name, (_, meaning) in columns.items()} | partitions
+    return Table(pa.schema(fields), tuple(partitions), meanings)
 
 
 TABLES = {
-    "images": Table(
-        _columns(
-            image_id=pa.string(),
-            uri=pa.string(),
-            label=pa.int16(),
-            label_name=pa.string(),
-            width=pa.int32(),
-            height=pa.int32(),
-            bytes_sha256=pa.string(),
-        )
+    "images": _table(
+        {
+            "image_id": (pa.string(), "unique in the experiment"),
+            "uri": (pa.string(), "where the bytes were read"),
+            "label": (pa.int16(), "true class"),
+            "label_name": (pa.string(), "its name"),
+            "width": (pa.int32(), "of the upright original, pixels"),
+            "height": (pa.int32(), "of the upright original, pixels"),
+            "bytes_sha256": (pa.string(), "of the encoded file"),
+        },
     ),
-    "attacks": Table(
-        _columns(
-            image_id=pa.string(),
-            recipe=pa.string(),
-            surrogates=pa.list_(pa.string()),
-            fuse=_Optional(pa.string()),
-            view=pa.string(),
-            through=pa.string(),
-            objective=_Optional(pa.string()),
-            label=pa.int16(),
-            target=_Optional(pa.int16()),
-            norm=pa.string(),
-            eps=pa.float64(),
-            steps=_Optional(pa.int32()),
-            seed=pa.int64(),
-            clean_predicted=pa.int16(),
-            clean_confidence=pa.float32(),
-            adversarial_predicted=pa.int16(),
-            adversarial_confidence=pa.float32(),
-            success=pa.bool_(),
-            minimal_norm=_Optional(pa.float64()),
-            linf=pa.float64(),
-            l2=pa.float64(),
-            l1=pa.float64(),
-            l0=pa.int32(),
-            psnr=pa.float64(),
-            ssim=pa.float64(),
-            out_of_band=_Optional(pa.float64()),
-            forwards=pa.int32(),
-            backwards=pa.int32(),
-            canvas_sha256=pa.string(),
-        ),
-        partitions=("attack",),
+    "attacks": _table(
+        {
+            "image_id": (pa.string(), "as in `images`"),
+            "recipe": (pa.string(), "the literature's name"),
+            "surrogates": (pa.list_(pa.string()), "models whose gradients were followed"),
+            "fuse": (_Optional(pa.string()), "what is averaged over several surrogates"),
+            "view": (pa.string(), "how the surrogates looked at the canvas"),
+            "through": (pa.string(), "the defence that the attack knows, as in `defense`, or `none`"),
+            "objective": (_Optional(pa.string()), "what was maximised, if the recipe leaves a choice"),
+            "label": (pa.int16(), "true class"),
+            "target": (_Optional(pa.int16()), "target class of a targeted attack"),
+            "norm": (pa.string(), "`linf`, `l2` or `l1`"),
+            "eps": (pa.float64(), "budget, a length in the norm"),
+            "steps": (_Optional(pa.int32()), "iterations per restart; null for a cascade"),
+            "seed": (pa.int64(), "of the experiment"),
+            "clean_predicted": (pa.int16(), "most probable class of the clean canvas"),
+            "clean_confidence": (pa.float32(), "probability of clean_predicted"),
+            "adversarial_predicted": (pa.int16(), "most probable class of the adversarial canvas"),
+            "adversarial_confidence": (pa.float32(), "probability of adversarial_predicted"),
+            "success": (pa.bool_(), "adversarial_predicted is not the label; if targeted: is the target"),
+            "minimal_norm": (_Optional(pa.float64()), "of a minimal-norm attack: the smallest norm found"),
+            "linf": (pa.float64(), "largest change of a value"),
+            "l2": (pa.float64(), "root of the sum of squared changes"),
+            "l1": (pa.float64(), "sum of changes of values"),
+            "l0": (pa.int32(), "pixels changed"),
+            "psnr": (pa.float64(), "dB; infinite if nothing changed"),
+            "ssim": (pa.float64(), "structural similarity, at most 1"),
+            "out_of_band": (_Optional(pa.float64()), "of a band-limited attack: share of energy outside the band"),
+            "forwards": (pa.int32(), "forward passes of a network over a window in the attack"),
+            "backwards": (pa.int32(), "backward passes, likewise"),
+            "canvas_sha256": (pa.string(), "of the adversarial canvas"),
+        },
+        attack="the experiment's name for it",
     ),
-    "canvases": Table(
-        _columns(image_id=pa.string(), canvas=pa.binary(), canvas_sha256=pa.string()),
-        partitions=("attack",),
+    "canvases": _table(
+        {
+            "image_id": (pa.string(), "as in `images`"),
+            "canvas": (pa.binary(), "the 8-bit RGB picture as PNG: exactly what models were shown"),
+            "canvas_sha256": (pa.string(), "of its pixels, in channel, row, column order"),
+        },
+        attack="as in `attacks`; `none`: clean",
     ),
-    "predictions": Table(
-        _columns(
-            image_id=pa.string(),
-            label=pa.int16(),
-            predicted=pa.int16(),
-            predicted_name=pa.string(),
-            confidence=pa.float32(),
-            label_confidence=pa.float32(),
-            target=_Optional(pa.int16()),
-            target_confidence=_Optional(pa.float32()),
-            margin=pa.float32(),
-            correct=pa.bool_(),
-            top5_labels=pa.list_(pa.int16()),
-            top5_confidences=pa.list_(pa.float32()),
-            label_confidence_std=_Optional(pa.float32()),
-            agreement=_Optional(pa.float32()),
-            abstained=_Optional(pa.bool_()),
-            certified_radius=_Optional(pa.float64()),
-            probabilities=_Optional(pa.list_(pa.float32())),
-        ),
-        partitions=("attack", "model", "view", "defense"),
+    "predictions": _table(
+        {
+            "image_id": (pa.string(), "as in `images`"),
+            "label": (pa.int16(), "true class"),
+            "predicted": (pa.int16(), "most probable class; behind `smoothing`, the class that the votes chose"),
+            "predicted_name": (pa.string(), "its name"),
+            "confidence": (pa.float32(), "its probability"),
+            "label_confidence": (pa.float32(), "probability of the label"),
+            "target": (_Optional(pa.int16()), "target class of the attack"),
+            "target_confidence": (_Optional(pa.float32()), "its probability"),
+            "margin": (pa.float32(), "log p(label) − log p(most probable other class)"),
+            "correct": (pa.bool_(), "predicted is the label, and there is no abstention"),
+            "top5_labels": (pa.list_(pa.int16()), "most probable first"),
+            "top5_confidences": (pa.list_(pa.float32()), "their probabilities"),
+            "label_confidence_std": (_Optional(pa.float32()), "standard deviation of label_confidence over repeats"),
+            "agreement": (_Optional(pa.float32()), "share of repeats whose most probable class is predicted"),
+            "abstained": (_Optional(pa.bool_()), "behind `smoothing`, whether the votes were too close"),
+            "certified_radius": (_Optional(pa.float64()), "behind `smoothing`, the certified L2 radius"),
+            "probabilities": (_Optional(pa.list_(pa.float32())), "all 1,000, with `all_probabilities: true`"),
+        },
+        attack="as in `attacks`; `none`: clean",
+        model="the experiment's name for it",
+        view="how the model looked at the canvas",
+        defense="the defence before the model; `none`: undefended",
     ),
-    "failures": Table(
-        _columns(
-            image_id=pa.string(),
-            uri=_Optional(pa.string()),
-            error_type=pa.string(),
-            message=pa.string(),
-            attempt=pa.int32(),
-        ),
-        partitions=("stage", "attack", "model", "view", "defense"),
+    "failures": _table(
+        {
+            "image_id": (pa.string(), "unique in the experiment"),
+            "uri": (_Optional(pa.string()), "where an image was to be read"),
+            "error_type": (pa.string(), "what kind of exception it was"),
+            "message": (pa.string(), "the reason"),
+            "attempt": (pa.int32(), "1, or 3 if three processes died of the image"),
+        },
+        stage="`load`, `attack` or `predict`",
+        attack="what the failure concerns, as far as known",
+        model="likewise",
+        view="likewise",
+        defense="likewise",
     ),
 }
 

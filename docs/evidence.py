@@ -1,0 +1,118 @@
+"""Evidence: the rows behind these pages' tables, kept as Parquet in data/results, and the tables made from them.
+
+    python -m docs.evidence keep RUNDIR NAME   # keeps the rows of a finished run, without its pictures
+    python -m docs.evidence tables             # makes the tables of all pages anew (`make docs-tables`)
+
+A page says above a table by which command it is made, with the name of kept rows in place of a run directory:
+
+    <!-- megalith table quickstart --rows attack --columns model -->
+    <!-- megalith sql quickstart "select label_name, count(*) as images from images group by all" -->
+"""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+from typer.testing import CliRunner
+
+from megalith import open_run
+from pipeline.main import app as megalith
+from pipeline.results.record import RUN_JSON
+from transforms.rows.parts import Part
+from transforms.rows.tables import TABLES
+from transforms.storage.seal import sealed
+from transforms.storage.store import Store
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "data" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_MADE = re.compile(r"(?P<marker><!-- megalith (?P<command>.+?) -->\n)(?P<table>(?:\|[^\n]*\n)*)", re.DOTALL)
+app = typer.Typer(help="Rows behind the tables of docs.", pretty_exceptions_enable=False)
+
+
+@app.command()
+def keep(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUNDIR")],
+    name: Annotated[str, typer.Argument()],
+    commit: Annotated[str, typer.Option(help="Of the code that made the run; by default, what is checked out.")] = "",
+) -> None:
+    """Keeps a run's rows, one file and row group for each table, with the commit that made them."""
+    run, folder = open_run(str(run_directory)), KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in [each for each in TABLES if each != "canvases"]:
+        rows = run.dataset(table).to_table()
+        rows = rows.sort_by([(each, "ascending") for each in (*TABLES[table].partitions, "image_id")])
+        if "uri" in rows.column_names:  # where the images were is nobody's business
+            names = pc.replace_substring_regex(rows["uri"], ".*/", "")
+            rows = rows.set_column(rows.column_names.index("uri"), rows.schema.field("uri"), names)
+        pq.write_table(rows, folder / f"{table}.parquet", compression="zstd", row_group_size=max(1, len(rows)))
+    record = json.loads((run_directory / RUN_JSON).read_text())
+    (folder / RUN_JSON).write_text(json.dumps({**record, "commit": commit or _commit()}, indent=1) + "\n")
+
+
+@app.command()
+def tables() -> None:
+    """Makes the tables of all pages anew."""
+    for page in PAGES:
+        page.write_text(renewed(page.read_text()))
+
+
+def renewed(text: str) -> str:
+    """A page with the tables that its markers stand for."""
+    return _MADE.sub(lambda found: found["marker"] + _table(shlex.split(found["command"])), text)
+
+
+@contextmanager
+def unpacked(name: str) -> Iterator[Path]:
+    """A run directory with kept rows, for as long as the context lasts: every command that reads results takes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.publish_bytes(RUN_JSON, (KEPT / name / RUN_JSON).read_bytes())
+        for table in [each for each in TABLES if each != "canvases"]:
+            for part, rows in _by_part(table, pq.read_table(KEPT / name / f"{table}.parquet")):
+                store.publish_bytes(part.compacted, sealed(rows))
+        yield Path(folder)
+
+
+def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
+    partitions = list(TABLES[table].partitions)
+    for keys in rows.group_by(partitions).aggregate([]).to_pylist() if partitions else [{}]:
+        chosen = rows
+        for column, value in keys.items():
+            chosen = chosen.filter(pc.equal(chosen[column], value))
+        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(TABLES[table].columns.names)
+
+
+def _table(command: list[str]) -> str:
+    """The lines of a Markdown table that a command over kept rows prints."""
+    verb, name, *rest = command
+    form = "csv" if verb == "sql" else "markdown"
+    with unpacked(name) as run_directory:
+        done = CliRunner().invoke(megalith, [verb, str(run_directory), *rest, "--format", form])
+    if done.exit_code:
+        raise RuntimeError(f"megalith {shlex.join(command)}: {done.output}")
+    if form == "markdown":
+        return "".join(f"{line}\n" for line in done.stdout.splitlines() if line.startswith("|"))
+    head, *rows = csv.reader(done.stdout.splitlines())
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+
+
+def _commit() -> str:
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(described, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603 - nobody's input
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    app()

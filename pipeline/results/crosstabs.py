@@ -1,0 +1,139 @@
+"""Tables for papers: a metric, one key of the rows down and another across."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.results import findings
+from pipeline.results.cases import chosen, not_attacked, shown, shown_attack, white_box
+from pipeline.results.formats import Sheet
+from pipeline.results.outcomes import (
+    KEYS,
+    RATES,
+    Cases,
+    described,
+    quoted,
+    uncertainty,
+    usual_denominator,
+)
+from pipeline.results.statistics import Mean, Rate
+from transforms.errors import InputError, unknown
+from transforms.rows.parts import variant_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.results.tables import Run
+
+WORST = "worst case"
+
+
+def crosstab(
+    run: "Run",
+    rows: str,
+    columns: str,
+    metric: str = "success",
+    denominator: str | None = None,
+    wanted: Cases | None = None,
+    *,
+    worst: bool = False,
+) -> Sheet:
+    """A metric with its uncertainty by two of `KEYS`. Of each other key one value is meant.
+
+    Args:
+        rows, columns: keys.
+        metric, denominator: as `findings.measured` says.
+        wanted: values by key, of the rows and columns in this order; by default those of the last experiment.
+        worst: whether all attacks together are one more row or column; see `findings.worst_case`.
+
+    Raises:
+        InputError: a name is unknown, or unlike things would be mixed.
+    """
+    for name in (rows, columns):
+        if name not in KEYS:
+            raise unknown("key", name, KEYS)
+    if rows == columns:
+        raise InputError(
+            f"rows and columns are both {rows}; make one of them {' or '.join(key for key in KEYS if key != rows)}"
+        )
+    if worst and "attack" not in (rows, columns):
+        raise InputError("worst case: it is over attacks; make them the rows or the columns")
+    cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
+    numbers = _labelled(
+        findings.measured(run, metric, denominator, cases).rows, by_name=bool((wanted or {}).get("attack"))
+    )
+    if worst:
+        import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
+
+        together = findings.worst_case(run, metric, denominator, cases).rows.assign(attack=WORST, shown=WORST)
+        numbers = pd.concat([numbers, together], ignore_index=True)
+    used = denominator or usual_denominator(metric)
+    return Sheet(
+        title=_title(run, metric, used, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
+        **_grid(numbers, rows, columns, cases),
+        numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
+        notes=[
+            uncertainty(metric),
+            *white_box(run, cases),
+            *(_targeted(run, cases) if metric == "success" else []),
+            *not_attacked(run, cases),
+            *([_WORST[metric]] if worst else []),
+        ],
+    )
+
+
+def cell(number: Any) -> str:
+    """A row of a finding as text: a rate or a mean with its interval."""
+    if hasattr(number, "successes"):
+        return str(Rate(int(number.successes), int(number.of)))
+    return str(Mean(number.mean, int(number.of), number.low, number.high))
+
+
+def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
+    _, models = run.rows("select distinct model from predictions where attack = 'none' and defense = 'none' order by 1")
+    place = [shown(key, value, alone=True) for key, value in fixed.items()]
+    return "; ".join([described(metric, denominator, ", ".join(name for (name,) in models)), ", ".join(place)])
+
+
+def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":
+    """With the attack's name as it is shown. A variant is only shown behind the defence that it knows, unless attacks
+    are wanted by name."""
+    names = [shown_attack(each.attack, each.defense) for each in numbers.itertuples()]
+    meant = [by_name or variant_of(each) is None for each in names]
+    return numbers.assign(shown=names).loc[meant]
+
+
+def _grid(numbers: "pd.DataFrame", rows: str, columns: str, cases: Cases) -> dict[str, Any]:
+    """Headings and cells of a sheet."""
+    labels = {key: "shown" if key == "attack" else key for key in (rows, columns)}
+    order = {key: _order(numbers, key, cases) for key in (rows, columns)}
+    texts = {(getattr(each, labels[rows]), getattr(each, labels[columns])): cell(each) for each in numbers.itertuples()}
+    return {
+        "headings": [rows, *(shown(columns, across) for across in order[columns])],
+        "cells": [
+            [shown(rows, down), *(texts.get((down, across), "") for across in order[columns])] for down in order[rows]
+        ],
+    }
+
+
+def _order(numbers: "pd.DataFrame", key: str, cases: Cases) -> list[str]:
+    """The values of a key that have a row, in the order of the cases."""
+    if key != "attack":
+        there = set(numbers[key])
+        return [each for each in cases[key] if each in there]
+    pairs = dict.fromkeys(zip(numbers["attack"], numbers["shown"], strict=True))
+    return list(dict.fromkeys(name for each in [*cases[key], WORST] for attack, name in pairs if attack == each))
+
+
+def _targeted(run: "Run", cases: Cases) -> list[str]:
+    """What success of targeted attacks is, if there are any."""
+    attacks = ", ".join(map(quoted, cases["attack"]))
+    _, aims = run.rows(f"select distinct attack, target from attacks where attack in ({attacks}) order by attack")  # noqa: S608 - quoted
+    aimed = [f"{attack} (class {target})" for attack, target in aims if target is not None]
+    return [f"{_TARGETED}: {', '.join(aimed)}."] if aimed else []
+
+
+_TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
+_WORST = {
+    "success": "Worst case: the images that some attack of the table turns.",
+    **dict.fromkeys(RATES[1:], "Worst case: the images that are right when clean and under each attack of the table."),
+}
