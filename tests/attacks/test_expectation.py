@@ -77,14 +77,14 @@ def mix_mask(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: in
 def operators(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
     """Guo et al. 2025: two to four of 31 operators, drawn with replacement."""
     matrix = np.eye(SIDE**2)
-    for which in rng.integers(31, size=rng.integers(2, 5)):
+    for which in rng.integers(31, size=rng.integers(2, 5)).tolist():
         matrix = operator_matrix(which, rng.random(3).tolist()) @ matrix
     return by_matrix(matrix.T, twin.gradient(by_matrix(matrix, canvas), label))
 
 
 def integrated(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
     """Ren et al. 2025: a diverse input, or a shift, a flip, or a turn; channels of two values, 0.65 of the way."""
-    which = rng.integers(5)
+    which = int(rng.integers(5))
     turned = turning(SIDE, SIDE, math.radians(rng.uniform(-45, 45)))
     affine = operator_matrix(which, rng.random(3).tolist()) if which else turned
     matrix = affine if rng.random() < 0.5 else np.kron(*enlarging(SIDE, 245 / 224, rng.random(3).tolist()))

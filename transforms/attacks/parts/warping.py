@@ -33,7 +33,8 @@ def _spline(side: int, mesh: int) -> Tensor:
     weights = torch.linalg.inv(system)[:, : mesh**2]
     pixels = places((2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1)
     by_control = (surface(pixels) @ weights).view(side**2, mesh, mesh)
-    return by_control[:, 1:-1, 1:-1].flatten(1)
+    inner: Tensor = by_control[:, 1:-1, 1:-1].flatten(1)
+    return inner
 
 
 def warped(points: Tensor, moves: Tensor) -> Tensor:

@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import Annotated
 
-from transforms.attacks.balls import Ball
+from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
 from transforms.attacks.parts.estimators import (
@@ -154,7 +154,7 @@ def rap(
     reverse = ball.eps if reverse_eps is None else reverse_eps
     length = _alpha(reverse_alpha, reverse, inner_steps)
     loop = mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 8), decay=decay)
-    return replace(loop, estimator=ReversePerturbation(replace(ball, eps=reverse), length, inner_steps, late))
+    return replace(loop, estimator=ReversePerturbation(BALLS[ball.norm](reverse), length, inner_steps, late))
 
 
 def cwa(
