@@ -310,6 +310,21 @@ def pgn(image: Naive, neighbors: int = 3, zeta: float = 3.0, delta: float = 0.5)
     return points
 
 
+def dta(image: Naive, inner_steps: int = 3, inner_decay: float = 0.0) -> np.ndarray:
+    """Yang et al. 2023: K short steps, each looking ahead along what is remembered; the mean of their directions."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total, tuned, memory = np.zeros(SHAPE), points, accumulated
+        for number in range(inner_steps):
+            ahead = tuned + image.small(image.alpha) * memory
+            memory = inner_decay * memory + unit(image.gradient(ahead, image.at(step).at("tuning", number)))
+            total = total + memory
+            tuned = image.inside(tuned + image.alpha / inner_steps * image.direction(memory))
+        accumulated = accumulated + total / inner_steps
+        points = image.step(points, accumulated)
+    return points
+
+
 def mef(image: Naive, neighbors: int = 3, gamma: float = 2.0, xi: float = 0.15) -> np.ndarray:
     """Qiu et al. 2024: neighbours that go on along their own gradients of the step before; decays 0.5 and 0.9."""
     points, accumulated, inner = image.clean, np.zeros(SHAPE), [np.zeros(SHAPE)] * neighbors
@@ -517,6 +532,28 @@ def adaea(image: Naive, beta: float = 10.0, threshold: float = -0.3) -> np.ndarr
     return points
 
 
+def smer(image: Naive, rounds: int = 4, rate: float = 0.02, shrinkage: float = 0.002) -> np.ndarray:
+    """Tang et al. 2024: models in a random order, each four times, by weights that go down -log of the loss."""
+    points, outer, count = image.clean, np.zeros(SHAPE), len(image.twins)
+    weights, truth = np.ones(count), onehot(image.label, image.twins[0].logits(image.clean))
+    for step in range(STEPS):
+        inner, moving = np.zeros(SHAPE), points
+        paths = [image.at(step).at("round", each).shared for each in range(rounds)]
+        for member in [each for path in paths for each in path.permutation(count, "members")[0].tolist()]:
+            logits = [twin.logits(moving) for twin in image.twins]
+            weight = weights[member]
+            pulled = image.twins[member].pulled(moving, weight * (softmax(weight * logits[member]) - truth))
+            shares = softmax(sum(each * own for each, own in zip(weights, logits, strict=True)) / count)
+            loss = -np.log(shares[image.label])
+            rising = np.array([(shares - truth) @ each / count for each in logits])
+            weights = weights - rate * (-rising / loss + shrinkage * weights)
+            inner = inner + unit(pulled)
+            moving = image.step(moving, inner)
+        outer = outer + unit(inner)
+        points = image.step(points, outer)
+    return points
+
+
 def cwa(image: Naive) -> np.ndarray:
     """Chen et al. 2024, MI-CWA: reverse step eps / 15, inner steps of 250 on gradients of unit length."""
     points, outer, inner = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
@@ -648,6 +685,8 @@ CASES: dict[str, Case] = {
     "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
     "gra": Case(gra, THREE),
     "pgn": Case(pgn, THREE),
+    "dta": Case(dta, {"inner_steps": 3}),
+    "dta, inner decay 0.8": Case(lambda image: dta(image, 3, 0.8), {"inner_steps": 3, "inner_decay": 0.8}),
     "mef": Case(mef, THREE, reach=2.0),
     "rap": Case(rap, {"inner_steps": 3, "late_start": 1, "alpha": EPS["linf"] / STEPS}),
     "ops": Case(ops, {"neighbors": 2, "operators": 3}),
@@ -669,6 +708,8 @@ CASES: dict[str, Case] = {
     "svre, inner decay 0.5": Case(lambda image: svre(image, 0.5), {"inner_decay": 0.5}, models=2),
     "adaea": Case(adaea, models=2),
     "adaea, three models": Case(adaea, models=3),
+    "smer": Case(smer, models=2),
+    "smer, three models": Case(lambda image: smer(image, 2), {"inner_rounds": 2}, models=3),
     "cwa": Case(cwa, models=2, reach=2.0),
     "mi-di-ti": Case(ti, DI, looks=((diverse, 1),)),
     "vmi-di-si": Case(
@@ -689,7 +730,7 @@ CASES: dict[str, Case] = {
     ),
 }
 UNTARGETED = [name for name in CASES if "logit" not in name]
-TARGETED = [name for name in CASES if "adaea" not in name]
+TARGETED = [name for name in CASES if "adaea" not in name and "smer" not in name]
 IN_L2 = (
     "bim",
     "mi-fgsm",
@@ -700,6 +741,8 @@ IN_L2 = (
     "emi-fgsm",
     "gra",
     "pgn",
+    "dta",
+    "smer",
     "ops",
     "mumodig",
     "decowa",
@@ -819,6 +862,7 @@ def test_a_zero_gradient_stays_zero() -> None:
         "gra",
         "pgn",
         "mef",
+        "dta",
         "ops",
         "mumodig",
         "svre",
@@ -885,7 +929,7 @@ def test_without_decay_momentum_is_bim() -> None:
 
 def test_memories_are_fresh_in_each_restart() -> None:
     """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
-    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "smer", "gra", "pi-fgsm", "cwa", "adam-pgd"):
         networks = [bent(seed) for seed in range(recipe(name).models)]
         batch = batch_of(some_canvases(3), [0, 1, 2])
         attack = quick(name, random_start=True, restarts=2)
@@ -967,6 +1011,14 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("svre", {"inner_steps": 1}, "inner_steps"),
         ("svre", {"inner_decay": -0.1}, "inner_decay"),
         ("svre", {"inner_alpha": 0.0}, "inner_alpha"),
+        ("smer", {"inner_rounds": 0}, "inner_rounds"),
+        ("smer", {"inner_decay": -0.1}, "inner_decay"),
+        ("smer", {"weight_rate": 0.0}, "weight_rate"),
+        ("smer", {"weight_decay": -0.1}, "weight_decay"),
+        ("smer", {"objective": "margin"}, "objective"),
+        ("dta", {"inner_steps": 0}, "inner_steps"),
+        ("dta", {"inner_decay": -0.1}, "inner_decay"),
+        ("dta", {"decay": 0.0}, "decay"),
         ("cwa", {"reverse_step": 0.0}, "reverse_step"),
         ("cwa", {"inner_step": -1.0}, "inner_step"),
         ("adaea", {"ensemble_beta": 0.0}, "ensemble_beta"),

@@ -233,6 +233,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**STEPS, "steps": 400, "decay": 1.0, "late_start": None, "inner_steps": 8},
         **{"reverse_eps": None, "reverse_alpha": None},
     },
+    "dta": {**STEPS, "decay": 1.0, "inner_steps": 10, "inner_decay": 0.0},
     "ops": {**MI, "neighbors": 10, "operators": 20, "beta": 2.0},
     "mumodig": {**MI, "auxiliary": 6, "baselines": 1, "interpolations": 1, "regions": 2, "position": 0.65},
     "decowa": {**MI, "warpings": 20, "mesh": 3, "noise_scale": 2.0, "rho": 0.01},
@@ -254,6 +255,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
+    "smer": {**MI, "inner_decay": 1.0, "inner_rounds": 4, "weight_rate": 0.02, "weight_decay": 0.002},
     "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
     "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
     "logit-margin": {**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit-margin"},
@@ -333,6 +335,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"inner_rounds": 3, "weight_rate": 2.0, "weight_decay": 3.0},
         **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
         **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0},
         **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
@@ -375,7 +378,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
             continue  # see what they cost
         if key == "normalized":
             changed = ends(normalized=not made.parameters[key][1])
-        elif key == "objective" and name == "adaea":
+        elif key == "objective" and name in {"adaea", "smer"}:
             changed = ends(objective="logit-margin")
         elif key == "keep" and name == "fgsm":
             continue

@@ -46,6 +46,7 @@ QUICK: dict[str, Any] = {
     "resize_rates": (1.2, 1.5),
     "kernel_size": 3,
     "inner_steps": 3,
+    "inner_rounds": 2,
 }
 """Parameters that make a quick attack of any recipe."""
 

@@ -237,6 +237,48 @@ class GradientNormPenalty(_Neighbourhood):
 
 
 @dataclass(frozen=True)
+class DirectionTuning:
+    """DTA: the mean direction of a few short steps, each taken at the end of what is remembered there
+    (Yang et al. 2023, arXiv:2303.15109, algorithm 1 as in the authors' code).
+
+    Attributes:
+        ball: the budget.
+        alpha: length of all short steps together.
+        reach: how far ahead of the canvas the points are, for a memory whose values are of magnitude 1.
+        inner_steps: short steps.
+        inner_decay: of the memory within a step, which begins with the loop's.
+    """
+
+    ball: Ball
+    alpha: float
+    reach: float
+    inner_steps: int
+    inner_decay: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, inner_steps=self.inner_steps)
+        at_least(0, inner_decay=self.inner_decay)
+
+    def begin(self) -> Estimate:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            total, tuned = torch.zeros_like(points), canvases
+            reach, alpha = self.ball.spread(self.reach, points[0].numel()), self.alpha / self.inner_steps
+            memory = (points - canvases) / reach
+            for number in range(self.inner_steps):
+                gradient = gradients.at(tuned + reach * memory, draws.at("tuning", number))
+                memory = self.inner_decay * memory + mean_normalized(gradient)
+                total = total + memory
+                tuned = self.ball.inside(tuned + alpha * self.ball.direction(memory, tuned), gradients.batch.clean)
+            return total / self.inner_steps
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps * self.inner_steps, models, copies)
+
+
+@dataclass(frozen=True)
 class ReversePerturbation:
     """RAP: the gradient where nearby the objective is low, after a few steps downhill from a random point around the
     canvas (Qin et al. 2022, arXiv:2210.05968, algorithm 1).

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.loop import AttackLoop
-from transforms.attacks.parts.ensembles import AdaptiveEnsemble, CommonWeakness, VarianceReduction
+from transforms.attacks.parts.ensembles import AdaptiveEnsemble, CommonWeakness, Reweighing, VarianceReduction
 from transforms.attacks.parts.estimators import (
+    DirectionTuning,
     EnhancedMomentum,
     ExpectedFlatness,
     GradientNormPenalty,
@@ -114,6 +115,22 @@ def pi_fgsm(
     factor = amplification * loop.alpha if project_factor is None else project_factor
     above(0, project_factor=factor)
     return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
+
+
+def dta(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: Length | None = None,
+    decay: float = 1.0,
+    inner_steps: int = 10,
+    inner_decay: float = 0.0,
+) -> AttackLoop:
+    """Steps in the mean direction of `inner_steps` short steps, by default alpha = eps / steps (the paper's K and mu_2
+    are `inner_steps` and `inner_decay`)."""
+    loop = ni_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    estimator = DirectionTuning(ball, loop.alpha, loop.lookahead, inner_steps, inner_decay)
+    return replace(loop, estimator=estimator, momentum=momentum(decay, normalized=False))
 
 
 def mef(
@@ -252,6 +269,19 @@ def variance_reduced(
     return replace(loop, estimator=VarianceReduction(loop.ball, alpha, inner_decay, inner_steps))
 
 
+def reweighed(
+    loop: AttackLoop,
+    *,
+    inner_decay: float = 1.0,
+    inner_rounds: int = 4,
+    weight_rate: float = 0.02,
+    weight_decay: float = 0.002,
+) -> AttackLoop:
+    """An ensemble whose surrogates are followed in turn, `inner_rounds` times a step, by weights that learn."""
+    estimator = Reweighing(loop.ball, loop.alpha, inner_decay, inner_rounds, weight_rate, weight_decay)
+    return replace(loop, estimator=estimator)
+
+
 def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, threshold: float = -0.3) -> AttackLoop:
     """An ensemble whose weights adapt to each image."""
     return replace(loop, estimator=AdaptiveEnsemble(loop.ball, loop.alpha, ensemble_beta, threshold))
@@ -284,6 +314,7 @@ BASES = {
     "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
     "mef": Recipe("Qiu et al. 2024, arXiv:2405.16181", (mef,)),
     "rap": Recipe("Qin et al. 2022, arXiv:2210.05968", (rap,)),
+    "dta": Recipe("Yang et al. 2023, arXiv:2303.15109", (dta,)),
     "ops": Recipe("Guo et al. 2025, CVPR", (mi_fgsm, operators_around)),
     "mumodig": Recipe("Ren et al. 2025, arXiv:2412.18844", (mi_fgsm, along_integration_paths)),
     "decowa": Recipe("Lin et al. 2024, arXiv:2402.03951", (mi_fgsm, through_warping)),
@@ -295,5 +326,6 @@ BASES = {
         models=2,
         fusions=(),
     ),
+    "smer": Recipe("Tang et al. 2024, CVPR", (mi_fgsm, reweighed), goals="untargeted", models=2, fusions=()),
     "cwa": Recipe("Chen et al. 2024, arXiv:2303.09105", (cwa,), models=2),
 }

@@ -66,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "pgn": combined("pgn"),
     "mef": combined("mef"),
     "rap": combined("rap"),
+    "dta": combined("dta"),
     "ops": combined("ops"),
     "mumodig": combined("mumodig"),
     "decowa": combined("decowa"),
@@ -83,6 +84,7 @@ RECIPES: dict[str, Recipe] = {
     "lf-fgsm": combined("mi", "lf"),
     "svre": combined("svre"),
     "adaea": combined("adaea"),
+    "smer": combined("smer"),
     "cwa": combined("cwa"),
     "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit", normalized=False),
     # Its gradient is divided by a margin that may be tiny: as it is, a single step could outweigh all others.
