@@ -310,6 +310,29 @@ def pgn(image: Naive, neighbors: int = 3, zeta: float = 3.0, delta: float = 0.5)
     return points
 
 
+def fgsra(image: Naive, neighbors: int = 3, beta: float = 2.0, rho: float = 0.7, eta: float = 0.94) -> np.ndarray:
+    """Wang et al. 2024, as in the authors' code: neighbours with changed spectra, weighed by how like the picture they
+    are; their sum and the gradient, weighed by how alike they are."""
+    points, accumulated, indicator = image.clean, np.zeros(SHAPE), np.full(SHAPE, 1 / eta)
+    for step in range(STEPS):
+        gradient, total = image.gradient(points, image.at(step)), np.zeros(SHAPE)
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            factors = 1 + rho * (2 * path.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
+
+            def changed(picture: np.ndarray, factors: np.ndarray = factors) -> np.ndarray:
+                return fft.idctn(fft.dctn(picture, axes=(-2, -1), norm="ortho") * factors, axes=(-2, -1), norm="ortho")
+
+            seen = changed(points + image.small(beta * image.eps) * noise)
+            total += cosine(points, seen) * changed(image.gradient(seen, path))
+        relevance = cosine(gradient, total)
+        current = relevance * gradient + (1 - relevance) * total
+        accumulated = accumulated + unit(current)
+        indicator = indicator * np.where(np.sign(current) == np.sign(accumulated), 1, eta)
+        points = image.inside(points + image.alpha * indicator * image.direction(accumulated))
+    return points
+
+
 def dta(image: Naive, inner_steps: int = 3, inner_decay: float = 0.0) -> np.ndarray:
     """Yang et al. 2023: K short steps, each looking ahead along what is remembered; the mean of their directions."""
     points, accumulated = image.clean, np.zeros(SHAPE)
@@ -543,7 +566,7 @@ def smer(image: Naive, rounds: int = 4, rate: float = 0.02, shrinkage: float = 0
             logits = [twin.logits(moving) for twin in image.twins]
             weight = weights[member]
             pulled = image.twins[member].pulled(moving, weight * (softmax(weight * logits[member]) - truth))
-            shares = softmax(sum(each * own for each, own in zip(weights, logits, strict=True)) / count)
+            shares = softmax(np.mean([each * own for each, own in zip(weights, logits, strict=True)], axis=0))
             loss = -np.log(shares[image.label])
             rising = np.array([(shares - truth) @ each / count for each in logits])
             weights = weights - rate * (-rising / loss + shrinkage * weights)
@@ -685,6 +708,7 @@ CASES: dict[str, Case] = {
     "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
     "gra": Case(gra, THREE),
     "pgn": Case(pgn, THREE),
+    "fgsra": Case(fgsra, THREE),
     "dta": Case(dta, {"inner_steps": 3}),
     "dta, inner decay 0.8": Case(lambda image: dta(image, 3, 0.8), {"inner_steps": 3, "inner_decay": 0.8}),
     "mef": Case(mef, THREE, reach=2.0),
@@ -741,6 +765,7 @@ IN_L2 = (
     "emi-fgsm",
     "gra",
     "pgn",
+    "fgsra",
     "dta",
     "smer",
     "ops",
@@ -862,6 +887,7 @@ def test_a_zero_gradient_stays_zero() -> None:
         "gra",
         "pgn",
         "mef",
+        "fgsra",
         "dta",
         "ops",
         "mumodig",
@@ -929,7 +955,7 @@ def test_without_decay_momentum_is_bim() -> None:
 
 def test_memories_are_fresh_in_each_restart() -> None:
     """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
-    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "smer", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "smer", "fgsra", "gra", "pi-fgsm", "cwa", "adam-pgd"):
         networks = [bent(seed) for seed in range(recipe(name).models)]
         batch = batch_of(some_canvases(3), [0, 1, 2])
         attack = quick(name, random_start=True, restarts=2)
@@ -1011,6 +1037,10 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("svre", {"inner_steps": 1}, "inner_steps"),
         ("svre", {"inner_decay": -0.1}, "inner_decay"),
         ("svre", {"inner_alpha": 0.0}, "inner_alpha"),
+        ("fgsra", {"beta": 0.0}, "beta"),
+        ("fgsra", {"rho": 1.1}, "rho"),
+        ("fgsra", {"attenuation": 1.0}, "attenuation"),
+        ("fgsra", {"neighbors": 0}, "neighbors"),
         ("smer", {"inner_rounds": 0}, "inner_rounds"),
         ("smer", {"inner_decay": -0.1}, "inner_decay"),
         ("smer", {"weight_rate": 0.0}, "weight_rate"),

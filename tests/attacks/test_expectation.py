@@ -38,7 +38,7 @@ from transforms.attacks.protocol import Batch, Transformation
 from transforms.randomness import Draws
 
 IMAGES = 2
-COPIES = 600
+COPIES = 400
 NETWORK = bent(7)
 
 Part = Transformation | IntegratedGradients | ConstrainedWarping
@@ -133,4 +133,4 @@ def test_the_mean_gradient_of_copies_is_that_of_the_paper(name: str) -> None:
     for image, label in enumerate(labels):
         canvas = canvases[image].double().numpy() / 255
         theirs = [np.mean([sampled(rng, twin, canvas, label) for _ in range(COPIES)], axis=0) for _ in range(2)]
-        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.015)
+        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.02)

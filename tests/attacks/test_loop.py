@@ -563,6 +563,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("mef", {}, 400),
         ("rap", {}, 400 + 8 * 300),
         ("dta", {}, 100),
+        ("fgsra", {}, 210),
         ("ops", {}, 10 * 201),
         ("mumodig", {}, 70),
         ("decowa", {}, 400),

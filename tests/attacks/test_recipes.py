@@ -233,6 +233,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**STEPS, "steps": 400, "decay": 1.0, "late_start": None, "inner_steps": 8},
         **{"reverse_eps": None, "reverse_alpha": None},
     },
+    "fgsra": {**STEPS, "decay": 1.0, "neighbors": 20, "beta": 2.0, "rho": 0.7, "attenuation": 0.94},
     "dta": {**STEPS, "decay": 1.0, "inner_steps": 10, "inner_decay": 0.0},
     "ops": {**MI, "neighbors": 10, "operators": 20, "beta": 2.0},
     "mumodig": {**MI, "auxiliary": 6, "baselines": 1, "interpolations": 1, "regions": 2, "position": 0.65},
@@ -337,7 +338,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     other = {
         **{"inner_rounds": 3, "weight_rate": 2.0, "weight_decay": 3.0},
         **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
-        **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0},
+        **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0 if name == "decowa" else 0.2},
         **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
         **{"shifts": 2, "shift_range": 0.7},
         **{"gamma": 1.0, "xi": 0.5},

@@ -15,6 +15,7 @@ from transforms.attacks.parts.momentum import mean_normalized
 from transforms.attacks.per_image import per_image
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
+from transforms.spectrum import cosines
 
 Sampling = Literal["linear", "uniform", "gaussian"]
 
@@ -190,15 +191,55 @@ class GradientRelevance(_Neighbourhood):
         def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             gradient = gradients.at(points, draws)
             around = self._mean_gradient(gradients, points, draws)
-            # Normalized, because the squares of a confident model's gradients would vanish.
-            flat = [mean_normalized(each).flatten(1) for each in (gradient, around)]
-            alike = per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
+            alike = _likeness(gradient, around)
             return alike * gradient + (1 - alike) * around
 
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         return for_each_copy(steps * (1 + self.neighbors), models, copies)
+
+
+@dataclass(frozen=True)
+class FrequencyRelevance(_Neighbourhood):
+    """FGSRA: the gradient and the sum of those of neighbours, weighed by how alike they are. A neighbour's cosine
+    coefficients are multiplied by random numbers about 1, its gradient by how alike it is to the canvas (Wang et al.
+    2024, "Improving Adversarial Transferability via Frequency-Guided Sample Relevance Attack", CIKM).
+
+    Attributes:
+        spread: coefficients are multiplied by numbers from [1 - spread, 1 + spread].
+    """
+
+    spread: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("[0, 1]", rho=self.spread)
+
+    def begin(self) -> Estimate:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            gradient, total = gradients.at(points, draws), torch.zeros_like(points)
+            basis = cosines(points.shape[-1]).to(points)
+            for number in range(self.neighbors):
+                path = draws.at("neighbor", number)
+                factors = 1 + self.spread * (2 * path.uniform(points.shape[1:], "spectrum").to(points) - 1)
+                seen = basis.T @ (factors * (basis @ self._around(points, path) @ basis.T)) @ basis
+                back = basis @ gradients.at(seen, path) @ basis.T
+                total = total + _likeness(points, seen) * (basis.T @ (factors * back) @ basis)
+            alike = _likeness(gradient, total)
+            return alike * gradient + (1 - alike) * total
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps * (1 + self.neighbors), models, copies)
+
+
+def _likeness(one: Tensor, other: Tensor) -> Tensor:
+    """The cosine of each image's values, (B, 1, 1, 1); 0 where all are 0."""
+    # Normalized, because the squares of a confident model's gradients would vanish.
+    flat = [mean_normalized(each).flatten(1) for each in (one, other)]
+    return per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
 
 
 @dataclass(frozen=True)

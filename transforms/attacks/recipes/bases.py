@@ -13,6 +13,7 @@ from transforms.attacks.parts.estimators import (
     DirectionTuning,
     EnhancedMomentum,
     ExpectedFlatness,
+    FrequencyRelevance,
     GradientNormPenalty,
     GradientRelevance,
     ReversePerturbation,
@@ -22,7 +23,7 @@ from transforms.attacks.parts.estimators import (
 from transforms.attacks.parts.integrated import IntegratedGradients
 from transforms.attacks.parts.momentum import adam, momentum
 from transforms.attacks.parts.operators import OperatorPerturbation
-from transforms.attacks.parts.updates import as_accumulated, hesitant, patchwise
+from transforms.attacks.parts.updates import as_accumulated, contradicted, hesitant, patchwise
 from transforms.attacks.parts.warping import ConstrainedWarping
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.units import Carried, L2Length, Length, Memory, Pixels
@@ -115,6 +116,26 @@ def pi_fgsm(
     factor = amplification * loop.alpha if project_factor is None else project_factor
     above(0, project_factor=factor)
     return replace(loop, step=patchwise(ball.eps, loop.alpha, amplification, factor, project_kernel))
+
+
+def fgsra(
+    ball: Ball,
+    *,
+    steps: int = 10,
+    alpha: Length | None = None,
+    decay: Memory[float] = 1.0,
+    neighbors: int = 20,
+    beta: float = 2.0,
+    rho: float = 0.7,
+    attenuation: float = 0.94,
+) -> AttackLoop:
+    """Gradients weighed with those of neighbours within beta * eps, whose spectra vary by rho; steps shrink where the
+    gradient's sign is not the momentum's. By default alpha = eps / steps."""
+    above(0, beta=beta)
+    within("(0, 1)", attenuation=attenuation)
+    loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
+    estimator = FrequencyRelevance(ball, neighbors, beta * ball.eps, rho)
+    return replace(loop, estimator=estimator, step=contradicted(ball, loop.alpha, attenuation, decay))
 
 
 def dta(
@@ -314,6 +335,7 @@ BASES = {
     "pgn": Recipe("Ge et al. 2023, arXiv:2306.05225", (mi_fgsm, norm_penalised)),
     "mef": Recipe("Qiu et al. 2024, arXiv:2405.16181", (mef,)),
     "rap": Recipe("Qin et al. 2022, arXiv:2210.05968", (rap,)),
+    "fgsra": Recipe("Wang et al. 2024, CIKM", (fgsra,)),
     "dta": Recipe("Yang et al. 2023, arXiv:2303.15109", (dta,)),
     "ops": Recipe("Guo et al. 2025, CVPR", (mi_fgsm, operators_around)),
     "mumodig": Recipe("Ren et al. 2025, arXiv:2412.18844", (mi_fgsm, along_integration_paths)),

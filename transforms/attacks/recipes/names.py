@@ -66,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "pgn": combined("pgn"),
     "mef": combined("mef"),
     "rap": combined("rap"),
+    "fgsra": combined("fgsra"),
     "dta": combined("dta"),
     "ops": combined("ops"),
     "mumodig": combined("mumodig"),
