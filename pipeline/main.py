@@ -303,6 +303,7 @@ Views = Annotated[list[str] | None, typer.Option("--view", metavar="NAME", help=
 Defenses = Annotated[
     list[str] | None, typer.Option("--defense", metavar="NAME", help="Likewise; by default undefended, none.")
 ]
+WorstCase = Annotated[bool, typer.Option("--worst-case", help="All attacks together, image by image.")]
 SheetForm = Annotated[str, typer.Option("--format", help="text, markdown, latex, html, csv or json.")]
 
 
@@ -353,6 +354,7 @@ def compare(
     model: Models = None,
     view: Views = None,
     defense: Defenses = None,
+    worst_case: WorstCase = False,
     flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
     form: SheetForm = "text",
 ) -> None:
@@ -368,9 +370,9 @@ def compare(
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
-            found = between(first, open_run(other), by, metric, denominator, wanted)
+            found = between(first, open_run(other), by, metric, denominator, wanted, worst=worst_case)
         elif by is not None:
-            found = within(first, by, metric, denominator, wanted)
+            found = within(first, by, metric, denominator, wanted, worst=worst_case)
         else:
             raise InputError("compare: give a second run directory, or --by to compare within one")
         print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)

@@ -80,7 +80,7 @@ def parameters(name: str) -> Iterator[tuple[str, str, str]]:
 def how_to_combine() -> str:
     """Words below the list of attacks."""
     return f"""\
-Passes are per image, of one surrogate; of adaea, cwa and svre, which need several, of two.
+Passes are per image, of one surrogate; of adaea, cwa, smer and svre, which need several, of two.
 The parameters of one: megalith list attacks NAME
 A base and parts combine, as in vmi-di-ti-si, and take the parameters of all of them:
   bases {", ".join(BASES)}; parts {", ".join(PARTS)}

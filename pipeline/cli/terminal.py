@@ -63,9 +63,13 @@ def _written(cell: object) -> str:
 
 
 def print_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
-    """Prints a table without a title."""
-    target = console()
-    target.print(text_table("", headings, rows, target.width))
+    """Prints a table without a title; where the terminal is too narrow for its columns, each cell on a line."""
+    target, names, listed = console(), [*headings], [[*row] for row in rows]
+    table = text_table("", names, listed, target.width)
+    if sum(3 + (column.min_width or 0) for column in table.columns) + 1 > target.width:  # Rich would cut some off
+        cells = ((place, *cell) for place, row in enumerate(listed, 1) for cell in zip(names, row, strict=True))
+        table = text_table("", ["row", "column", "value"], cells, target.width)
+    target.print(table)
 
 
 def print_answer(form: str, headings: list[str], rows: list[tuple[Any, ...]]) -> None:

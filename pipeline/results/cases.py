@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.results.findings import UNDEFENDED, attacked_defenses, orders
+from pipeline.results.findings import UNDEFENDED, WORST, attacked_defenses, orders
 from pipeline.results.outcomes import KEYS, Cases
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import CLEAN, variant_of
@@ -95,7 +95,7 @@ def shown_attack(attack: str, defense: str) -> str:
 
 def shown(key: str, value: str, *, alone: bool = False) -> str:
     """A value of a key in tables; `alone`, with no heading, its key is said as well."""
-    return _SHOWN.get((key, value), f"{key} {value}" if alone else value)
+    return _SHOWN.get((key, value), f"{key} {value}" if alone and value != WORST else value)
 
 
 _SHOWN = {("attack", CLEAN): "clean", ("defense", UNDEFENDED): "undefended"}

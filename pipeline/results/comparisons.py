@@ -6,11 +6,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pipeline.results.cases import chosen, not_attacked, shown, white_box
+from pipeline.results.findings import WORST, one_target, worst_outcomes
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
 from pipeline.results.statistics import Paired, PairedMeans, holm, paired
 from transforms.errors import InputError, unknown
+from transforms.rows.parts import CLEAN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,8 @@ def within(
     metric: str = "accuracy",
     denominator: str | None = None,
     wanted: Cases | None = None,
+    *,
+    worst: bool = False,
 ) -> Compared:
     """Compares the values of a key, each with each, where all else is equal: all models under each attack, say.
 
@@ -55,9 +59,11 @@ def within(
         by: one of `KEYS`.
         metric, denominator: as `findings.measured` says.
         wanted: values by key; by default what the last experiment names, undefended unless defences are compared.
+        worst: whether all attacks together are one, image by image; see `findings.worst_case`.
 
     Raises:
-        InputError: a name is unknown, or there are no two values to compare.
+        InputError: a name is unknown, there are no two values to compare, or they are unlike, as success of attacks
+            that have not the same target.
     """
     if by not in KEYS:
         raise unknown("key", by, KEYS)
@@ -66,14 +72,20 @@ def within(
     cases = chosen(run, wanted, across, clean=by != "attack" and metric != "success")
     if len(cases[by]) == 1:
         raise InputError(f"compare: there is nothing to compare {by} {cases[by][0]} with")
-    found, rest = _outcomes(run, metric, denominator, cases), [key for key in KEYS if key != by]
+    if by == "attack" and worst:
+        raise InputError("worst case: it is over attacks; compare something else")
+    if by == "attack" and metric == "success":
+        one_target(run, cases["attack"])
+    found = _outcomes(run, metric, denominator, cases, worst=worst)
+    rest = [key for key in KEYS if key != by]
     sides = {name: of.drop(columns=by) for name, of in found.groupby(by)}
     both = [
         sides[one].merge(sides[other], on=["image_id", *_IMAGE, *rest], suffixes=_SIDES).assign(one=one, other=other)
         for one, other in combinations([each for each in cases[by] if each in sides], 2)
     ]
-    lines = [line for each in both for line in _lines(each, rest, cases)]
-    return _compared(metric, denominator, lines, both, [*white_box(run, cases), *not_attacked(run, cases)])
+    lines = [line for each in both for line in _lines(each, rest, cases, ["image_id"])]
+    over = [f"Worst case over {', '.join(each for each in cases['attack'] if each != CLEAN)}."] if worst else []
+    return _compared(metric, denominator, lines, both, [*white_box(run, cases), *not_attacked(run, cases), *over])
 
 
 def between(
@@ -83,22 +95,28 @@ def between(
     metric: str = "accuracy",
     denominator: str | None = None,
     wanted: Cases | None = None,
+    *,
+    worst: bool = False,
 ) -> Compared:
     """Compares two runs in the cases that both have, on the images of the same bytes and label.
 
     Args:
-        by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys.
-            By default each case has a line.
+        by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys,
+            clean images left out. By default each case has a line.
         metric, denominator: as `findings.measured` says.
         wanted: values by key; by default what the last experiment of each run names.
+        worst: as of `within`.
 
     Raises:
-        InputError: a name is unknown, or the runs have no case or image in common.
+        InputError: a name is unknown, the runs have no case or image in common, or unlike things would be averaged.
     """
     if by is not None and by not in KEYS:
         raise unknown("key", by, KEYS)
-    cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success") for run in (one, other)]
-    found = [_outcomes(run, metric, denominator, of) for run, of in zip((one, other), cases, strict=True)]
+    pooled = by not in {None, "attack"}
+    cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success" and not pooled) for run in (one, other)]
+    if pooled and metric == "success":
+        one_target(one, cases[0]["attack"])
+    found = [_outcomes(run, metric, denominator, of, worst=worst) for run, of in zip((one, other), cases, strict=True)]
     sides = [each.drop_duplicates([*_IMAGE, *KEYS]) for each in found]  # a picture may be in a run twice
     both = sides[0].merge(sides[1], on=[*_IMAGE, *KEYS], suffixes=_SIDES).rename(columns={"image_id_one": "image_id"})
     names = one.store.root, other.store.root
@@ -107,27 +125,33 @@ def between(
     both = both.assign(one=names[0], other=names[1])
     images = [len(side.drop_duplicates(_IMAGE)) for side in (*sides, both)]
     same = f"Of {images[0]} images of one and {images[1]} of other that count, {images[2]} are the same."
-    lines = list(_lines(both, list(KEYS) if by is None else [by], cases[0]))
+    lines = list(_lines(both, list(KEYS) if by is None else [by], cases[0], _IMAGE))
     return _compared(metric, denominator, lines, [both], [same, *_unlike(one, other)])
 
 
-def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases) -> "pd.DataFrame":
+def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases, *, worst: bool) -> "pd.DataFrame":
     """One row per image that counts and case: image_id, bytes_sha256, label, the keys, answer, value."""
+    found = worst_outcomes(run, metric, denominator, cases) if worst else outcomes(metric, denominator, cases)
     return run.sql(
         f"select image_id, bytes_sha256, found.label, {', '.join(KEYS)}, predicted_name as answer, value "  # noqa: S608 - quoted
-        f"from ({outcomes(metric, denominator, cases)}) as found "
-        "join (select image_id, bytes_sha256 from images) as images using (image_id) where counts order by all"
+        f"from ({found}) as found join (select image_id, bytes_sha256 from images) as images using (image_id) "
+        "where counts order by all"
     )
 
 
-def _lines(both: "pd.DataFrame", keys: list[str], cases: Cases) -> Iterator[Json]:
-    """One comparison for each combination of keys, in the order of the cases."""
+def _lines(both: "pd.DataFrame", keys: list[str], cases: Cases, image: list[str]) -> Iterator[Json]:
+    """One comparison for each combination of keys, in the order of the cases.
+
+    Args:
+        image: columns that say which rows are of the same image.
+    """
     groups = dict(list(both.groupby(keys)))
-    for case in sorted(groups, key=lambda each: [cases[key].index(name) for key, name in zip(keys, each, strict=True)]):
+    places = {key: [*cases[key], WORST].index for key in keys}
+    for case in sorted(groups, key=lambda each: [places[key](name) for key, name in zip(keys, each, strict=True)]):
         group = groups[case]
         one, other = group["one"].iloc[0], group["other"].iloc[0]
-        if group.duplicated(_IMAGE).any():
-            group = group.groupby(_IMAGE)[["value_one", "value_other"]].mean()
+        if group.duplicated(image).any():
+            group = group.groupby(image)[["value_one", "value_other"]].mean()
         found = paired(group["value_one"].to_numpy(), group["value_other"].to_numpy())
         yield {**dict(zip(keys, case, strict=True)), "one": one, "other": other, **_numbers(found)}
 
@@ -173,10 +197,12 @@ def compared_sheet(compared: Compared) -> Sheet:
     """Comparisons as a table; what is the same in all of its lines is in the title."""
     rows = compared.rows
     places = [key for key in KEYS if key in rows]
-    varying = [key for key in (*places, "one", "other") if rows[key].nunique() > 1]
+    varying = [key for key in places if rows[key].nunique() > 1]
     first = rows.iloc[0]
     same = [shown(key, first[key], alone=True) for key in places if key not in varying]
-    sides = [] if {"one", "other"} & {*varying} else [f"{first['one']} (one) against {first['other']} (other)"]
+    sides = [f"{first['one']} (one) against {first['other']} (other)"]
+    if len(rows.drop_duplicates(["one", "other"])) > 1:
+        varying, sides = [*varying, "one", "other"], []
     form = "{:.0%}" if compared.metric in RATES else "{:.3g}"
     return Sheet(
         title="; ".join([described(compared.metric, compared.denominator), *sides, *filter(None, [", ".join(same)])]),
@@ -200,14 +226,7 @@ def _cells(row: "pd.Series", form: str) -> list[str]:
     flipped = [f"{row[name]:.0f}" if row["test"] == "McNemar" else "" for name in ("one_only", "other_only")]
     differ = "yes" if row["p_holm"] < _ALPHA else "unclear"
     p_values = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
-    return [
-        str(row["images"]),
-        *means,
-        difference,
-        *flipped,
-        *p_values,
-        differ,
-    ]
+    return [str(row["images"]), *means, difference, *flipped, *p_values, differ]
 
 
 def flips_sheet(compared: Compared) -> Sheet:
@@ -224,14 +243,8 @@ _NAMED = 5
 """Differences of definitions in a note, at most."""
 _SIDES = ("_one", "_other")
 _FLIPS = ("one only", "other only")
-_FLIPPED = (
-    "image_id",
-    "label",
-    *KEYS,
-    "one",
-    "other",
-    *(f"{each}{side}" for each in ("answer", "value") for side in _SIDES),
-)
+_ANSWERS = ("answer_one", "answer_other", "value_one", "value_other")
+_FLIPPED = ("image_id", "label", *KEYS, "one", "other", *_ANSWERS)
 _COLUMNS = (
     *(*KEYS, "one", "other", "images", "one_mean", "other_mean", "difference", "low", "high"),
     *("one_only", "other_only", "test", "p", "p_holm"),

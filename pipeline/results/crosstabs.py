@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
 from pipeline.results.cases import chosen, not_attacked, shown, shown_attack, white_box
+from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.results.tables import Run
-
-WORST = "worst case"
 
 
 def crosstab(
@@ -89,9 +88,12 @@ def cell(number: Any) -> str:
 
 
 def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
-    _, models = run.rows("select distinct model from predictions where attack = 'none' and defense = 'none' order by 1")
+    models = []
+    if denominator == "all-models-correct":
+        query = "select distinct model from predictions where attack = 'none' and defense = 'none' order by model"
+        models = [", ".join(name for (name,) in run.rows(query)[1])]
     place = [shown(key, value, alone=True) for key, value in fixed.items()]
-    return "; ".join([described(metric, denominator, ", ".join(name for (name,) in models)), ", ".join(place)])
+    return "; ".join([described(metric, denominator, *models), ", ".join(place)])
 
 
 def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # pandas takes a second to import, and whoever asks for findi
     from pipeline.results.tables import Run
 
 UNDEFENDED = "none"
+WORST = "worst case"
+"""In place of an attack's name, all attacks together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +74,31 @@ def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: C
         InputError: there is no such metric or denominator, or the metric is a mean; of success, the attacks have not
             the same target class.
     """
+    return _counted(run, _WORST_RATES.format(outcomes=worst_outcomes(run, metric, denominator, cases)))
+
+
+def worst_outcomes(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> str:
+    """A query like `outcomes`, where all attacks together are one; arguments and errors are those of `worst_case`."""
     if metric not in RATES:
         raise InputError(f"worst case: {metric} is a mean; a worst case is known of {', '.join(RATES)}")
     meant = {**(cases or {})}
     if metric == "success":
-        _one_target(run, meant.get("attack"))
+        one_target(run, meant.get("attack"))
     elif "attack" in meant:
         meant["attack"] = [CLEAN, *(each for each in meant["attack"] if each != CLEAN)]
     worst = "bool_or(value)" if metric == "success" else "bool_and(value)"
-    return _counted(run, _WORST.format(outcomes=outcomes(metric, denominator, meant), worst=worst))
+    return _WORST.format(name=quoted(WORST), outcomes=outcomes(metric, denominator, meant), worst=worst)
 
 
-def _one_target(run: "Run", attacks: Sequence[str] | None) -> None:
+def one_target(run: "Run", attacks: Sequence[str] | None) -> None:
+    """Raises InputError if attacks, or all of the run, have not the same target class, or none: success of one is then
+    something else than success of another."""
     where = "true" if attacks is None else f"attack in ({', '.join(map(quoted, attacks))})"
     query = f"select coalesce(target, -1) as target, min(attack) from attacks where {where} group by all order by all"  # noqa: S608 - quoted
     _, targets = run.rows(query)
     if len(targets) > 1:
         (_, one), (_, other) = targets[:2]
-        raise InputError(f"worst case: {one} and {other} have not the same target; choose attacks, or take accuracy")
+        raise InputError(f"success: {one} and {other} have not the same target; choose attacks, or take accuracy")
 
 
 def accuracy(run: "Run", denominator: str = "all") -> Finding:
@@ -194,14 +203,18 @@ select attack, model, view, defense, through, count_if(counts and value)::bigint
 from ({outcomes}) group by all order by all
 """
 
-_WORST = """
+_WORST_RATES = """
 select model, view, defense, count_if(counts and value)::bigint as successes, count_if(counts)::bigint as "of"
-from (select image_id, model, view, defense, {worst} as value, count(*) as attacks,
+from ({outcomes}) group by all order by all
+"""
+
+_WORST = """
+select image_id, label, null as predicted_name, {name} as attack, model, view, defense, value, counts
+from (select image_id, any_value(label) as label, model, view, defense, {worst} as value, count(*) as attacks,
              bool_and(counts) filter (attack <> 'none') as counts, any_value(attacks_of_case) as attacks_of_case
       from (select *, count(distinct attack) over (partition by model, view, defense) as attacks_of_case
             from ({outcomes})) group by image_id, model, view, defense)
 where attacks = attacks_of_case
-group by all order by all
 """
 
 _CURVE = """

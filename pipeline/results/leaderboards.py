@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.results import findings
 from pipeline.results.cases import chosen, known, not_attacked, shown
-from pipeline.results.crosstabs import WORST, cell
+from pipeline.results.crosstabs import cell
+from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import Cases, described, quoted, uncertainty
 from pipeline.results.record import differing

@@ -4,8 +4,10 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import gettempdir
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
@@ -120,7 +122,9 @@ class Run:
 
     @contextmanager
     def _answer(self, query: str, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyRelation]:
-        with duckdb.connect() as connection:
+        # What does not fit into memory is put aside; by default where the user is, and under one name for all.
+        aside = f"{gettempdir()}/megalith-{uuid4().hex}"
+        with duckdb.connect(config={"temp_directory": aside}) as connection:
             paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._for_duckdb(self._dataset(table, paths)))

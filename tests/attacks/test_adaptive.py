@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.attacks import batch_of, bent, for_recipe, some_canvases, surrogates
+from tests.support.attacks import QUICK, batch_of, bent, for_recipe, some_canvases, surrogates
 from tests.support.runs import Finished, Json, invoke, refused, rows, run, tiny, written
 from transforms.attacks.balls import LinfBall
 from transforms.attacks.gradients import Gradients
@@ -184,7 +184,10 @@ def test_each_gradient_is_of_another_draw_and_none_of_those_that_judge() -> None
     assert all(not torch.equal(one, other) for one in of_gradients for other in judged)
 
 
-@pytest.mark.parametrize("name", ["adaea", "emi-fgsm", "mi-fgsm", "vmi-fgsm", "svre", "cwa"])
+@pytest.mark.parametrize(
+    "name",
+    ["adaea", "emi-fgsm", "mi-fgsm", "vmi-fgsm", "svre", "cwa", "smer", "dta", "rap", "ops", "mumodig", "decowa"],
+)
 @pytest.mark.parametrize("more", [{}, {"eot": 2}, {"keep": "best"}])
 def test_the_cost_behind_a_random_defence_is_what_is_really_paid(name: str, more: dict[str, Any]) -> None:
     noise, batch = parse("noise:sigma=0.05,repeats=5"), batch_of(some_canvases(2), [0, 1])
@@ -194,7 +197,8 @@ def test_the_cost_behind_a_random_defence_is_what_is_really_paid(name: str, more
         redraw=partial(differentiable, noise),
     )
     made = behind_random(name, noise.repeats)
-    attack = made.make(LinfBall(8 / 255), **{"steps": 3, **more})
+    few = {key: QUICK[key] for key in QUICK if key in made.parameters}
+    attack = made.make(LinfBall(8 / 255), **{**few, **more})
     attack(models, batch)
     forwards, backwards = attack.cost(made.models)
     assert (models.tally.forwards.tolist(), models.tally.backwards.tolist()) == ([forwards] * 2, [backwards] * 2)

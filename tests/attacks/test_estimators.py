@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import fft, ndimage
+from scipy import fft, ndimage, stats
 from torch import Tensor
 
 from tests.support.attacks import (
@@ -26,17 +26,23 @@ from tests.support.attacks import (
     SIDE,
     SIZE,
     Twin,
+    Warp,
     batch_of,
     bent,
-    bilinear,
+    by_matrix,
+    enlarging,
     found_by,
+    grid_shuffle,
+    in_proportion,
     iterate,
     make,
     nearest,
+    operator_matrix,
     quick,
     softmax,
     some_canvases,
     surrogates,
+    turning,
 )
 from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.gradients import Gradients
@@ -197,6 +203,17 @@ def ni(image: Naive) -> np.ndarray:
     return points
 
 
+def gi(image: Naive, pre_steps: int = 3) -> np.ndarray:
+    """Wang et al. 2022: the momentum of steps ten times as long, after which the picture is put back."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(-pre_steps, STEPS):
+        points = image.clean if step == 0 else points
+        accumulated = accumulated + unit(image.gradient(points, image.at(step)))
+        length = image.alpha * (10 if step < 0 else 1)
+        points = image.inside(points + length * image.direction(accumulated))
+    return points
+
+
 def pi(image: Naive) -> np.ndarray:
     """Gao et al. 2020, algorithm 1: beta 10, gamma as long as a step, a kernel of ones around a zero."""
     kernel = np.ones((3, 3)) / 8
@@ -289,6 +306,156 @@ def pgn(image: Naive, neighbors: int = 3, zeta: float = 3.0, delta: float = 0.5)
             second = image.gradient(near - image.small(image.alpha) * unit(first), path.at("downhill"))
             total += (1 - delta) * first + delta * second
         accumulated = accumulated + unit(total / neighbors)
+        points = image.step(points, accumulated)
+    return points
+
+
+def fgsra(image: Naive, neighbors: int = 3, beta: float = 2.0, rho: float = 0.7, eta: float = 0.94) -> np.ndarray:
+    """Wang et al. 2024, as in the authors' code: neighbours with changed spectra, weighed by how like the picture they
+    are; their sum and the gradient, weighed by how alike they are."""
+    points, accumulated, indicator = image.clean, np.zeros(SHAPE), np.full(SHAPE, 1 / eta)
+    for step in range(STEPS):
+        gradient, total = image.gradient(points, image.at(step)), np.zeros(SHAPE)
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            factors = 1 + rho * (2 * path.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
+
+            def changed(picture: np.ndarray, factors: np.ndarray = factors) -> np.ndarray:
+                return fft.idctn(fft.dctn(picture, axes=(-2, -1), norm="ortho") * factors, axes=(-2, -1), norm="ortho")
+
+            seen = changed(points + image.small(beta * image.eps) * noise)
+            total += cosine(points, seen) * changed(image.gradient(seen, path))
+        relevance = cosine(gradient, total)
+        current = relevance * gradient + (1 - relevance) * total
+        accumulated = accumulated + unit(current)
+        indicator = indicator * np.where(np.sign(current) == np.sign(accumulated), 1, eta)
+        points = image.inside(points + image.alpha * indicator * image.direction(accumulated))
+    return points
+
+
+def dta(image: Naive, inner_steps: int = 3, inner_decay: float = 0.0) -> np.ndarray:
+    """Yang et al. 2023: K short steps, each looking ahead along what is remembered; the mean of their directions."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total, tuned, memory = np.zeros(SHAPE), points, accumulated
+        for number in range(inner_steps):
+            ahead = tuned + image.small(image.alpha) * memory
+            memory = inner_decay * memory + unit(image.gradient(ahead, image.at(step).at("tuning", number)))
+            total = total + memory
+            tuned = image.inside(tuned + image.alpha / inner_steps * image.direction(memory))
+        accumulated = accumulated + total / inner_steps
+        points = image.step(points, accumulated)
+    return points
+
+
+def mef(image: Naive, neighbors: int = 3, gamma: float = 2.0, xi: float = 0.15) -> np.ndarray:
+    """Qiu et al. 2024: neighbours that go on along their own gradients of the step before; decays 0.5 and 0.9."""
+    points, accumulated, inner = image.clean, np.zeros(SHAPE), [np.zeros(SHAPE)] * neighbors
+    for step in range(STEPS):
+        around = []
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            near = points + image.small(gamma * image.eps) * noise + image.small(xi * image.eps) * inner[number]
+            around.append(image.gradient(near, path))
+        inner = [unit(each) - 0.9 * before for each, before in zip(around, inner, strict=True)]
+        accumulated = 0.5 * accumulated + unit(np.mean(around, axis=0))
+        points = image.step(points, accumulated)
+    return points
+
+
+def rap(image: Naive, inner_steps: int = 3, late_start: int = 1) -> np.ndarray:
+    """Qin et al. 2022: from a random point around the picture downhill, and there the gradient."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        path, reverse = image.at(step), np.zeros(SHAPE)
+        if step >= late_start:
+            drawn = image.eps * (2 * path.at("reverse").uniform(SHAPE, "start")[0].double().numpy() - 1)
+            reverse = np.clip(drawn, -points, 1 - points)
+        for number in range(inner_steps if step >= late_start else 0):
+            gradient = image.gradient(points + reverse, path.at("reverse", number))
+            reverse = np.clip(reverse - image.eps / inner_steps * np.sign(gradient), -image.eps, image.eps)
+            reverse = np.clip(reverse, -points, 1 - points)
+        accumulated = accumulated + unit(image.gradient(points + reverse, path))
+        points = image.step(points, accumulated)
+    return points
+
+
+def operated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Guo et al. 2025: two to four operators, one after the other."""
+    matrix = np.eye(SIDE**2)
+    for number in range(2 + int(draws.integers(3, (), "length")[0])):
+        path = draws.at("operator", number)
+        which, numbers = int(path.integers(31, (), "operator")[0]), path.uniform((3,), "numbers")[0].tolist()
+        matrix = operator_matrix(which, numbers) @ matrix
+    return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
+
+
+def ops(image: Naive, neighbors: int = 2, operators: int = 3, beta: float = 2.0) -> np.ndarray:
+    """Guo et al. 2025: the gradient, and those of operators on neighbours in cubes of six sizes."""
+    points, accumulated, changed = image.clean, np.zeros(SHAPE), replace(image, looks=[(operated, operators)])
+    for step in range(STEPS):
+        gradients = [image.gradient(points, image.at(step))]
+        for number in range(neighbors):
+            noise, path = image.noise(image.at(step), number)
+            size = image.small(beta * image.eps) * (int(path.integers(6, (), "radius")[0]) + 1) / 4
+            gradients += [changed.gradient(points + size * noise, path)] * operators
+        accumulated = accumulated + unit(np.mean(gradients, axis=0))
+        points = image.step(points, accumulated)
+    return points
+
+
+def auxiliary_matrix(draws: Draws) -> np.ndarray:
+    """Half of the time a diverse input of 245 / 224, else a shift, a flip, or a turn by up to 45 degrees."""
+    which, numbers = int(draws.integers(10, (), "operator")[0]), draws.uniform((3,), "numbers")[0].tolist()
+    if which < 4:
+        return operator_matrix(which + 1, numbers)
+    if which == 4:
+        return turning(SIDE, SIDE, math.radians(90 * numbers[0] - 45))
+    return np.kron(*enlarging(SIDE, 245 / 224, numbers))
+
+
+def mumodig(image: Naive, auxiliary: int = 2, baselines: int = 2, interpolations: int = 2) -> np.ndarray:
+    """Ren et al. 2025, with three regions: each value's lower end is where its way begins."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total = np.zeros(SHAPE)
+        for number, baseline in itertools.product(range(auxiliary + 1), range(baselines)):
+            path = image.at(step).at("auxiliary", number)
+            matrix = auxiliary_matrix(path) if number else np.eye(SIDE**2)
+            seen, path = by_matrix(matrix, points), path.at("baseline", baseline)
+            drawn = path.uniform((3, 1, 2), "regions")[0].double().numpy()
+            coarse = np.zeros(SHAPE)
+            for channel in range(3):
+                low, high = seen[channel].min(), seen[channel].max()
+                ends = np.sort([low, *(low + (high - low) * drawn[channel, 0])])
+                coarse[channel] = ends[np.searchsorted(ends, seen[channel], side="right") - 1]
+            for place in range(interpolations):
+                share = (place + 0.65) / interpolations
+                gradient = image.gradient(coarse + share * (seen - coarse), path.at("interpolation", place))
+                total += share * by_matrix(matrix.T, gradient) * (seen - coarse)
+        accumulated = accumulated + unit(total)
+        points = image.step(points, accumulated)
+    return points
+
+
+def decowa(image: Naive, warpings: int = 3, noise_scale: float = 2.0, rho: float = 0.01) -> np.ndarray:
+    """Lin et al. 2024: the middle moves at random, then against the slope, and there the gradient is taken."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        total = np.zeros(SHAPE)
+        for number in range(warpings):
+            path = image.at(step).at("warping", number)
+            move = noise_scale * (path.uniform((1, 1, 2), "moves")[0, 0, 0].double().numpy() - 0.5)
+            warp = Warp(move)
+            matrix, down, across = warp.matrices()
+            gradient = image.gradient(by_matrix(matrix, points), path.at("constraint"))
+            slope = [
+                (gradient * by_matrix(each, points)).sum(axis=0).ravel() @ warp.share * SIDE / 2
+                for each in (across, down)
+            ]
+            matrix, *_ = Warp(move - rho * np.array(slope)).matrices()
+            total += by_matrix(matrix.T, image.gradient(by_matrix(matrix, points), path))
+        accumulated = accumulated + unit(total)
         points = image.step(points, accumulated)
     return points
 
@@ -388,6 +555,28 @@ def adaea(image: Naive, beta: float = 10.0, threshold: float = -0.3) -> np.ndarr
     return points
 
 
+def smer(image: Naive, rounds: int = 4, rate: float = 0.02, shrinkage: float = 0.002) -> np.ndarray:
+    """Tang et al. 2024: models in a random order, each four times, by weights that go down -log of the loss."""
+    points, outer, count = image.clean, np.zeros(SHAPE), len(image.twins)
+    weights, truth = np.ones(count), onehot(image.label, image.twins[0].logits(image.clean))
+    for step in range(STEPS):
+        inner, moving = np.zeros(SHAPE), points
+        paths = [image.at(step).at("round", each).shared for each in range(rounds)]
+        for member in [each for path in paths for each in path.permutation(count, "members")[0].tolist()]:
+            logits = [twin.logits(moving) for twin in image.twins]
+            weight = weights[member]
+            pulled = image.twins[member].pulled(moving, weight * (softmax(weight * logits[member]) - truth))
+            shares = softmax(np.mean([each * own for each, own in zip(weights, logits, strict=True)], axis=0))
+            loss = -np.log(shares[image.label])
+            rising = np.array([(shares - truth) @ each / count for each in logits])
+            weights = weights - rate * (-rising / loss + shrinkage * weights)
+            inner = inner + unit(pulled)
+            moving = image.step(moving, inner)
+        outer = outer + unit(inner)
+        points = image.step(points, outer)
+    return points
+
+
 def cwa(image: Naive) -> np.ndarray:
     """Chen et al. 2024, MI-CWA: reverse step eps / 15, inner steps of 250 on gradients of unit length."""
     points, outer, inner = image.clean, np.zeros(SHAPE), np.zeros(SHAPE)
@@ -416,31 +605,53 @@ def mixed(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     return points + 0.2 * POOL[other].double().numpy() / 255, lambda pulled: pulled
 
 
+def masked(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Wang et al. 2023: uniform scales, and masks between 1/2 and 3/2; the gradient is that at the copy."""
+    order = draws.permutation(len(POOL), "mix")[0].tolist()
+    other = next(each for each in order if POOL_LABELS[each] != image.label)
+    mask = 0.5 + POOL[other].double().numpy() / 255
+    return np.clip(points * np.linspace(0.1, 0.75, 3)[copy % 3] * mask, 0, 1), lambda pulled: pulled
+
+
 def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
-    noisy = points + 16 / 255 * draws.normal(SHAPE, "noise")[0].double().numpy()
+    noisy = points + image.eps * draws.normal(SHAPE, "noise")[0].double().numpy()
     factors = 1 + 0.5 * (2 * draws.uniform(SHAPE, "spectrum")[0].double().numpy() - 1)
     spectrum = fft.dctn(noisy, axes=(-2, -1), norm="ortho") * factors
     return fft.idctn(spectrum, axes=(-2, -1), norm="ortho"), lambda pulled: pulled
 
 
 def enlarged(draws: Draws, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Resized, padded and resized back, as matrices of rows and columns."""
-    largest = int(SIDE * rate)
-    size, top, left = draws.uniform((3,), "resize")[0].tolist()
-    side = SIDE + int(size * (largest - SIDE))
-    sides = []
-    for start in (top, left):
-        placed = np.zeros((largest, SIDE))
-        offset = int(start * (largest - side))
-        placed[offset : offset + side] = bilinear(SIDE, side)
-        sides.append(bilinear(largest, SIDE) @ placed)
-    return sides[0], sides[1]
+    return enlarging(SIDE, rate, draws.uniform((3,), "resize")[0].tolist())
 
 
 def diverse(image: Naive, points: np.ndarray, copy: int, draws: Draws, probability: float = 0.5) -> Seen:
     if float(draws.uniform((), "diversity")[0]) >= probability:
         return points, lambda pulled: pulled
     rows, columns = enlarged(draws, 1.4)
+    return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
+
+
+def shuffled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Wang et al. 2024, two by two: a grid whose rows and columns change places, blocks turned by up to 24 degrees."""
+    lengths = [in_proportion(1 - draws.uniform((2,), axis)[0].double().numpy(), SIDE) for axis in ("heights", "widths")]
+    orders = [draws.permutation(2, axis)[0].tolist() for axis in ("rows", "columns")]
+    unit = draws.uniform((2, 2), "angle")[0].double().numpy()
+    matrix = grid_shuffle(lengths, orders, stats.truncnorm(-2, 2, scale=math.radians(12)).ppf(unit))
+    return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
+
+
+def translated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Fang et al. 2024, a grid of three by three: pixels come from 0.3 half sides away, bilinear, black outside."""
+    sides = []
+    for place in (copy % 3, copy // 3):
+        matrix = np.zeros((SIDE, SIDE))
+        for row in range(SIDE):
+            at = row + 0.3 * (place - 1) * SIDE / 2
+            for near in (math.floor(at), math.floor(at) + 1):
+                if 0 <= near < SIDE:
+                    matrix[row, near] = 1 - abs(at - near)
+        sides.append(matrix)
+    rows, columns = sides
     return rows @ points @ columns.T, lambda pulled: rows.T @ pulled @ columns
 
 
@@ -488,6 +699,7 @@ CASES: dict[str, Case] = {
     "mi-fgsm, decay 1.7": Case(lambda image: mi(image, 1.7), {"decay": 1.7}),
     "mi-fgsm, gradients as they are": Case(unnormalized, {"normalized": False}),
     "ni-fgsm": Case(ni),
+    "gi-fgsm": Case(gi, {"pre_steps": 3}),
     "pi-fgsm": Case(pi),
     "vmi-fgsm": Case(lambda image: variance_tuned(image, nesterov=False), THREE),
     "vni-fgsm": Case(lambda image: variance_tuned(image, nesterov=True), THREE),
@@ -496,19 +708,32 @@ CASES: dict[str, Case] = {
     "emi-fgsm, normal": Case(lambda image: emi(image, normally), {"samples": 5, "sampling": "gaussian"}),
     "gra": Case(gra, THREE),
     "pgn": Case(pgn, THREE),
+    "fgsra": Case(fgsra, THREE),
+    "dta": Case(dta, {"inner_steps": 3}),
+    "dta, inner decay 0.8": Case(lambda image: dta(image, 3, 0.8), {"inner_steps": 3, "inner_decay": 0.8}),
+    "mef": Case(mef, THREE, reach=2.0),
+    "rap": Case(rap, {"inner_steps": 3, "late_start": 1, "alpha": EPS["linf"] / STEPS}),
+    "ops": Case(ops, {"neighbors": 2, "operators": 3}),
+    "mumodig": Case(mumodig, {"auxiliary": 2, "baselines": 2, "interpolations": 2, "regions": 3}),
+    "decowa": Case(decowa, {"warpings": 3}),
     "adam-pgd": Case(adam_pgd, reach=2.5),
     "ti-fgsm": Case(ti),
     "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
     "ti-fgsm, uniform": Case(lambda image: ti(image, "uniform"), {"kernel_type": "uniform"}),
     "si-fgsm": Case(mi, looks=((scaled, 5),)),
     "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
+    "usmm": Case(mi, {"uniform_scales": 3, "mix_masks": 2}, looks=((masked, 6),)),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
+    "bsr": Case(mi, {"shuffles": 3}, looks=((shuffled, 3),)),
+    "anda": Case(unnormalized, {"shifts": 3}, looks=((translated, 9),)),
     "di-fgsm": Case(mi, DI, looks=((diverse, 1),)),
     "dem": Case(dem, {"resize_rates": (1.3, 1.6, 2.0)}, reach=STEPS),
     "svre": Case(svre, models=2),
     "svre, inner decay 0.5": Case(lambda image: svre(image, 0.5), {"inner_decay": 0.5}, models=2),
     "adaea": Case(adaea, models=2),
     "adaea, three models": Case(adaea, models=3),
+    "smer": Case(smer, models=2),
+    "smer, three models": Case(lambda image: smer(image, 2), {"inner_rounds": 2}, models=3),
     "cwa": Case(cwa, models=2, reach=2.0),
     "mi-di-ti": Case(ti, DI, looks=((diverse, 1),)),
     "vmi-di-si": Case(
@@ -529,16 +754,24 @@ CASES: dict[str, Case] = {
     ),
 }
 UNTARGETED = [name for name in CASES if "logit" not in name]
-TARGETED = [name for name in CASES if "adaea" not in name]
+TARGETED = [name for name in CASES if "adaea" not in name and "smer" not in name]
 IN_L2 = (
     "bim",
     "mi-fgsm",
     "ni-fgsm",
+    "gi-fgsm",
     "vmi-fgsm",
     "vni-fgsm",
     "emi-fgsm",
     "gra",
     "pgn",
+    "fgsra",
+    "dta",
+    "smer",
+    "ops",
+    "mumodig",
+    "decowa",
+    "mef",
     "adam-pgd",
     "svre",
     "cwa",
@@ -645,7 +878,25 @@ def test_a_zero_gradient_stays_zero() -> None:
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-16])
 @pytest.mark.parametrize(
-    "name", ["mi-fgsm", "ni-fgsm", "vmi-fgsm", "emi-fgsm", "gra", "pgn", "svre", "adaea", "cwa", "ti-fgsm", "dem"]
+    "name",
+    [
+        "mi-fgsm",
+        "ni-fgsm",
+        "vmi-fgsm",
+        "emi-fgsm",
+        "gra",
+        "pgn",
+        "mef",
+        "fgsra",
+        "dta",
+        "ops",
+        "mumodig",
+        "svre",
+        "adaea",
+        "cwa",
+        "ti-fgsm",
+        "dem",
+    ],
 )
 def test_tiny_gradients_weigh_as_much(name: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are normalized, so an objective scaled down (to gradients of 1e-33) changes nothing."""
@@ -704,7 +955,7 @@ def test_without_decay_momentum_is_bim() -> None:
 
 def test_memories_are_fresh_in_each_restart() -> None:
     """The second of two restarts is what it would be alone: estimators, momenta and steps forget."""
-    for name in ("vmi-fgsm", "emi-fgsm", "gra", "pi-fgsm", "cwa", "adam-pgd"):
+    for name in ("gi-fgsm", "vmi-fgsm", "emi-fgsm", "mef", "rap", "smer", "fgsra", "gra", "pi-fgsm", "cwa", "adam-pgd"):
         networks = [bent(seed) for seed in range(recipe(name).models)]
         batch = batch_of(some_canvases(3), [0, 1, 2])
         attack = quick(name, random_start=True, restarts=2)
@@ -738,6 +989,9 @@ def test_memories_are_fresh_in_each_restart() -> None:
     ("name", "parameters", "named"),
     [
         ("mi-fgsm", {"decay": -0.1}, "decay"),
+        ("gi-fgsm", {"decay": 0.0}, "decay"),
+        ("gi-fgsm", {"pre_steps": 0}, "pre_steps"),
+        ("gi-fgsm", {"search_factor": 0.0}, "search_factor"),
         ("vmi-fgsm", {"neighbors": 0}, "neighbors"),
         ("vmi-fgsm", {"beta": 0.0}, "beta"),
         ("vni-fgsm", {"beta": -1.0}, "beta"),
@@ -748,6 +1002,27 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("gra", {"neighbors": 0}, "neighbors"),
         ("pgn", {"balance": 0.0}, "balance"),
         ("pgn", {"balance": 1.5}, "balance"),
+        ("mef", {"neighbors": 0}, "neighbors"),
+        ("mef", {"gamma": 0.0}, "gamma"),
+        ("mef", {"xi": 0.0}, "xi"),
+        ("mef", {"inner_decay": 1.0}, "inner_decay"),
+        ("rap", {"late_start": 400}, "late_start"),
+        ("rap", {"late_start": -1}, "late_start"),
+        ("rap", {"inner_steps": 0}, "inner_steps"),
+        ("rap", {"reverse_eps": 0.0}, "reverse_eps"),
+        ("rap", {"reverse_alpha": 0.0}, "reverse_alpha"),
+        ("ops", {"neighbors": 0}, "neighbors"),
+        ("ops", {"operators": 0}, "operators"),
+        ("ops", {"beta": 0.0}, "beta"),
+        ("mumodig", {"auxiliary": -1}, "auxiliary"),
+        ("mumodig", {"baselines": 0}, "baselines"),
+        ("mumodig", {"interpolations": 0}, "interpolations"),
+        ("mumodig", {"regions": 1}, "regions"),
+        ("mumodig", {"position": 0.0}, "position"),
+        ("decowa", {"warpings": 0}, "warpings"),
+        ("decowa", {"mesh": 2}, "mesh"),
+        ("decowa", {"noise_scale": 0.0}, "noise_scale"),
+        ("decowa", {"rho": 0.0}, "rho"),
         ("adam-pgd", {"beta1": 1.0}, "beta1"),
         ("adam-pgd", {"beta2": -0.1}, "beta2"),
         ("adam-pgd", {"stabilizer": 0.0}, "stabilizer"),
@@ -762,6 +1037,18 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("svre", {"inner_steps": 1}, "inner_steps"),
         ("svre", {"inner_decay": -0.1}, "inner_decay"),
         ("svre", {"inner_alpha": 0.0}, "inner_alpha"),
+        ("fgsra", {"beta": 0.0}, "beta"),
+        ("fgsra", {"rho": 1.1}, "rho"),
+        ("fgsra", {"attenuation": 1.0}, "attenuation"),
+        ("fgsra", {"neighbors": 0}, "neighbors"),
+        ("smer", {"inner_rounds": 0}, "inner_rounds"),
+        ("smer", {"inner_decay": -0.1}, "inner_decay"),
+        ("smer", {"weight_rate": 0.0}, "weight_rate"),
+        ("smer", {"weight_decay": -0.1}, "weight_decay"),
+        ("smer", {"objective": "margin"}, "objective"),
+        ("dta", {"inner_steps": 0}, "inner_steps"),
+        ("dta", {"inner_decay": -0.1}, "inner_decay"),
+        ("dta", {"decay": 0.0}, "decay"),
         ("cwa", {"reverse_step": 0.0}, "reverse_step"),
         ("cwa", {"inner_step": -1.0}, "inner_step"),
         ("adaea", {"ensemble_beta": 0.0}, "ensemble_beta"),

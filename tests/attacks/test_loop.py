@@ -93,10 +93,12 @@ LINEAR: dict[str, dict[str, Any]] = {
     "mi-fgsm, decay 0.5": {"steps": 7, "decay": 0.5},
     "mi-fgsm from anywhere": {"steps": 7, "random_start": True, "alpha": 60 / 255},
     "ni-fgsm": {"steps": 7},
+    "gi-fgsm": {"steps": 7},
     "vmi-fgsm": {"steps": 4, "neighbors": 2},
     "vni-fgsm": {"steps": 4, "neighbors": 2},
     "emi-fgsm": {"steps": 4, "samples": 3},
     "pgn": {"steps": 4, "neighbors": 2},
+    "mef": {"steps": 4, "neighbors": 2},
     "gra": {"steps": 7, "neighbors": 2},
     "si-fgsm": {"steps": 7},
     "svre": {"steps": 4},
@@ -181,7 +183,7 @@ def test_alpha_is_the_length_of_a_step() -> None:
 
 def test_default_steps_reach_the_edge() -> None:
     ball = LinfBall(8 / 255)
-    for name, levels in {"bim": 0.8, "mi-fgsm": 0.8, "pgd": 2, "adam-pgd": 2, "cwa": 1.6, "dem": 8}.items():
+    for name, levels in {"bim": 0.8, "mi-fgsm": 0.8, "pgd": 2, "adam-pgd": 2, "cwa": 1.6, "mef": 1.6, "dem": 8}.items():
         attack = recipe(name).make(ball, steps=10)
         assert isinstance(attack, AttackLoop) and attack.alpha == pytest.approx(levels / 255)
     fgsm = recipe("fgsm").make(ball)
@@ -215,9 +217,19 @@ class Boundary:
         return (logits[:, 0] - logits[:, 1]) / np.linalg.norm(self.slope, 1 if norm == "linf" else 2)
 
 
-FURTHER = {"sia": 1.4, "bsr": 2.0, "lf-fgsm": 1.5, "bim-lf": 1.5, "square": 3.0}
-"""Multiples of the distance: of gradients of changed blocks some point elsewhere, no band holds a picture of signs, and
-a few hundred squares are a coarse picture of the slope."""
+FURTHER = {
+    "sia": 1.4,
+    "bsr": 2.0,
+    "anda": 2.5,
+    "ops": 2.0,
+    "mumodig": 1.5,
+    "decowa": 2.0,
+    "lf-fgsm": 1.5,
+    "bim-lf": 1.5,
+    "square": 3.0,
+}
+"""Multiples of the distance: of gradients of changed blocks and of shifts some point elsewhere, no band holds a
+picture of signs, and a few hundred squares are a coarse picture of the slope."""
 MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
 
 
@@ -281,7 +293,20 @@ def test_the_budget_is_used(name: str, norm: str) -> None:
     assert (part > least).all()
 
 
-PLAIN = ("fgsm", "bim", "pgd", "adam-pgd", "mi-fgsm", "pi-fgsm", "ti-fgsm", "lf-fgsm", "svre", "adaea", "cwa")
+PLAIN = (
+    "fgsm",
+    "bim",
+    "pgd",
+    "adam-pgd",
+    "mi-fgsm",
+    "gi-fgsm",
+    "pi-fgsm",
+    "ti-fgsm",
+    "lf-fgsm",
+    "svre",
+    "adaea",
+    "cwa",
+)
 """Models are shown the canvas itself: nothing looks ahead or around, and nothing changes the picture."""
 
 
@@ -530,18 +555,28 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("fgsm", {}, 1),
         ("bim", {}, 10),
         ("mi-fgsm", {}, 10),
+        ("gi-fgsm", {}, 15),
         ("emi-fgsm", {}, 1 + 9 * 11),
         ("vmi-fgsm", {}, 10 + 9 * 20),
         ("gra", {}, 210),
         ("pgn", {}, 400),
+        ("mef", {}, 400),
+        ("rap", {}, 400 + 8 * 300),
+        ("dta", {}, 100),
+        ("fgsra", {}, 210),
+        ("ops", {}, 10 * 201),
+        ("mumodig", {}, 70),
+        ("decowa", {}, 400),
         ("di-fgsm", {}, 10),
         ("ti-fgsm", {}, 10),
         ("si-fgsm", {}, 50),
         ("dem", {}, 50),
         ("admix", {}, 150),
         ("ssa", {}, 200),
+        ("usmm", {}, 150),
         ("sia", {}, 200),
         ("bsr", {}, 200),
+        ("anda", {}, 250),
         ("logit", {}, 300),
         ("mi-di-ti", {"eot": 3}, 30),
         ("pgd", {"restarts": 5}, 50),
@@ -653,7 +688,7 @@ def test_an_image_does_not_feel_its_neighbours(name: str, norm: str) -> None:
     for items in ([5], [2, 7, 0], [7, 6, 5, 4, 3, 2, 1, 0], [3, 3, 1]):
         assert torch.equal(attacked(items), together[items])
     assert (attacked(list(range(8)), seed=1) != together).any()
-    if "svre" not in name:  # whose order of models is drawn for the attack as a whole
+    if not name.startswith(("svre", "smer")):  # whose order of models is drawn for the attack as a whole
         assert (attacked(list(range(8)), first=100) != together).any()
 
 

@@ -136,6 +136,7 @@ def test_bases_keep_their_own_parts_in_combinations() -> None:
         ("mi-si", "si-fgsm"),
         ("mi-admix", "admix"),
         ("mi-ssa", "ssa"),
+        ("mi-usmm", "usmm"),
         ("mi-bsr", "bsr"),
         ("mi-sia", "sia"),
         ("mi-lf", "lf-fgsm"),
@@ -220,24 +221,42 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "adam-pgd": {**STEPS, "beta1": 0.9, "beta2": 0.999, "stabilizer": 1e-8},
     "mi-fgsm": MI,
     "ni-fgsm": {**STEPS, "decay": 1.0},
+    "gi-fgsm": {**STEPS, "decay": 1.0, "pre_steps": 5, "search_factor": 10.0},
     "pi-fgsm": {**STEPS, "amplification": 10.0, "project_factor": None, "project_kernel": 3},
     "vmi-fgsm": {**MI, **VARIANCE},
     "vni-fgsm": {**STEPS, "decay": 1.0, **VARIANCE},
     "emi-fgsm": {**MI, "samples": 11, "radius": 7.0, "sampling": "linear"},
     "gra": {**MI, "neighbors": 20, "beta": 3.5, "attenuation": 0.94},
     "pgn": {**MI, "neighbors": 20, "beta": 3.0, "balance": 0.5},
+    "mef": {**STEPS, "steps": 20, "decay": 0.5, "neighbors": 20, "gamma": 2.0, "xi": 0.15, "inner_decay": 0.9},
+    "rap": {
+        **{**STEPS, "steps": 400, "decay": 1.0, "late_start": None, "inner_steps": 8},
+        **{"reverse_eps": None, "reverse_alpha": None},
+    },
+    "fgsra": {**STEPS, "decay": 1.0, "neighbors": 20, "beta": 2.0, "rho": 0.7, "attenuation": 0.94},
+    "dta": {**STEPS, "decay": 1.0, "inner_steps": 10, "inner_decay": 0.0},
+    "ops": {**MI, "neighbors": 10, "operators": 20, "beta": 2.0},
+    "mumodig": {**MI, "auxiliary": 6, "baselines": 1, "interpolations": 1, "regions": 2, "position": 0.65},
+    "decowa": {**MI, "warpings": 20, "mesh": 3, "noise_scale": 2.0, "rho": 0.01},
     "di-fgsm": {**MI, **DI},  # 299 pixels become 330
     "ti-fgsm": {**MI, **TI},
     "si-fgsm": {**MI, **SI},
     "si-ni-fgsm": {**STEPS, "decay": 1.0, **SI},
     "dem": {**STEPS, "decay": 1.0, "resize_rates": (1.14, 1.27, 1.4, 1.53, 1.66)},
     "admix": {**MI, "mixed_images": 3, "admix_strength": 0.2, **SI},
-    "ssa": {**MI, "spectra": 20, "spectrum_noise": 16 / 255, "spectrum_spread": 0.5},
+    "usmm": {
+        **{**MI, "scale_low": 0.1, "scale_high": 0.75, "uniform_scales": 5},
+        **{"mix_masks": 3, "mask_range": 0.5},
+    },
+    "ssa": {**MI, "spectra": 20, "spectrum_noise": None, "spectrum_spread": 0.5},
     "sia": {**MI, "structures": 20, "structure_blocks": 3},
-    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0},  # the authors' later code has 3 blocks
+    # The authors' later code has 3 blocks.
+    "bsr": {**MI, "shuffles": 20, "shuffle_blocks": 2, "rotation": 24.0, "rotation_kind": "normal"},
+    "anda": {**MI, "normalized": False, "shifts": 5, "shift_range": 0.3},
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
+    "smer": {**MI, "inner_decay": 1.0, "inner_rounds": 4, "weight_rate": 0.02, "weight_decay": 0.002},
     "cwa": {**STEPS, "decay": 1.0, "reverse_step": None, "inner_step": 250.0},
     "logit": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit"},
     "logit-margin": {**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit-margin"},
@@ -266,7 +285,7 @@ def test_defaults_are_the_papers(name: str) -> None:
 
 def test_what_none_stands_for() -> None:
     """Square's first squares are smaller in L∞; SVRE takes four inner steps per surrogate; CWA's way back is eps / 15;
-    what PI passes on is as long as its step."""
+    what PI passes on is as long as its step; SSA's noise is eps, where that is a change of single values."""
     for norm, part in (("linf", 0.05), ("l2", 0.1)):
         plain, said = make("square", norm), make("square", norm, p_init=part)
         assert isinstance(plain, Square) and isinstance(said, Square)
@@ -276,12 +295,22 @@ def test_what_none_stands_for() -> None:
         "svre": {"inner_alpha": EPS["linf"] / 10},
         "cwa": {"alpha": EPS["linf"] / 5, "reverse_step": EPS["linf"] / 15},
         "pi-fgsm": {"project_factor": EPS["linf"]},
+        "ssa": {"spectrum_noise": EPS["linf"]},
+        "rap": {
+            **{"alpha": EPS["linf"] / 8, "late_start": 2},
+            **{"reverse_eps": EPS["linf"], "reverse_alpha": EPS["linf"] / 8},
+        },
     }
     for name, parameters in own.items():
         models = surrogates(*(bent(seed) for seed in range(recipe(name).models)))
         batch = batch_of(some_canvases(3), [0, 1, 2])
         found = [found_by(make(name, steps=10, **each), models, batch) for each in ({}, parameters)]
         assert torch.equal(*found), name
+    in_l2 = [
+        found_by(make("ssa", "l2", steps=2, **each), surrogates(bent()), batch_of(some_canvases(2), [0, 1]))
+        for each in ({}, {"spectrum_noise": 16 / 255})
+    ]
+    assert torch.equal(*in_l2)
     assert make("svre").cost(3) == make("svre", inner_steps=12).cost(3)
 
 
@@ -307,13 +336,28 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     `normalized` counts where there is decay, `stabilizer` where gradients are as small as it."""
     made = recipe(name)
     other = {
+        **{"inner_rounds": 3, "weight_rate": 2.0, "weight_decay": 3.0},
+        **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
+        **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0 if name == "decowa" else 0.2},
+        **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
+        **{"shifts": 2, "shift_range": 0.7},
+        **{"gamma": 1.0, "xi": 0.5},
+        **{"pre_steps": 3, "search_factor": 0.5},
+        **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
         **{"shuffles": 3, "mixed_images": 3, "scales": 3, "resize_rates": (1.3, 1.8), "kernel_size": 5},
         **{"inner_steps": 5, "beta": 0.7, "radius": 3.0, "attenuation": 0.3, "balance": 0.9, "beta1": 0.2},
         **{"beta2": 0.3, "stabilizer": 0.1, "amplification": 4.0, "project_factor": 3 / 255, "project_kernel": 5},
         **{"resize_rate": 1.7, "diversity_probability": 1.0, "kernel_sigma": 1.0, "admix_strength": 0.7},
         **{"spectrum_noise": 0.2, "spectrum_spread": 0.9, "structure_blocks": 2, "shuffle_blocks": 3},
-        **{"rotation": 90.0, "basis": "fourier", "cutoff": 0.3, "step_in": "coefficients", "inner_alpha": 0.05},
+        **{
+            "rotation": 90.0,
+            "rotation_kind": "uniform",
+            "basis": "fourier",
+            "cutoff": 0.3,
+            "step_in": "coefficients",
+            "inner_alpha": 0.05,
+        },
         **{"sampling": "uniform", "kernel_type": "linear", "inner_decay": 0.3},
         **{"ensemble_beta": 300.0, "threshold": 0.5, "reverse_step": 0.04, "inner_step": 0.01},
         **{"objective": "margin", "keep": "best", "random_start": not made.parameters["random_start"][1]},
@@ -335,7 +379,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
             continue  # see what they cost
         if key == "normalized":
             changed = ends(normalized=not made.parameters[key][1])
-        elif key == "objective" and name == "adaea":
+        elif key == "objective" and name in {"adaea", "smer"}:
             changed = ends(objective="logit-margin")
         elif key == "keep" and name == "fgsm":
             continue
@@ -404,6 +448,7 @@ def test_a_part_without_effect_is_refused_in_one_line(attack: dict[str, Any], sa
         {"recipe": "mi-lf", "cutoff": 0.995, "basis": "fourier"},
         {"recipe": "svre", "steps": 1, "inner_decay": 0.5, **TWO},
         {"recipe": "cwa", "steps": 1, "decay": 0.5, **TWO},
+        {"recipe": "gi-fgsm", "steps": 1, "decay": 0.5},
         {"recipe": "bim", "objective": "logit", "fuse": "logits", **TWO},
     ],
 )
@@ -413,7 +458,7 @@ def test_a_default_without_effect_is_not(attack: dict[str, Any], tmp_path: Path)
     assert load(tmp_path, **{**dict(spec.parameters), **attack}) == spec
 
 
-@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay")])
+@pytest.mark.parametrize(("name", "key"), [("svre", "inner_decay"), ("cwa", "decay"), ("gi-fgsm", "decay")])
 def test_momentum_within_a_single_step_has_an_effect(name: str, key: str) -> None:
     batch, models = batch_of(some_canvases(3), [0, 1, 2]), surrogates(bent(0), bent(1))
     decays: list[dict[str, Any]] = [{key: decay} for decay in (0.1, 1.0)]

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.support.attacks import (
     bent,
     bilinear,
     draws_for,
+    in_proportion,
     make,
     some_canvases,
     surrogates,
@@ -31,14 +33,18 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts import transformations
 from transforms.attacks.parts.transformations import (
+    Angles,
     BlockShuffle,
     DiverseInput,
     Mixing,
+    MixMask,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
     StructureInvariance,
+    Translations,
 )
+from transforms.attacks.parts.warping import warped
 from transforms.attacks.protocol import Batch, Transformation
 from transforms.errors import InputError
 from transforms.randomness import Draws
@@ -174,6 +180,22 @@ def test_admix_without_another_class_takes_the_image_itself() -> None:
     assert torch.equal(gradient, torch.ones_like(points))  # what is added is a constant
 
 
+def test_masks_multiply_scaled_pictures() -> None:
+    """Scales in turn, a mask for each; what would be brighter than white is white, and the gradient is the copy's."""
+    points, batch, usmm = (
+        noise(2, SIDE).requires_grad_(),
+        batch_of(some_canvases(2), [0, 1]),
+        MixMask(0.5, 2.0, 2, 2, 0.5),
+    )
+    pulled = noise(2, SIDE, seed=1)
+    for copy, factor in enumerate([0.5, 2.0, 0.5, 2.0]):
+        draws = batch.draws.at("copy", copy)
+        added = Mixing(1, 1.0)(points, 0, draws, batch) - points
+        found = usmm(points, copy, draws, batch)
+        assert torch.allclose(found, (factor * points * (0.5 + added)).clamp(max=1), atol=1e-6)
+        assert torch.equal(torch.autograd.grad((found * pulled).sum(), points)[0], pulled)
+
+
 # Spectrum simulation -------------------------------------------------------------------------------------------------
 
 
@@ -293,32 +315,46 @@ def test_lines_are_drawn_anywhere_and_never_twice(monkeypatch: pytest.MonkeyPatc
 # Block shuffle -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blocks", [2, 3, 12])
+@pytest.mark.parametrize("blocks", [2, 3, 4])
 def test_blocks_are_shuffled(blocks: int) -> None:
-    """Without rotation it moves pixels: the same multiset per channel, all channels alike."""
-    points = noise(6, SIDE)
-    found = shown(BlockShuffle(1, blocks, 0.0), points)
-    assert torch.allclose(found.flatten(2).sort(dim=2).values, points.flatten(2).sort(dim=2).values, atol=1e-6)
-    assert not torch.allclose(found, points, atol=1e-6)
-    places = torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(6, 3, -1, -1).float()
-    moved = shown(BlockShuffle(1, blocks, 0.0), places)
-    assert torch.allclose(moved[:, 0], moved[:, 1], atol=1e-3) and torch.allclose(moved[:, 0], moved[:, 2], atol=1e-3)
-    if blocks in (2, 3):  # neighbours mostly stay neighbours: blocks move, not pixels
-        steps = (moved[:, 0, :, 1:] - moved[:, 0, :, :-1]).round()
-        assert (steps == 1).float().mean() > 0.6
+    """Without rotation it moves whole rows and whole columns, of all channels alike."""
+    places = torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(50, 3, -1, -1).float()
+    moved = shown(BlockShuffle(1, blocks, 0.0), places).round()
+    assert torch.equal(moved[:, 0], moved[:, 1]) and torch.equal(moved[:, 0], moved[:, 2])
+    rows, columns = moved[:, 0] // SIDE, moved[:, 0] % SIDE
+    assert torch.equal(rows, rows[:, :, :1].expand_as(rows))
+    assert torch.equal(columns, columns[:, :1].expand_as(columns))
+    for lines in (rows[:, :, 0], columns[:, 0]):
+        assert torch.equal(lines.sort(dim=1).values, torch.arange(SIDE).expand(50, -1).float())
+        assert ((lines[:, 1:] - lines[:, :-1] != 1).sum(dim=1) < blocks).all()
+        assert len({tuple(each) for each in lines.tolist()}) > 5
 
 
-def test_all_orders_of_blocks_and_both_axes_are_used() -> None:
-    """Quarters, cut wherever: the colour of a corner tells which one came there."""
-    found = shown(BlockShuffle(1, 2, 0.0), torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(200, 3, -1, -1).float())
-    kept = (found[:, 0] - torch.arange(SIDE**2).view(SIDE, SIDE)).abs().amax(dim=(1, 2)) < 0.01
-    # One of eight is left as it was: strips in order, and each strip's blocks.
-    assert abs(kept.float().mean() - 1 / 8) < 5 * math.sqrt(7 / 64 / 200)
-    corners = {round(float(each)) for each in found[:, 0, 0, 0]}
-    assert 0 in corners and len(corners) > 20
-    whole_rows = (found[:, 0, :, 1:] - found[:, 0, :, :-1]).round()
-    broken_columns = [(each != 1).any(dim=0).sum().item() for each in whole_rows]
-    assert len(set(broken_columns)) > 1
+def test_all_orders_are_used_equally_often_and_lines_are_those_of_proportions() -> None:
+    """Two blocks: half of the time their rows are as they were, or one of the two is empty. A line between two is where
+    a / (a + b) puts it: its middle third is reached by half of the pairs, by area."""
+    places = torch.arange(SIDE**2).view(1, 1, SIDE, SIDE).expand(2000, 3, -1, -1).float()
+    moved = shown(BlockShuffle(1, 2, 0.0), places)[:, 0].round()
+    first_row, first_column = moved[:, 0, 0] // SIDE, moved[:, 0, 0] % SIDE
+    rng = np.random.default_rng(0)
+    cuts = Counter(in_proportion(rng.uniform(size=2), SIDE)[0] for _ in range(100_000))
+    expected = np.array([cuts[each] / 200_000 for each in range(1, SIDE)])
+    for first in (first_row, first_column):
+        seen = np.array([(first == each).sum().item() for each in range(1, SIDE)])
+        rest = 2000 - seen.sum()
+        assert stats.chisquare([*seen, rest], 2000 * np.array([*expected, 1 - expected.sum()])).pvalue > 1e-4
+    assert abs(np.corrcoef(first_row > 0, first_column > 0)[0, 1]) < 0.1
+
+
+def test_an_empty_block_does_no_harm() -> None:
+    """Of lengths in proportion, some are rounded to 0; together they are the side all the same."""
+    assert transformations._shares(torch.tensor([1e-6, 1.0, 0.5]), SIDE) == [0, 8, 4]
+    assert transformations._shares(torch.tensor([1.0, 1.0, 1.0]), 11) == [3, 4, 4]  # three times 4 is one too many
+    draws = draws_for(400)
+    shares = [transformations._shares(each, SIDE) for each in 1 - draws.uniform((4,), "heights")]
+    assert min(map(min, shares)) == 0 and {sum(each) for each in shares} == {SIDE}
+    found = shown(BlockShuffle(1, 4, 24.0), noise(400, SIDE), draws=draws)
+    assert found.shape == (400, *SHAPE) and found.isfinite().all()
 
 
 @pytest.mark.parametrize("degrees", [-24.0, -7.0, 10.0, 24.0, 90.0, 180.0])
@@ -327,7 +363,7 @@ def test_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
     """Bilinear about the centre, black outside. SciPy interpolates nothing in the last half pixel: compared where no
     black is near."""
     block = noise(1, 24)[:, :, : size[0], : size[1]]
-    found = transformations._rotated(block, math.radians(degrees))[0].numpy()
+    found = transformations.rotated(block, math.radians(degrees))[0].numpy()
     inside = ndimage.binary_erosion(ndimage.rotate(np.ones(size), degrees, reshape=False, order=1) > 0.999)
     matches = []
     for sign in (1, -1):
@@ -336,20 +372,44 @@ def test_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
     assert matches[0] and inside.sum() > 8
     assert abs(degrees) == 180 or not matches[1]
     if abs(degrees) == 24:
-        assert (transformations._rotated(torch.ones(1, 3, *size), math.radians(degrees)) == 0).any()
+        assert (transformations.rotated(torch.ones(1, 3, *size), math.radians(degrees)) == 0).any()
 
 
-def test_rotations_stay_within_their_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+NORMAL = stats.truncnorm(-2, 2, scale=12)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("normal", NORMAL), ("uniform", stats.uniform(-24, 48))])
+def test_rotations_stay_within_their_angle(kind: Angles, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal ones are drawn from half the largest angle as standard deviation, at whose double they are cut off."""
     angles: list[float] = []
 
     def note(block: Tensor, angle: float) -> Tensor:
         angles.append(math.degrees(angle))
         return block
 
-    monkeypatch.setattr(transformations, "_rotated", note)
-    shown(BlockShuffle(1, 3, 24.0), noise(100, SIDE))
-    assert len(angles) == 900
-    assert stats.kstest(angles, stats.uniform(-24, 48).cdf).pvalue > 1e-4
+    monkeypatch.setattr(transformations, "rotated", note)
+    shown(BlockShuffle(1, 3, 24.0, kind), noise(200, SIDE))
+    assert len(angles) == 1800 and max(map(abs, angles)) <= 24
+    assert stats.kstest(angles, expected.cdf).pvalue > 1e-4
+
+
+# Warping -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mesh", [3, 5])
+def test_warping_moves_control_points_exactly(mesh: int) -> None:
+    """And nothing, where none moves. Of a picture that grows linearly, a pixel shows where it came from."""
+    side, points = 15, noise(2, 15)
+    still = torch.zeros(2, mesh - 2, mesh - 2, 2)
+    assert torch.allclose(warped(points, still), points, atol=1e-5)
+    rising = torch.linspace(0.2, 0.8, side)
+    across, down = (rising.expand(side, -1), rising[:, None].expand(-1, side))
+    moves = still.clone()
+    moves[1, (mesh - 3) // 2, (mesh - 3) // 2] = torch.tensor([2 / side, -4 / side])  # a pixel right, two up
+    found = warped(torch.stack([across, down, across]).expand(2, -1, -1, -1), moves)
+    middle, pixel = side // 2, 0.6 / (side - 1)
+    assert torch.allclose(found[1, :2, middle, middle], torch.tensor([0.5 + pixel, 0.5 - 2 * pixel]), atol=1e-5)
+    assert torch.allclose(found[0, :2, middle, middle], torch.tensor([0.5, 0.5]), atol=1e-5)
 
 
 # Gradients of copies --------------------------------------------------------------------------------------------------
@@ -424,9 +484,11 @@ ALL: dict[str, Transformation] = {
     "dem": ResizedDiversity((1.2, 1.5)),
     "si": Scales(3),
     "admix": Mixing(2, 0.2),
+    "usmm": MixMask(0.1, 0.75, 2, 2, 0.5),
     "ssa": SpectrumSimulation(2, 0.05, 0.5),
     "sia": StructureInvariance(2, 3),
     "bsr": BlockShuffle(2, 2, 24.0),
+    "anda": Translations(3, 0.3),
 }
 
 
@@ -474,6 +536,11 @@ def test_an_image_does_not_feel_its_batch(name: str) -> None:
         (lambda: Scales(1), "scales"),
         (lambda: Mixing(0, 0.2), "mixed_images"),
         (lambda: Mixing(3, 0.0), "admix_strength"),
+        (lambda: MixMask(0.1, 0.75, 1, 3, 0.5), "uniform_scales"),
+        (lambda: MixMask(0.1, 0.75, 5, 0, 0.5), "mix_masks"),
+        (lambda: MixMask(0.0, 0.75, 5, 3, 0.5), "scale_low"),
+        (lambda: MixMask(0.5, 0.5, 5, 3, 0.5), "scale_high"),
+        (lambda: MixMask(0.1, 0.75, 5, 3, 1.1), "mask_range"),
         (lambda: SpectrumSimulation(0, 0.1, 0.5), "spectra"),
         (lambda: SpectrumSimulation(2, -0.1, 0.5), "spectrum_noise"),
         (lambda: SpectrumSimulation(2, 0.1, 1.5), "spectrum_spread"),
@@ -481,12 +548,16 @@ def test_an_image_does_not_feel_its_batch(name: str) -> None:
         (lambda: StructureInvariance(0, 3), "structures"),
         (lambda: StructureInvariance(2, 0), "structure_blocks"),
         (lambda: shown(StructureInvariance(2, SIDE + 1), white(1, SIDE)), "structure_blocks"),
+        (lambda: Translations(1, 0.3), "shifts"),
+        (lambda: Translations(5, 0.0), "shift_range"),
+        (lambda: Translations(5, 2.0), "shift_range"),
         (lambda: BlockShuffle(0, 2, 24.0), "shuffles"),
         (lambda: BlockShuffle(2, 0, 24.0), "shuffle_blocks"),
         (lambda: BlockShuffle(2, 2, -1.0), "rotation"),
         (lambda: BlockShuffle(2, 2, 181.0), "rotation"),
         (lambda: BlockShuffle(2, 1, 0.0), "shuffle_blocks"),
-        (lambda: shown(BlockShuffle(2, SIDE + 1, 24.0), white(1, SIDE)), "shuffle_blocks"),
+        (lambda: BlockShuffle(2, 2, 0.0, "uniform"), "rotation_kind"),
+        (lambda: shown(BlockShuffle(2, 5, 24.0), white(1, SIDE)), "shuffle_blocks"),
     ],
 )
 def test_senseless_parameters_are_refused_in_one_line(make_it: Callable[[], object], named: str) -> None:

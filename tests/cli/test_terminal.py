@@ -2,13 +2,16 @@
 
 import io
 import math
+import re
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cli.terminal import csv_value, json_value, text_table
+from pipeline.cli import terminal
+from pipeline.cli.terminal import csv_value, json_value, print_table, text_table
 
 CELLS = st.text("ab é日🐧\t\n.", max_size=12) | st.sampled_from(["", "x" * 30, "\x1b[31mred"]) | st.floats()
 
@@ -25,6 +28,22 @@ def test_rows_laid_out_as_one_look_like_rows(rows: list[list[object]], data: st.
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     assert printed(width) == printed(0)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(60, 12), (60, 6), (80, 30), (200, 15)])
+def test_no_column_is_cut_off_on_a_narrow_terminal(width: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit across is shown downwards, each cell beside its column's name."""
+    page = Console(width=width, file=io.StringIO())
+    monkeypatch.setattr(terminal, "console", lambda: page)
+    headings = [f"column_{n}" for n in range(columns)]
+    print_table(headings, [[f"cell-{row}-{n}" for n in range(columns)] for row in range(3)])
+    said = page.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, said.splitlines())) <= width
+    if width < 11 * columns:
+        found = re.findall(r"(\d) +│ column_(\d+) +│ cell-(\d)-(\d+)", said)
+        assert found == [(str(row + 1), str(n), str(row), str(n)) for row in range(3) for n in range(columns)]
+    else:
+        assert "column_0" in said.splitlines()[1] and len(said.splitlines()) < 15
 
 
 @given(st.floats(width=32))

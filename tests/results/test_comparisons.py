@@ -70,6 +70,30 @@ def test_p_values_are_corrected_for_all_pairs(tmp_path: Path) -> None:
     assert sheet.notes[-1] == "Holm's p is corrected for 3 comparisons; the sides differ where it is below 0.05."
 
 
+def test_models_in_the_worst_case(run: Run) -> None:
+    """Right when clean and under both attacks: m of no image, n of d and e."""
+    found = within(run, "model", worst=True)
+    assert sides(found, "attack") == {("worst case",): (6, 0, 2)}
+    assert list(found.flips["image_id"]) == ["d", "e"]
+    assert found.notes[-1] == "Worst case over pgd, aim."
+    assert (
+        compared_sheet(found).title
+        == "Accuracy, of all images; m (one) against n (other); worst case, view center, undefended"
+    )
+    again = between(run, run, worst=True)
+    assert sides(again, "attack", "model") == {("worst case", "m"): (6, 0, 0), ("worst case", "n"): (6, 0, 0)}
+    with pytest.raises(InputError, match="worst case: it is over attacks"):
+        within(run, "attack", worst=True)
+
+
+def test_a_picture_that_a_run_has_twice_counts_twice_there(tmp_path: Path) -> None:
+    """As in rates."""
+    made = [row for model, classes in (("a", [0, 0]), ("b", [0, 5])) for row in answers(classes, model=model)]
+    images = _named({"i0": "same", "i1": "same"})
+    found = within(open_run(str(made_run(tmp_path, made, images=images))), "model")
+    assert sides(found, "attack") == {("none",): (2, 1, 0)}
+
+
 def test_attacks_and_defences_are_compared_where_all_else_is_equal(tmp_path: Path) -> None:
     made = [*answers([0, 0, 0]), *answers([5, 5, 0], attack="x"), *answers([0, 5, 5], attack="y")]
     made += [*answers([0, 5, 0], defense="d"), *answers([0, 0, 0], attack="x", defense="d")]
@@ -132,11 +156,16 @@ def test_what_runs_define_differently_is_said(tmp_path: Path) -> None:
 
 def test_by_a_key_an_images_number_is_its_mean_over_the_rest(tmp_path: Path) -> None:
     """Two models of each run; of i0 both runs are right with both, of i1 the first with both, the second with one."""
-    one = [*answers([0, 0], model="a"), *answers([0, 0], model="b")]
-    other = [*answers([0, 0], model="a"), *answers([0, 5], model="b")]
-    runs = [open_run(str(made_run(tmp_path / name, made))) for name, made in (("one", one), ("other", other))]
-    (row,) = between(runs[0], runs[1], by="attack").rows.itertuples()
-    assert (row.images, row.one_mean, row.other_mean, row.test) == (2, 1.0, 0.75, "permutation")
+    clean = [*answers([5, 5], model="a"), *answers([5, 5], model="b")]
+    one = [*answers([0, 0], model="a", attack="x"), *answers([0, 0], model="b", attack="x")]
+    other = [*answers([0, 0], model="a", attack="x"), *answers([0, 5], model="b", attack="x")]
+    struck = [{"image_id": f"i{n}", "attack": "x"} for n in range(2)]
+    runs = [
+        open_run(str(made_run(tmp_path / name, [*clean, *made], struck)))
+        for name, made in (("one", one), ("other", other))
+    ]
+    *_, row = between(runs[0], runs[1], by="attack").rows.itertuples()
+    assert (row.attack, row.images, row.one_mean, row.other_mean, row.test) == ("x", 2, 1.0, 0.75, "permutation")
     lines = between(runs[0], runs[1], by="model").rows
     assert list(zip(lines["model"], lines["images"], lines["one_only"], lines["test"], strict=True)) == [
         ("a", 2, 0, "McNemar"),
@@ -157,6 +186,10 @@ def test_what_cannot_be_compared_is_said(run: Run, tmp_path: Path) -> None:
         within(run, "view")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
         within(run, "model", wanted={"attack": ["pdg"]})
+    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+        within(run, "attack", "success")
+    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+        between(run, run, "model", "success")
     elsewhere = open_run(str(made_run(tmp_path, answers([0, 0]))))
     with pytest.raises(InputError, match="no image with the same bytes, label and case"):
         between(run, elsewhere)

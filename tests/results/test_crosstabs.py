@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.results import open_run
+from pipeline.results.cases import chosen
 from pipeline.results.crosstabs import crosstab
 from pipeline.results.formats import Sheet
 from pipeline.results.statistics import Rate
@@ -98,6 +99,8 @@ def test_an_adaptive_attack_is_shown_behind_the_defence_that_it_knows(tmp_path: 
         ["jpeg:quality=75", str(Rate(0, 2)), str(Rate(2, 2))],
         ["blur:sigma=1.0", str(Rate(1, 2)), ""],
     ]
+    assert chosen(run, {}, ("attack", "model"), clean=True)["attack"] == ["none", "pgd"]
+    assert chosen(run, {"defense": ["jpeg:quality=75"]}, ("attack",), clean=False)["attack"] == ["pgd", known]
     assert cells(crosstab(run, "attack", "model")) == [["attack", "m"], ["pgd", str(Rate(2, 2))]]
     wanted = {"attack": [known], "defense": ["none"]}
     assert cells(crosstab(run, "attack", "model", wanted=wanted)) == [["attack", "m"], [known, str(Rate(1, 2))]]

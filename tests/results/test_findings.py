@@ -124,6 +124,7 @@ def test_behind_a_random_defence_each_repeat_has_to_be_right(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.filterwarnings("ignore:.*sets of predictions lack images")
 def test_the_common_images_are_those_of_a_view(tmp_path: Path) -> None:
     """A model that is right in another view does not help, nor does its answer behind a defence."""
     rows = [*answers([0, 0], model="m"), *answers([0, 5], model="n"), *answers([5, 5], model="n", view="ten-crop")]

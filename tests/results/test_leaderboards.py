@@ -55,9 +55,11 @@ def test_attacks_that_follow_the_model_are_marked(tmp_path: Path) -> None:
 
 
 def test_a_model_of_two_runs_is_one_entry(tmp_path: Path) -> None:
-    """Each run has another attack; the worst case of both together is in neither."""
+    """Each run has another attack; the worst case of both together is in neither. The clean answers are in both."""
     one, other = entry(tmp_path, "m", {"x": [5, 0, 0, 0]}), entry(tmp_path, "m", {"y": [5, 5, 0, 0]})
-    assert cells(leaderboard([one, other])) == [["model", "clean", "x", "y", "worst case"], ["m", *rates(4, 3, 2), ""]]
+    sheet = leaderboard([one, other])
+    assert cells(sheet) == [["model", "clean", "x", "y", "worst case"], ["m", *rates(4, 3, 2), ""]]
+    assert sorted(sheet.numbers["attack"]) == ["none", "x", "y"]
 
 
 def test_namesakes_of_other_weights_are_told_apart(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Queries: what they may do, what they may not, and how a text is taken apart into statements."""
 
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -123,6 +124,13 @@ def test_nothing_that_a_query_makes_is_there_for_the_next(run: Run) -> None:
         run.rows("create table mine as pivot images on label using count(*)")
     with pytest.raises(InputError, match="mine does not exist"):
         run.rows("from mine")
+
+
+def test_what_does_not_fit_into_memory_is_put_aside_where_nobody_else_writes(run: Run) -> None:
+    (one,), (other,) = (run.rows("select current_setting('temp_directory')")[1][0] for _ in range(2))
+    assert one != other
+    assert {Path(one).parent, Path(other).parent} == {Path(gettempdir())}
+    assert not Path(one).exists()
 
 
 def test_a_signal_that_stops_a_query_stops_the_command(run: Run) -> None:

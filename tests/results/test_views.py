@@ -67,9 +67,10 @@ def test_answers_say_of_each_prediction_what_the_tables_say(small_run: Finished)
     tables = {name: rows(small_run.output, name) for name in ("predictions", "attacks")}
     names = class_names()
     wanted = {key(seen, *KEYS): expected(seen, tables, names) for seen in tables["predictions"]}
-    found = {key(row, *KEYS): row for row in of(open_run(str(small_run.output)), "answers")}
+    answered = of(open_run(str(small_run.output)), "answers")
+    found = {key(row, *KEYS): row for row in answered}
     assert found == wanted
-    assert len(found) == 7 * 4 * 2 * 3
+    assert len(answered) == len(found) == 7 * 4 * 2 * 3
     for name in ("clean_correct", "all_models_correct", "success", "white_box", "surrogates_fooled"):
         assert {row[name] for row in found.values()} >= {True, False} - ({False} if name.endswith("correct") else set())
 
@@ -80,43 +81,50 @@ MEGALITH, PENGUIN = 649, 145
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two penguins, of which model m knows the first and model n both, and a megalith, of whose clean image m has no
-    answer; an attack on m that aims at the megalith, behind smoothing as well."""
-    clean = answers({"i0": PENGUIN, "i1": 1}) + answers({"i0": PENGUIN, "i1": PENGUIN, "i2": MEGALITH}, model="n")
+    answer; an attack on m that aims at the megalith. Behind smoothing and by saccades m knows other penguins."""
+    clean = answers({"i0": PENGUIN, "i1": 1}) + answers([PENGUIN, PENGUIN, MEGALITH], model="n")
     aimed = answers([MEGALITH, PENGUIN, MEGALITH], attack="aim") + answers([9, MEGALITH], attack="aim", model="n")
-    smooth = [
-        {"image_id": f"i{n}", "predicted": MEGALITH, "attack": "aim", "defense": "smoothing", "abstained": n == 1}
-        for n in (0, 1)
-    ]
+    smooth = answers([1, PENGUIN], defense="smoothing")
+    voted = answers([MEGALITH, MEGALITH], defense="smoothing", attack="aim")
+    voted[0]["abstained"], voted[1]["abstained"] = False, True
+    saccades = answers([1, PENGUIN], view="saccades") + answers([1, MEGALITH], view="saccades", attack="aim")
     attacked = [
         {"image_id": f"i{n}", "attack": "aim", "target": MEGALITH, "surrogates": ["m"], "success": n != 1, "eps": 0.5}
         for n in range(3)
     ]
     labelled = [{"image_id": f"i{n}", "label": MEGALITH if n == 2 else PENGUIN} for n in range(3)]
-    folder = tmp_path_factory.mktemp("views")
-    return open_run(str(made_run(folder, clean + aimed + smooth, attacked, labelled)))
+    seen = [*clean, *aimed, *smooth, *voted, *saccades]
+    return open_run(str(made_run(tmp_path_factory.mktemp("views"), seen, attacked, labelled)))
 
 
 SAID = {
-    # image, attack, model, defense: success, clean_correct, all_models_correct, white_box, surrogates_fooled
-    ("i0", "none", "m", "none"): (None, True, True, None, None),
-    ("i1", "none", "m", "none"): (None, False, False, None, None),
-    ("i0", "none", "n", "none"): (None, True, True, None, None),
-    ("i1", "none", "n", "none"): (None, True, False, None, None),
-    ("i2", "none", "n", "none"): (None, True, True, None, None),
-    ("i0", "aim", "m", "none"): (True, True, True, True, True),
-    ("i1", "aim", "m", "none"): (False, False, False, True, False),
-    ("i2", "aim", "m", "none"): (None, None, True, True, True),  # of the target class, and m's clean answer lacks
-    ("i0", "aim", "n", "none"): (False, True, True, False, True),  # wrong, but not the target
-    ("i1", "aim", "n", "none"): (True, True, False, False, False),
-    ("i0", "aim", "m", "smoothing"): (True, True, True, True, True),
-    ("i1", "aim", "m", "smoothing"): (False, False, False, True, False),  # the votes were too close
+    # image, attack, model, view, defense: success, clean_correct, all_models_correct, white_box, surrogates_fooled
+    ("i0", "none", "m", "center", "none"): (None, True, True, None, None),
+    ("i1", "none", "m", "center", "none"): (None, False, False, None, None),
+    ("i0", "none", "n", "center", "none"): (None, True, True, None, None),
+    ("i1", "none", "n", "center", "none"): (None, True, False, None, None),
+    ("i2", "none", "n", "center", "none"): (None, True, True, None, None),
+    ("i0", "aim", "m", "center", "none"): (True, True, True, True, True),
+    ("i1", "aim", "m", "center", "none"): (False, False, False, True, False),
+    ("i2", "aim", "m", "center", "none"): (None, None, True, True, True),  # of the target class
+    ("i0", "aim", "n", "center", "none"): (False, True, True, False, True),  # wrong, but not the target
+    ("i1", "aim", "n", "center", "none"): (True, True, False, False, False),
+    ("i0", "none", "m", "center", "smoothing"): (None, True, True, None, None),
+    ("i1", "none", "m", "center", "smoothing"): (None, False, False, None, None),
+    ("i0", "aim", "m", "center", "smoothing"): (True, True, True, True, True),
+    ("i1", "aim", "m", "center", "smoothing"): (False, False, False, True, False),  # the votes were too close
+    ("i0", "none", "m", "saccades", "none"): (None, False, False, None, None),
+    ("i1", "none", "m", "saccades", "none"): (None, True, True, None, None),
+    ("i0", "aim", "m", "saccades", "none"): (False, False, False, True, True),
+    ("i1", "aim", "m", "saccades", "none"): (True, True, True, True, False),
 }
 
 
 def test_answers_of_a_run_made_by_hand(run: Run) -> None:
     names = ("success", "clean_correct", "all_models_correct", "white_box", "surrogates_fooled")
     found = of(run, "answers")
-    assert {key(row, "image_id", "attack", "model", "defense"): key(row, *names) for row in found} == SAID
+    assert {key(row, *KEYS): key(row, *names) for row in found} == SAID
+    assert len(found) == len(SAID)
     assert {key(row, "label_name", "target_name") for row in found if row["attack"] == "aim"} == {
         ("king penguin", "megalith"),
         ("megalith", "megalith"),
@@ -125,9 +133,11 @@ def test_answers_of_a_run_made_by_hand(run: Run) -> None:
 
 
 def test_transfer_has_the_rows_that_count(run: Run) -> None:
-    found = {key(row, "image_id", "attack", "model", "defense"): row["success"] for row in of(run, "transfer")}
-    assert found == {case: said[0] for case, said in SAID.items() if said[1] and said[0] is not None}
-    assert len(found) == 4
+    found = of(run, "transfer")
+    assert {key(row, *KEYS): row["success"] for row in found} == {
+        case: said[0] for case, said in SAID.items() if said[1] and said[0] is not None
+    }
+    assert len(found) == 5
 
 
 def test_classes_are_the_thousand(run: Run) -> None:

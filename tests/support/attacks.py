@@ -1,5 +1,6 @@
 """What the tests of attacks share: small networks whose numbers are known, and short ways to attack them."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import optimize
+from scipy.interpolate import RBFInterpolator
 from torch import Tensor, nn
 
 from transforms.attacks.balls import BALLS, Ball
@@ -29,14 +31,22 @@ QUICK: dict[str, Any] = {
     "steps": 3,
     "neighbors": 2,
     "samples": 3,
+    "pre_steps": 2,
     "spectra": 2,
+    "uniform_scales": 2,
+    "mix_masks": 2,
     "structures": 2,
     "shuffles": 2,
+    "shifts": 3,
+    "operators": 2,
+    "auxiliary": 1,
+    "warpings": 2,
     "mixed_images": 2,
     "scales": 2,
     "resize_rates": (1.2, 1.5),
     "kernel_size": 3,
     "inner_steps": 3,
+    "inner_rounds": 2,
 }
 """Parameters that make a quick attack of any recipe."""
 
@@ -302,3 +312,110 @@ def bilinear(length: int, out: int) -> np.ndarray:
         for place, weight in ((below, 1 - (at - below)), (below + 1, at - below)):
             matrix[row, min(max(place, 0), length - 1)] += weight
     return matrix
+
+
+def turning(height: int, width: int, angle: float) -> np.ndarray:
+    """The matrix of turning a picture, whose rows stand one after the other, about its centre by radians: each pixel is
+    bilinear between the four around where it comes from, of which those outside are black."""
+    matrix = np.zeros((height * width, height * width))
+    down, right = np.mgrid[:height, :width].reshape(2, -1) - np.array([[height - 1], [width - 1]]) / 2
+    rows = math.sin(angle) * right + math.cos(angle) * down + (height - 1) / 2
+    columns = math.cos(angle) * right - math.sin(angle) * down + (width - 1) / 2
+    for lower, farther in itertools.product((0, 1), (0, 1)):
+        near, beside = np.floor(rows).astype(int) + lower, np.floor(columns).astype(int) + farther
+        weights = (1 - abs(rows - near)) * (1 - abs(columns - beside))
+        inside = (near >= 0) & (near < height) & (beside >= 0) & (beside < width)
+        matrix[inside.nonzero()[0], (near * width + beside)[inside]] = weights[inside]
+    return matrix
+
+
+def grid_shuffle(lengths: Sequence[Sequence[int]], orders: Sequence[Sequence[int]], angles: np.ndarray) -> np.ndarray:
+    """The matrix of cutting a square picture into rows and columns of these lengths, turning each block, and putting
+    rows and columns into these orders."""
+    places = np.arange(sum(lengths[0]) ** 2).reshape(sum(lengths[0]), -1)
+    starts = [np.cumsum([0, *each]) for each in lengths]
+    matrix = np.zeros((places.size, places.size))
+    top = 0
+    for row in orders[0]:
+        left, height = 0, lengths[0][row]
+        for column in orders[1]:
+            width = lengths[1][column]
+            source = places[starts[0][row] :, starts[1][column] :][:height, :width]
+            target = places[top : top + height, left : left + width]
+            matrix[np.ix_(target.ravel(), source.ravel())] = turning(height, width, angles[row, column])
+            left += width
+        top += height
+    return matrix
+
+
+def in_proportion(parts: np.ndarray, side: int) -> list[int]:
+    """Whole lengths in proportion to `parts`; the longest takes what rounding left over."""
+    lengths = [round(each) for each in parts / parts.sum() * side]
+    lengths[lengths.index(max(lengths))] += side - sum(lengths)
+    return lengths
+
+
+def enlarging(side: int, rate: float, numbers: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A diverse input as matrices of rows and columns: enlarged, put somewhere on black, resized back."""
+    size, *starts = numbers
+    largest = int(side * rate)
+    enlarged = side + int(size * (largest - side))
+    sides = []
+    for start in starts:
+        placed = np.zeros((largest, side))
+        offset = int(start * (largest - enlarged))
+        placed[offset : offset + enlarged] = bilinear(side, enlarged)
+        sides.append(bilinear(largest, side) @ placed)
+    return sides[0], sides[1]
+
+
+TURNS = (5, -5, 15, -15, 45, -45, 90, -90, 180)
+MANY_OPERATORS = 31
+
+
+def operator_matrix(which: int, numbers: Sequence[float], side: int = SIDE) -> np.ndarray:
+    """Each of the operators of OPS: none, two shifts, two flips, nine turns, seven divisors, ten diverse inputs."""
+    places = np.arange(side**2).reshape(side, side)
+    if which < 5:
+        axis = (which - 1) % 2
+        moved = (
+            (np.roll(places, int(numbers[0] * side), axis) if which < 3 else np.flip(places, axis)) if which else places
+        )
+        return np.eye(side**2)[moved.ravel()]
+    if which < 14:
+        return turning(side, side, math.radians(TURNS[which - 5]))
+    if which < 21:
+        return np.eye(side**2) / (which - 12)
+    return np.kron(*enlarging(side, 1.1 + 0.2 * (which - 21) + 1e-9, numbers))
+
+
+def by_matrix(matrix: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """A picture (3, S, S), each channel of which is multiplied as one vector."""
+    return (picture.reshape(3, -1) @ matrix.T).reshape(picture.shape)
+
+
+class Warp:
+    """Thin plates over three by three control points of which the middle one moves, and bilinear values from there."""
+
+    _ENDS = np.argwhere(np.ones((3, 3))) - 1.0
+    _PIXELS = (2 * np.argwhere(np.ones((SIDE, SIDE))) + 1) / SIDE - 1
+    share = RBFInterpolator(_ENDS, np.eye(9)[4], kernel="thin_plate_spline", degree=1)(_PIXELS)
+
+    def __init__(self, move: np.ndarray) -> None:
+        """`move` is across and down, in half sides."""
+        self.rows, self.columns = (
+            ((self._PIXELS[:, axis] + self.share * move[1 - axis] + 1) * SIDE - 1) / 2 for axis in (0, 1)
+        )
+
+    def matrices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the values, and of how they change when rows or columns come from farther on, in pixels."""
+        made = np.zeros((3, SIDE**2, SIDE**2))
+        for down, across in itertools.product((0, 1), (0, 1)):
+            near, beside = np.floor(self.rows).astype(int) + down, np.floor(self.columns).astype(int) + across
+            inside = ((near >= 0) & (near < SIDE) & (beside >= 0) & (beside < SIDE)).nonzero()[0]
+            by_row, by_column = (1 - abs(self.rows - near))[inside], (1 - abs(self.columns - beside))[inside]
+            source = (near * SIDE + beside)[inside]
+            made[0, inside, source] = by_row * by_column
+            made[1, inside, source] = (2 * down - 1) * by_column
+            made[2, inside, source] = (2 * across - 1) * by_row
+        return made[0], made[1], made[2]

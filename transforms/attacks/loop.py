@@ -47,6 +47,8 @@ class AttackLoop(BaseAttack):
         eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
             Athalye et al. 2018, arXiv:1707.07397), >= 1.
         estimator: makes a step's gradient out of gradients at one or more points.
+        search_steps: steps before the first, from the same start and of length `search_alpha`, of which only the
+            momentum is kept.
         lookahead: step length (in the ball's norm) along the momentum at which the gradient is taken (Nesterov).
         gradient_filter: applied to each gradient before momentum.
         momentum: makes a fresh memory of gradients for each restart.
@@ -69,6 +71,8 @@ class AttackLoop(BaseAttack):
     transformations: tuple[Transformation, ...] = ()
     eot: int = 1
     estimator: Estimator = AtThePoint()  # noqa: RUF009 - frozen
+    search_steps: int = 0
+    search_alpha: float = 0.0
     lookahead: float = 0.0
     gradient_filter: Transform = unfiltered
     momentum: Callable[[], Momentum] = no_momentum
@@ -113,7 +117,7 @@ class AttackLoop(BaseAttack):
         copies = self.eot
         for each in self.transformations:
             copies *= each.copies
-        forwards, backwards = self.estimator.passes(self.steps, models, copies, self.redraws)
+        forwards, backwards = self.estimator.passes(self.search_steps + self.steps, models, copies, self.redraws)
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
@@ -146,21 +150,26 @@ class AttackLoop(BaseAttack):
     def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept") -> None:
         batch = gradients.batch
         clean = batch.clean
-        adversarial = clean
+        start = clean
         if self.random_start:
-            adversarial = clean + self.ball.project(self.ball.start(batch.canvases, draws), clean)
+            start = clean + self.ball.project(self.ball.start(batch.canvases, draws), clean)
+        adversarial = start
         accumulated = torch.zeros_like(clean)
         estimate, momentum = self.estimator.begin(), self.momentum()
         step = steepest(self.ball, self.alpha) if self.step is None else self.step()
+        search = steepest(self.ball, self.search_alpha)
         lookahead = self.ball.spread(self.lookahead, clean[0].numel())
-        for number in range(self.steps):
+        for number in range(-self.search_steps, self.steps):
+            if number == 0:
+                adversarial = start
             asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
             ahead = adversarial + lookahead * accumulated
             gradient = self.gradient_filter(estimate(asked, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
-            adversarial = self._inside(adversarial + step(accumulated, adversarial), clean)
+            rule = search if number < 0 else step
+            adversarial = self._inside(adversarial + rule(accumulated, adversarial), clean)
             last = number == self.steps - 1
-            if last or self.keep != "last":
+            if last or (self.keep != "last" and number >= 0):
                 kept.offer(asked, self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return

@@ -122,6 +122,71 @@ class AdaptiveEnsemble:
 
 
 @dataclass(frozen=True)
+class Reweighing:
+    """SMER: an inner loop follows one surrogate at a time, in a random order, whose logits are multiplied by a weight;
+    the weights follow the ensemble's objective (Tang et al. 2024, "Ensemble Diversity Facilitates Adversarial
+    Transferability", CVPR). Weights are per image, begin at 1 and last the whole run.
+
+    The order is the same for all images of an experiment, so that a batch asks only one surrogate for a gradient.
+
+    Attributes:
+        alpha: length of an inner step.
+        inner_decay: of the inner momentum.
+        rounds: how often each surrogate is followed per step.
+        rate: how fast weights change.
+        shrinkage: the part of the rate by which they tend to 0 (weight decay).
+    """
+
+    ball: Ball
+    alpha: float
+    inner_decay: float
+    rounds: int
+    rate: float
+    shrinkage: float
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, inner_rounds=self.rounds)
+        at_least(0, inner_decay=self.inner_decay, weight_decay=self.shrinkage)
+        above(0, weight_rate=self.rate)
+
+    def begin(self) -> Estimate:
+        weights: Tensor | None = None
+
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            nonlocal weights
+            members, clean = gradients.members, gradients.batch.clean
+            if weights is None:
+                weights = points.new_ones(len(members), len(points))
+            accumulate, inner, accumulated = momentum(self.inner_decay)(), points, torch.zeros_like(points)
+            for number in range(self.rounds):
+                path = draws.at("round", number)
+                for chosen in path.shared.permutation(len(members), "members")[0].tolist():
+                    weighed = members[chosen].surrogates.weighed(weights[chosen : chosen + 1])
+                    gradient = replace(gradients, surrogates=weighed).at(inner, path.at("member", chosen))
+                    weights = self._reweighed(weights, gradients, inner, path.at("member", chosen))
+                    accumulated = accumulate(gradient)
+                    inner = self.ball.inside(inner + self.alpha * self.ball.direction(accumulated, inner), clean)
+            return accumulated
+
+        return estimate
+
+    def _reweighed(self, weights: Tensor, gradients: Gradients, points: Tensor, draws: Draws) -> Tensor:
+        """A step down -log of the objective of the mean weighed logits."""
+        members = gradients.surrogates.redrawn(draws.at("weights")).members
+        logits = torch.stack([each.logits(points) for each in members])
+        weights = weights.detach().requires_grad_()
+        values = gradients.objective((weights[..., None] * logits).mean(dim=0), gradients.batch.goal)
+        falling = -values.clamp(min=torch.finfo(values.dtype).tiny).log().sum()
+        (slope,) = torch.autograd.grad(falling, weights)
+        return (weights - self.rate * (slope + self.shrinkage * weights)).detach()
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        inner = steps * self.rounds * models
+        return inner * (copies + models), inner * copies
+
+
+@dataclass(frozen=True)
 class CommonWeakness:
     """CWA: a small step downhill, then one uphill for each surrogate in turn; their sum is followed
     (Chen et al. 2024, arXiv:2303.09105, algorithm 1: MI-CWA).

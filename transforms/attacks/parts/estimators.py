@@ -1,5 +1,6 @@
 """Estimators: a step's gradient, estimated from gradients at one or more points."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -13,7 +14,8 @@ from transforms.attacks.gradients import Gradients
 from transforms.attacks.parts.momentum import mean_normalized
 from transforms.attacks.per_image import per_image
 from transforms.randomness import Draws
-from transforms.ranges import at_least, within
+from transforms.ranges import above, at_least, within
+from transforms.spectrum import cosines
 
 Sampling = Literal["linear", "uniform", "gaussian"]
 
@@ -47,7 +49,7 @@ class Estimator(Protocol):
         """
 
 
-def _alike(gradients: int, models: int, copies: int) -> tuple[int, int]:
+def for_each_copy(gradients: int, models: int, copies: int) -> tuple[int, int]:
     """A forward and a backward pass of every model for each copy."""
     return gradients * models * copies, gradients * models * copies
 
@@ -62,7 +64,7 @@ class AtThePoint:
         return lambda gradients, _, points, draws: gradients.at(points, draws)
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps, models, copies)
+        return for_each_copy(steps, models, copies)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class VarianceTuning(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps + (steps - 1) * self.neighbors, models, copies)
+        return for_each_copy(steps + (steps - 1) * self.neighbors, models, copies)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class EnhancedMomentum:
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
         first = self.samples if redraws else 1
-        return _alike(first + (steps - 1) * self.samples, models, copies)
+        return for_each_copy(first + (steps - 1) * self.samples, models, copies)
 
 
 @dataclass(frozen=True)
@@ -189,15 +191,55 @@ class GradientRelevance(_Neighbourhood):
         def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             gradient = gradients.at(points, draws)
             around = self._mean_gradient(gradients, points, draws)
-            # Normalized, because the squares of a confident model's gradients would vanish.
-            flat = [mean_normalized(each).flatten(1) for each in (gradient, around)]
-            alike = per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
+            alike = _likeness(gradient, around)
             return alike * gradient + (1 - alike) * around
 
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(steps * (1 + self.neighbors), models, copies)
+        return for_each_copy(steps * (1 + self.neighbors), models, copies)
+
+
+@dataclass(frozen=True)
+class FrequencyRelevance(_Neighbourhood):
+    """FGSRA: the gradient and the sum of those of neighbours, weighed by how alike they are. A neighbour's cosine
+    coefficients are multiplied by random numbers about 1, its gradient by how alike it is to the canvas (Wang et al.
+    2024, "Improving Adversarial Transferability via Frequency-Guided Sample Relevance Attack", CIKM).
+
+    Attributes:
+        spread: coefficients are multiplied by numbers from [1 - spread, 1 + spread].
+    """
+
+    spread: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("[0, 1]", rho=self.spread)
+
+    def begin(self) -> Estimate:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            gradient, total = gradients.at(points, draws), torch.zeros_like(points)
+            basis = cosines(points.shape[-1]).to(points)
+            for number in range(self.neighbors):
+                path = draws.at("neighbor", number)
+                factors = 1 + self.spread * (2 * path.uniform(points.shape[1:], "spectrum").to(points) - 1)
+                seen = basis.T @ (factors * (basis @ self._around(points, path) @ basis.T)) @ basis
+                back = basis @ gradients.at(seen, path) @ basis.T
+                total = total + _likeness(points, seen) * (basis.T @ (factors * back) @ basis)
+            alike = _likeness(gradient, total)
+            return alike * gradient + (1 - alike) * total
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps * (1 + self.neighbors), models, copies)
+
+
+def _likeness(one: Tensor, other: Tensor) -> Tensor:
+    """The cosine of each image's values, (B, 1, 1, 1); 0 where all are 0."""
+    # Normalized, because the squares of a confident model's gradients would vanish.
+    flat = [mean_normalized(each).flatten(1) for each in (one, other)]
+    return per_image(F.cosine_similarity(flat[0], flat[1], dim=1, eps=0.0).nan_to_num())
 
 
 @dataclass(frozen=True)
@@ -232,4 +274,123 @@ class GradientNormPenalty(_Neighbourhood):
         return estimate
 
     def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
-        return _alike(2 * steps * self.neighbors, models, copies)
+        return for_each_copy(2 * steps * self.neighbors, models, copies)
+
+
+@dataclass(frozen=True)
+class DirectionTuning:
+    """DTA: the mean direction of a few short steps, each taken at the end of what is remembered there
+    (Yang et al. 2023, arXiv:2303.15109, algorithm 1 as in the authors' code).
+
+    Attributes:
+        ball: the budget.
+        alpha: length of all short steps together.
+        reach: how far ahead of the canvas the points are, for a memory whose values are of magnitude 1.
+        inner_steps: short steps.
+        inner_decay: of the memory within a step, which begins with the loop's.
+    """
+
+    ball: Ball
+    alpha: float
+    reach: float
+    inner_steps: int
+    inner_decay: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(1, inner_steps=self.inner_steps)
+        at_least(0, inner_decay=self.inner_decay)
+
+    def begin(self) -> Estimate:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            total, tuned = torch.zeros_like(points), canvases
+            reach, alpha = self.ball.spread(self.reach, points[0].numel()), self.alpha / self.inner_steps
+            memory = (points - canvases) / reach
+            for number in range(self.inner_steps):
+                gradient = gradients.at(tuned + reach * memory, draws.at("tuning", number))
+                memory = self.inner_decay * memory + mean_normalized(gradient)
+                total = total + memory
+                tuned = self.ball.inside(tuned + alpha * self.ball.direction(memory, tuned), gradients.batch.clean)
+            return total / self.inner_steps
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps * self.inner_steps, models, copies)
+
+
+@dataclass(frozen=True)
+class ReversePerturbation:
+    """RAP: the gradient where nearby the objective is low, after a few steps downhill from a random point around the
+    canvas (Qin et al. 2022, arXiv:2210.05968, algorithm 1).
+
+    Attributes:
+        ball: around the canvas.
+        alpha: length of a step downhill.
+        inner_steps: downhill.
+        late_start: steps before the first that looks there.
+    """
+
+    ball: Ball
+    alpha: float
+    inner_steps: int
+    late_start: int
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, inner_steps=self.inner_steps)
+        at_least(0, late_start=self.late_start)
+        above(0, reverse_eps=self.ball.eps, reverse_alpha=self.alpha)
+
+    def begin(self) -> Estimate:
+        steps = itertools.count()
+
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            if next(steps) < self.late_start:
+                return gradients.at(points, draws)
+            reverse = self.ball.project(self.ball.start(points, draws.at("reverse")), points)
+            for number in range(self.inner_steps):
+                gradient = gradients.at(points + reverse, draws.at("reverse", number))
+                downhill = -self.alpha * self.ball.direction(gradient, points + reverse)
+                reverse = self.ball.project(reverse + downhill, points)
+            return gradients.at(points + reverse, draws)
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps + self.inner_steps * max(0, steps - self.late_start), models, copies)
+
+
+@dataclass(frozen=True)
+class ExpectedFlatness(_Neighbourhood):
+    """MEF: the mean gradient of neighbours, each of which first goes along what its own gradient was one step before,
+    less what it had gathered till then (Qiu et al. 2024, arXiv:2405.16181, algorithm 1).
+
+    Attributes:
+        reach: how far it goes, for a gradient whose values are of one magnitude.
+        inner_decay: of what it had gathered.
+    """
+
+    reach: float
+    inner_decay: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("[0, 1)", inner_decay=self.inner_decay)
+
+    def begin(self) -> Estimate:
+        gathered: dict[int, Tensor] = {}
+
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            total, reach = torch.zeros_like(points), self.ball.spread(self.reach, points[0].numel())
+            for number in range(self.neighbors):
+                path, before = draws.at("neighbor", number), gathered.get(number, torch.zeros_like(points))
+                gradient = gradients.at(self._around(points, path) + reach * before, path)
+                gathered[number] = mean_normalized(gradient) - self.inner_decay * before
+                total = total + gradient
+            return total / self.neighbors
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(steps * self.neighbors, models, copies)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ class DiverseInput(BaseTransformation):
         places = draws.uniform((3,), "resize")
         return torch.cat(
             [
-                _resized_and_padded(image, self.resize_rate, *place.tolist()) if change else image
+                resized_and_padded(image, self.resize_rate, *place.tolist()) if change else image
                 for image, change, place in zip(torch.split(points, 1), changed, places, strict=True)
             ]
         )
@@ -103,13 +103,45 @@ class Mixing(BaseTransformation):
         above(0, admix_strength=self.strength)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        if not len(batch.pool):
-            return points + self.strength * points.detach()
-        order = draws.permutation(len(batch.pool), "mix").to(points.device)
-        other = batch.pool_labels[order] != batch.goal.labels[:, None]
-        first = other.int().argmax(dim=1, keepdim=True)
-        pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
-        return points + self.strength * where(other.any(dim=1), pictures, points.detach())
+        return points + self.strength * _of_another_class(points, draws, batch)
+
+
+@dataclass(frozen=True)
+class MixMask(BaseTransformation):
+    """Brightness times factors that are evenly spaced between two ends, and every value times that of a mask, which is
+    1 - reach and twice the reach of a random picture of another class (Wang et al. 2023, arXiv:2311.12051). The
+    gradient is taken with respect to the copy, not through it.
+
+    Pictures are those of the pool, as in `Mixing`.
+
+    Attributes:
+        low, high: the smallest and the largest factor.
+        scales: how many.
+        masks: of each scale.
+        reach: how far a mask's values are from 1, at most.
+    """
+
+    low: float
+    high: float
+    scales: int
+    masks: int
+    reach: float
+    mixes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(2, uniform_scales=self.scales)
+        at_least(1, mix_masks=self.masks)
+        within("(0, 1]", scale_low=self.low, mask_range=self.reach)
+        above(self.low, scale_high=self.high)
+
+    @property
+    def copies(self) -> int:
+        return self.scales * self.masks
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        factor = self.low + (self.high - self.low) * (copy % self.scales) / (self.scales - 1)
+        mask = 1 - self.reach + 2 * self.reach * _of_another_class(points, draws, batch)
+        return _as_seen((factor * mask * points.detach()).clamp(0, 1), points)
 
 
 @dataclass(frozen=True)
@@ -141,7 +173,7 @@ class SpectrumSimulation(BaseTransformation):
         factors = 1 + self.spread * (2 * draws.uniform(shape, "spectrum").to(points) - 1)
         with torch.no_grad():
             seen = basis.T @ (factors * (basis @ (points + noise) @ basis.T)) @ basis
-        return seen + (points - points.detach())
+        return _as_seen(seen, points)
 
 
 @dataclass(frozen=True)
@@ -189,48 +221,110 @@ class StructureInvariance(BaseTransformation):
 
 
 @dataclass(frozen=True)
-class BlockShuffle(BaseTransformation):
-    """The canvas cut into blocks at random lines, which are rotated a little and shuffled (Wang et al. 2024,
-    arXiv:2308.10299).
+class Translations(BaseTransformation):
+    """The canvas moved to each place of a square grid, black where nothing was (Fang et al. 2024, "Strong Transferable
+    Adversarial Attacks via Ensembled Asymptotically Normal Distribution Learning", CVPR).
 
     Attributes:
-        blocks: per axis.
+        places: per axis.
+        reach: the farthest, in half sides.
+    """
+
+    places: int
+    reach: float
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(2, shifts=self.places)
+        within("(0, 2)", shift_range=self.reach)
+
+    @property
+    def copies(self) -> int:
+        return self.places**2
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        right, down = (self.reach * (2 * place / (self.places - 1) - 1) for place in divmod(copy, self.places))
+        matrix = points.new_tensor([[1, 0, right], [0, 1, down]]).expand(len(points), -1, -1)
+        grid = F.affine_grid(matrix, list(points.shape), align_corners=False)
+        return F.grid_sample(points, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+Angles = Literal["normal", "uniform"]
+_CUT_OFF = 2.0
+"""How many standard deviations of a normal angle the largest is."""
+
+
+@dataclass(frozen=True)
+class BlockShuffle(BaseTransformation):
+    """The canvas cut by a grid of random lines, whose rows and columns change places and whose blocks are rotated a
+    little (Wang et al. 2024, arXiv:2308.10299; the lines are drawn as in the authors' code).
+
+    Attributes:
+        blocks: per axis; k blocks need a side of k (k + 1) / 2 pixels.
         rotation: the largest angle, degrees.
+        angles: how they are drawn: from a normal distribution whose standard deviation is half the largest, at which it
+            is cut off, or uniformly.
     """
 
     copies: int
     blocks: int
     rotation: float
+    angles: Angles = "normal"
 
     def __post_init__(self) -> None:
         at_least(1, shuffles=self.copies, shuffle_blocks=self.blocks)
         within("[0, 180]", rotation=self.rotation)
         if self.blocks == 1 and self.rotation == 0:
             raise InputError("shuffle_blocks, rotation: 1 and 0 would leave every copy as it is")
+        if self.rotation == 0 and self.angles != "normal":
+            raise InputError(f"rotation_kind: {self.angles} has no effect with rotation: 0")
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         side, blocks = points.shape[-1], self.blocks
-        if blocks > side:
-            raise InputError(f"shuffle_blocks: {blocks} is more than the {side} pixels of a canvas's side")
-        across = draws.integers(2, (), "axis")
-        cuts = [draws.at("cuts", line).permutation(side - 1, "cuts")[:, : blocks - 1] + 1 for line in range(blocks + 1)]
-        orders = [draws.at("order", line).permutation(blocks, "order") for line in range(blocks + 1)]
-        angles = (2 * draws.uniform((blocks, blocks), "angle") - 1) * math.radians(self.rotation)
+        if blocks * (blocks + 1) > 2 * side:  # the longest could not make up for the rounding of the others
+            raise InputError(f"shuffle_blocks: {blocks} are too many for the {side} pixels of a canvas's side")
+        heights, widths = (1 - draws.uniform((blocks,), axis) for axis in ("heights", "widths"))
+        rows, columns = (draws.permutation(blocks, axis).tolist() for axis in ("rows", "columns"))
+        angles = self._angles(draws.uniform((blocks, blocks), "angle"))
         shuffled = []
         for number, image in enumerate(torch.split(points, 1)):
-            first, second = (3, 2) if across[number] else (2, 3)
-            strips = torch.split(image, _lengths(cuts[0][number], side), dim=first)
-            rebuilt = []
-            for strip in orders[0][number].tolist():
-                pieces = torch.split(strips[strip], _lengths(cuts[strip + 1][number], side), dim=second)
-                order = orders[strip + 1][number].tolist()
-                turned = [_rotated(pieces[each], float(angles[number, strip, each])) for each in order]
-                rebuilt.append(torch.cat(turned, dim=second))
-            shuffled.append(torch.cat(rebuilt, dim=first))
+            tall, wide = (_shares(each[number], side) for each in (heights, widths))
+            grid = [torch.split(strip, wide, dim=3) for strip in torch.split(image, tall, dim=2)]
+            turned = [
+                torch.cat(
+                    [rotated(grid[row][column], float(angles[number, row, column])) for column in columns[number]], 3
+                )
+                for row in rows[number]
+            ]
+            shuffled.append(torch.cat(turned, dim=2))
         return torch.cat(shuffled)
 
+    def _angles(self, uniform: Tensor) -> Tensor:
+        """Radians, of numbers from [0, 1)."""
+        centred = 2 * uniform - 1
+        if self.angles == "normal":
+            inside = math.erf(_CUT_OFF / math.sqrt(2))
+            centred = torch.erfinv(centred * inside) * math.sqrt(2) / _CUT_OFF
+        return math.radians(self.rotation) * centred
 
-def _resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
+
+def _as_seen(seen: Tensor, points: Tensor) -> Tensor:
+    """A copy whose gradient counts as the canvas's."""
+    return seen + (points - points.detach())
+
+
+def _of_another_class(points: Tensor, draws: Draws, batch: Batch) -> Tensor:
+    """For each image a random picture of the pool, (B, 3, S, S) in [0, 1], or itself where all are of its class."""
+    if not len(batch.pool):
+        return points.detach()
+    order = draws.permutation(len(batch.pool), "mix").to(points.device)
+    other = batch.pool_labels[order] != batch.goal.labels[:, None]
+    first = other.int().argmax(dim=1, keepdim=True)
+    pictures = batch.pool[order.gather(1, first).squeeze(1)].to(points) / WHITE
+    return where(other.any(dim=1), pictures, points.detach())
+
+
+def resized_and_padded(image: Tensor, rate: float, size: float, top: float, left: float) -> Tensor:
     """`size`, `top` and `left` are random numbers from [0, 1)."""
     side = image.shape[-1]
     largest = int(side * rate)
@@ -249,9 +343,18 @@ def _lengths(cuts: Tensor, side: int) -> list[int]:
     return [end - start for start, end in pairwise(lines)]
 
 
-def _rotated(block: Tensor, angle: float) -> Tensor:
+def _shares(parts: Tensor, side: int) -> list[int]:
+    """Lengths in proportion to random numbers (blocks,), rounded; the longest takes the rest. Some may be 0."""
+    lengths = (side * parts.double() / parts.double().sum()).round().int()
+    lengths[lengths.argmax()] += side - lengths.sum()
+    return [int(each) for each in lengths]
+
+
+def rotated(block: Tensor, angle: float) -> Tensor:
     """Rotated about its centre by radians, black where nothing was."""
     height, width = block.shape[-2:]
+    if not height * width:
+        return block
     cosine, sine = math.cos(angle), math.sin(angle)
     matrix = block.new_tensor([[[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]])
     grid = F.affine_grid(matrix, list(block.shape), align_corners=False)

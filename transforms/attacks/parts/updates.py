@@ -43,6 +43,13 @@ def hesitant(ball: Ball, alpha: float, decay: float) -> Callable[[], Step]:
     return partial(_Hesitant, ball, alpha, decay)
 
 
+def contradicted(ball: Ball, alpha: float, decay: float, momentum_decay: float) -> Callable[[], Step]:
+    """Steepest, at first alpha / decay long, but shorter by `decay` for each time that a value's gradient and momentum
+    (whose own decay is `momentum_decay`) differ in sign
+    (Wang et al. 2024, "Improving Adversarial Transferability via Frequency-Guided Sample Relevance Attack", CIKM)."""
+    return partial(_Contradicted, ball, alpha, decay, momentum_decay)
+
+
 def patchwise(eps: float, alpha: float, amplification: float, project: float, kernel_size: int) -> Callable[[], Step]:
     """Steps longer than the budget allows, whose cut-off part is passed on to the neighbouring pixels
     (Gao et al. 2020, arXiv:2007.06765, algorithm 1)."""
@@ -62,6 +69,22 @@ class _Hesitant:
         if self._signs is not None:
             self._length = self._length * torch.where(signs == self._signs, 1.0, self._decay)
         self._signs = signs
+        return self._alpha * self._length * self._ball.direction(accumulated, adversarial)
+
+
+class _Contradicted:
+    def __init__(self, ball: Ball, alpha: float, decay: float, momentum_decay: float) -> None:
+        self._ball = ball
+        self._alpha = alpha
+        self._decay = decay
+        self._momentum_decay = momentum_decay
+        self._before: Tensor | float = 0.0
+        self._length: Tensor | float = 1.0 / decay
+
+    def __call__(self, accumulated: Tensor, adversarial: Tensor) -> Tensor:
+        gradient = accumulated - self._momentum_decay * self._before
+        self._before = accumulated
+        self._length = self._length * torch.where(gradient.sign() == accumulated.sign(), 1.0, self._decay)
         return self._alpha * self._length * self._ball.direction(accumulated, adversarial)
 
 

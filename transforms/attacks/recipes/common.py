@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from transforms.attacks.loop import AttackLoop, Keep
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
-from transforms.attacks.parts.ensembles import AdaptiveEnsemble
+from transforms.attacks.parts.ensembles import AdaptiveEnsemble, Reweighing
 from transforms.attacks.units import Redraws
 from transforms.errors import InputError
 
@@ -21,8 +21,8 @@ def common(
     eot: Redraws = 1,
 ) -> AttackLoop:
     """The objective, which canvas is kept, and how often runs and draws are repeated."""
-    if isinstance(loop.estimator, AdaptiveEnsemble) and objective not in _POSITIVE:
-        raise InputError(f"objective: {objective} may be negative, and adaea weighs models by ratios of losses")
+    if isinstance(loop.estimator, AdaptiveEnsemble | Reweighing) and objective not in _POSITIVE:
+        raise InputError(f"objective: {objective} may be negative, and this recipe weighs models by losses")
     return replace(
         loop, objective=OBJECTIVES[objective], keep=keep, random_start=random_start, restarts=restarts, eot=eot
     )

@@ -11,13 +11,16 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.transformations import (
+    Angles,
     BlockShuffle,
     DiverseInput,
     Mixing,
+    MixMask,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
     StructureInvariance,
+    Translations,
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
@@ -25,6 +28,7 @@ from transforms.attacks.units import Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
+_USUAL_NOISE = 16 / 255
 
 
 def di(loop: AttackLoop, *, resize_rate: float = 1.1, diversity_probability: float = 0.5) -> AttackLoop:
@@ -57,11 +61,28 @@ def mix(loop: AttackLoop, *, mixed_images: int = 3, admix_strength: float = 0.2)
     return _shown(loop, Mixing(mixed_images, admix_strength))
 
 
-def ssa(
-    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels = 16 / 255, spectrum_spread: float = 0.5
+def usmm(
+    loop: AttackLoop,
+    *,
+    scale_low: float = 0.1,
+    scale_high: float = 0.75,
+    uniform_scales: int = 5,
+    mix_masks: int = 3,
+    mask_range: float = 0.5,
 ) -> AttackLoop:
-    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho)."""
-    return _shown(loop, SpectrumSimulation(spectra, spectrum_noise, spectrum_spread))
+    """Uniform scales, each under masks made of other pictures (the paper's L, H, m, n and r)."""
+    return _shown(loop, MixMask(scale_low, scale_high, uniform_scales, mix_masks, mask_range))
+
+
+def ssa(
+    loop: AttackLoop, *, spectra: int = 20, spectrum_noise: Pixels | None = None, spectrum_spread: float = 0.5
+) -> AttackLoop:
+    """Spectrum simulation: noise, and cosine coefficients multiplied at random (the paper's sigma and rho), by default
+    spectrum_noise = eps; in L2 and L1, where eps is no change of single values, 16/255."""
+    usual = loop.ball.eps if loop.ball.norm == "linf" else _USUAL_NOISE
+    return _shown(
+        loop, SpectrumSimulation(spectra, usual if spectrum_noise is None else spectrum_noise, spectrum_spread)
+    )
 
 
 def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) -> AttackLoop:
@@ -69,9 +90,21 @@ def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) ->
     return _shown(loop, StructureInvariance(structures, structure_blocks))
 
 
-def bsr(loop: AttackLoop, *, shuffles: int = 20, shuffle_blocks: int = 2, rotation: float = 24.0) -> AttackLoop:
-    """Block shuffle and rotation."""
-    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation))
+def bsr(
+    loop: AttackLoop,
+    *,
+    shuffles: int = 20,
+    shuffle_blocks: int = 2,
+    rotation: float = 24.0,
+    rotation_kind: Angles = "normal",
+) -> AttackLoop:
+    """Block shuffle and rotation, by up to `rotation` degrees (the paper's tau)."""
+    return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
+
+
+def anda(loop: AttackLoop, *, shifts: int = 5, shift_range: float = 0.3) -> AttackLoop:
+    """The canvas shifted to `shifts` places per axis, by up to `shift_range` half sides."""
+    return _shown(loop, Translations(shifts, shift_range))
 
 
 def lf(
@@ -113,8 +146,10 @@ PARTS = {
     "si": Part("Lin et al. 2020, arXiv:1908.06281", (si,)),
     "dem": Part("Zou et al. 2020, arXiv:2112.06011", (dem,)),
     "admix": Part("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
+    "usmm": Part("Wang et al. 2023, arXiv:2311.12051", (usmm,)),
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "anda": Part("Fang et al. 2024, CVPR", (anda,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }

@@ -1,0 +1,136 @@
+"""Random parts in expectation: each against a loop that is written from its paper and draws its own numbers.
+
+`test_estimators.py` gives both the same draws, and so cannot see whether these are drawn as they should be.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.attacks import (
+    POOL,
+    POOL_LABELS,
+    SHAPE,
+    SIDE,
+    Twin,
+    Warp,
+    batch_of,
+    bent,
+    by_matrix,
+    enlarging,
+    grid_shuffle,
+    in_proportion,
+    operator_matrix,
+    some_canvases,
+    surrogates,
+    turning,
+)
+from transforms.attacks.gradients import Gradients
+from transforms.attacks.objectives import cross_entropy
+from transforms.attacks.parts.integrated import IntegratedGradients
+from transforms.attacks.parts.operators import OperatorSequences
+from transforms.attacks.parts.transformations import BlockShuffle, MixMask
+from transforms.attacks.parts.warping import ConstrainedWarping
+from transforms.attacks.protocol import Batch, Transformation
+from transforms.randomness import Draws
+
+IMAGES = 2
+COPIES = 400
+NETWORK = bent(7)
+
+Part = Transformation | IntegratedGradients | ConstrainedWarping
+Sampled = Callable[[np.random.Generator, Twin, np.ndarray, int], np.ndarray]
+"""The gradient of one copy: (random numbers, network, canvas in [0, 1], label) -> like the canvas."""
+
+
+def block_shuffle(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Wang et al. 2024 as in the authors' code: a grid, permuted, and angles of 0.2 radians cut off at twice that."""
+    lengths = [in_proportion(rng.uniform(size=2), SIDE) for _ in range(2)]
+    angles = rng.normal(0, 0.2, (2, 2))
+    while (outside := abs(angles) > 0.4).any():
+        angles[outside] = rng.normal(0, 0.2, outside.sum())
+    matrix = grid_shuffle(lengths, [rng.permutation(2).tolist() for _ in range(2)], angles)
+    seen = (canvas.reshape(3, -1) @ matrix.T).reshape(SHAPE)
+    return (twin.gradient(seen, label).reshape(3, -1) @ matrix).reshape(SHAPE)
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one.ravel() @ other.ravel() / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def agreement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """How alike two means are, each given twice from draws of its own: the cosine across over those within."""
+    across = np.mean([cosine(one, other) for one in ours for other in theirs])
+    return float(across / math.sqrt(cosine(*ours) * cosine(*theirs)))
+
+
+def mix_mask(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Wang et al. 2023: one of five factors, and a mask of a picture of another class."""
+    others = [each for each in range(len(POOL)) if POOL_LABELS[each] != label]
+    mask = 0.5 + POOL[rng.choice(others)].double().numpy() / 255
+    return twin.gradient(np.clip(canvas * rng.choice([0.1, 0.2625, 0.425, 0.5875, 0.75]) * mask, 0, 1), label)
+
+
+def operators(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Guo et al. 2025: two to four of 31 operators, drawn with replacement."""
+    matrix = np.eye(SIDE**2)
+    for which in rng.integers(31, size=rng.integers(2, 5)).tolist():
+        matrix = operator_matrix(which, rng.random(3).tolist()) @ matrix
+    return by_matrix(matrix.T, twin.gradient(by_matrix(matrix, canvas), label))
+
+
+def integrated(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Ren et al. 2025: a diverse input, or a shift, a flip, or a turn; channels of two values, 0.65 of the way."""
+    which = int(rng.integers(5))
+    turned = turning(SIDE, SIDE, math.radians(rng.uniform(-45, 45)))
+    affine = operator_matrix(which, rng.random(3).tolist()) if which else turned
+    matrix = affine if rng.random() < 0.5 else np.kron(*enlarging(SIDE, 245 / 224, rng.random(3).tolist()))
+    seen = by_matrix(matrix, canvas)
+    low, high = (end(seen, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
+    cut = rng.uniform(low, high)
+    way = seen - np.where(seen < cut, low, cut)
+    return 0.65 * by_matrix(matrix.T, twin.gradient(seen - 0.35 * way, label)) * way
+
+
+def warping(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Lin et al. 2024: the middle of nine points moves by up to a half side, then 0.01 against the slope."""
+    move = rng.uniform(-1, 1, 2)
+    warp = Warp(move)
+    matrix, down, across = warp.matrices()
+    gradient = twin.gradient(by_matrix(matrix, canvas), label)
+    slope = [
+        (gradient * by_matrix(each, canvas)).sum(axis=0).ravel() @ warp.share * SIDE / 2 for each in (across, down)
+    ]
+    matrix, *_ = Warp(move - 0.01 * np.array(slope)).matrices()
+    return by_matrix(matrix.T, twin.gradient(by_matrix(matrix, canvas), label))
+
+
+CASES: dict[str, tuple[Part, Sampled]] = {
+    "bsr": (BlockShuffle(COPIES, 2, math.degrees(0.4)), block_shuffle),
+    "usmm": (MixMask(0.1, 0.75, 5, COPIES // 5, 0.5), mix_mask),
+    "ops": (OperatorSequences(COPIES), operators),
+    "mumodig": (IntegratedGradients(COPIES, 1, 1, 2, 0.65), integrated),
+    "decowa": (ConstrainedWarping(COPIES, 3, 2.0, 0.01), warping),
+}
+
+
+def averaged(part: Part, batch: Batch, draws: Draws) -> np.ndarray:
+    gradients = Gradients(surrogates(NETWORK), cross_entropy, batch)
+    if isinstance(part, IntegratedGradients | ConstrainedWarping):
+        return part.begin()(gradients, batch.clean, batch.clean, draws).double().numpy()
+    return replace(gradients, transformations=(part,)).at(batch.clean, draws).double().numpy()
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_mean_gradient_of_copies_is_that_of_the_paper(name: str) -> None:
+    part, sampled = CASES[name]
+    canvases, labels, twin = some_canvases(IMAGES, seed=5), list(range(IMAGES)), Twin.of(NETWORK)
+    batch, rng = batch_of(canvases, labels), np.random.default_rng(0)
+    ours = [averaged(part, batch, batch.draws.at(half)) for half in range(2)]
+    for image, label in enumerate(labels):
+        canvas = canvases[image].double().numpy() / 255
+        theirs = [np.mean([sampled(rng, twin, canvas, label) for _ in range(COPIES)], axis=0) for _ in range(2)]
+        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.02)
