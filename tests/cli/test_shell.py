@@ -27,7 +27,7 @@ from tests.support.made import answers, made_run
 from tests.support.runs import ROOT, complaint, invoke
 from transforms.errors import StoppedError
 
-pytestmark = pytest.mark.timeout(60)  # a shell that does not leave waits for keys
+pytestmark = pytest.mark.timeout(240)  # a shell that does not leave waits for keys
 
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
 
