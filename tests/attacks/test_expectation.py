@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import fft
 
 from tests.support.attacks import (
     POOL,
@@ -32,7 +33,7 @@ from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts.integrated import IntegratedGradients
 from transforms.attacks.parts.operators import OperatorSequences
-from transforms.attacks.parts.transformations import BlockShuffle, MixMask
+from transforms.attacks.parts.transformations import BlockShuffle, DiverseInput, MixMask, SpectrumSimulation
 from transforms.attacks.parts.warping import ConstrainedWarping
 from transforms.attacks.protocol import Batch, Transformation
 from transforms.randomness import Draws
@@ -44,6 +45,19 @@ NETWORK = bent(7)
 Part = Transformation | IntegratedGradients | ConstrainedWarping
 Sampled = Callable[[np.random.Generator, Twin, np.ndarray, int], np.ndarray]
 """The gradient of one copy: (random numbers, network, canvas in [0, 1], label) -> like the canvas."""
+
+
+def diverse(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Xie et al. 2019: half of the time enlarged, put on black and resized back."""
+    matrix = np.kron(*enlarging(SIDE, 1.5, rng.random(3).tolist())) if rng.random() < 0.5 else np.eye(SIDE**2)
+    return by_matrix(matrix.T, twin.gradient(by_matrix(matrix, canvas), label))
+
+
+def spectrum(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Long et al. 2022: noise, and coefficients multiplied by 0.5 to 1.5; the gradient is that at the copy."""
+    coefficients = fft.dctn(canvas + rng.normal(0, 0.05, SHAPE), axes=(-2, -1), norm="ortho")
+    seen = fft.idctn(coefficients * rng.uniform(0.5, 1.5, SHAPE), axes=(-2, -1), norm="ortho")
+    return twin.gradient(seen, label)
 
 
 def block_shuffle(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
@@ -84,10 +98,12 @@ def operators(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: i
 
 def integrated(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
     """Ren et al. 2025: a diverse input, or a shift, a flip, or a turn; channels of two values, 0.65 of the way."""
-    which = int(rng.integers(5))
-    turned = turning(SIDE, SIDE, math.radians(rng.uniform(-45, 45)))
-    affine = operator_matrix(which, rng.random(3).tolist()) if which else turned
-    matrix = affine if rng.random() < 0.5 else np.kron(*enlarging(SIDE, 245 / 224, rng.random(3).tolist()))
+    if rng.random() < 0.5:
+        matrix = np.kron(*enlarging(SIDE, 245 / 224, rng.random(3).tolist()))
+    elif which := int(rng.integers(5)):
+        matrix = operator_matrix(which, rng.random(3).tolist())
+    else:
+        matrix = turning(SIDE, SIDE, math.radians(rng.uniform(-45, 45)))
     seen = by_matrix(matrix, canvas)
     low, high = (end(seen, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
     cut = rng.uniform(low, high)
@@ -109,6 +125,8 @@ def warping(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int
 
 
 CASES: dict[str, tuple[Part, Sampled]] = {
+    "di": (DiverseInput(1.5, 0.5), diverse),
+    "ssa": (SpectrumSimulation(COPIES, 0.05, 0.5), spectrum),
     "bsr": (BlockShuffle(COPIES, 2, math.degrees(0.4)), block_shuffle),
     "usmm": (MixMask(0.1, 0.75, 5, COPIES // 5, 0.5), mix_mask),
     "ops": (OperatorSequences(COPIES), operators),
@@ -121,7 +139,8 @@ def averaged(part: Part, batch: Batch, draws: Draws) -> np.ndarray:
     gradients = Gradients(surrogates(NETWORK), cross_entropy, batch)
     if isinstance(part, IntegratedGradients | ConstrainedWarping):
         return part.begin()(gradients, batch.clean, batch.clean, draws).double().numpy()
-    return replace(gradients, transformations=(part,)).at(batch.clean, draws).double().numpy()
+    drawn = replace(gradients, transformations=(part,), eot=COPIES // part.copies)
+    return drawn.at(batch.clean, draws).double().numpy()
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -133,4 +152,4 @@ def test_the_mean_gradient_of_copies_is_that_of_the_paper(name: str) -> None:
     for image, label in enumerate(labels):
         canvas = canvases[image].double().numpy() / 255
         theirs = [np.mean([sampled(rng, twin, canvas, label) for _ in range(COPIES)], axis=0) for _ in range(2)]
-        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.02)
+        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.015)

@@ -140,3 +140,14 @@ def test_objectives_that_do_not_vanish(name: str) -> None:
     assert gradient.abs().max() > 1e-3
     (vanished,) = torch.autograd.grad(cross_entropy(logits, goal).sum(), logits)
     assert vanished.abs().max() == 0
+
+
+@pytest.mark.parametrize(("target", "flat"), [(None, True), (0, False), (2, False)])
+def test_dlr_has_no_gradient_where_the_truth_ranks_third(target: int | None, flat: bool) -> None:
+    """Without a target, numerator and denominator are one difference (auto-attack's issue 108); the image is fooled."""
+    logits = torch.tensor([[3.0, 2.0, 5.0, 1.0]], requires_grad=True)
+    goal = Goal(torch.tensor([1]), None if target is None else torch.tensor([target]))
+    value = dlr(logits, goal)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert (gradient.abs().max().item() < 1e-6) == flat
+    assert not flat or (value.item() == pytest.approx(1) and bool(goal.reached(logits)))
