@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import gettempdir
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,8 @@ class Run:
             try:
                 for path in files:
                     _take_in(connection, path)
+                with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, which has no bar
+                    connection.execute("set enable_progress_bar = false")
                 connection.execute(_NOTHING_ELSE)
                 kinds = [statement.type for statement in connection.extract_statements(query)]
                 if len(kinds) != 1 or kinds[0] not in _QUERIES:
@@ -200,7 +202,6 @@ _READING = "reading the stream registered as"
 """DuckDB's words for a table that cannot be read; all else is the query's fault."""
 
 _NOTHING_ELSE = """
-set enable_progress_bar = false;
 set enable_external_access = false;
 set python_enable_replacements = false;
 set lock_configuration = true;
