@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,17 +71,24 @@ class Ran:
 def ran(experiment: Path, output: Path, *options: str) -> Ran:
     """Runs an experiment by the command."""
     command = [*MEGALITH, "run", str(experiment), "--output", str(output), *options]
-    started, first = time.perf_counter(), 0.0
+    started, first, peak = time.perf_counter(), 0.0, 0.0
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    while not ended:
+    while (status := process.poll()) is None:
         time.sleep(_LOOK_EVERY)
+        peak = max(peak, _peak(process.pid))
         if not first and any(output.glob("predictions/**/*.parquet")):
             first = time.perf_counter() - started
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     assert status == 0, f"{command} ended with {status}"
     costs = json.loads((output / "run.json").read_text())["costs"]
-    return Ran(time.perf_counter() - started, costs[-1]["seconds"], first, usage.ru_maxrss / 2**10)
+    return Ran(time.perf_counter() - started, costs[-1]["seconds"], first, peak)
+
+
+def _peak(pid: int) -> float:
+    """Most resident memory of a process so far, MiB. (`ru_maxrss` is at least that of the process that started it.)"""
+    with suppress(OSError):  # It may have ended.
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) / 2**10 if found else 0.0
+    return 0.0
 
 
 def measure(folder: str | None) -> Iterator[Measured]:
