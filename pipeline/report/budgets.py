@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import rate_lines, scatter
-from pipeline.report.section import Exhibit, Section, Table, counted, distinct, literal, usual_view
+from pipeline.report.section import Exhibit, Section, Table, counted, distinct, usual_view
 from pipeline.report.series import as_values, series
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -16,7 +17,7 @@ def over_eps(run: "Run") -> Section | None:
         return None
     exhibits = list[Exhibit]()
     if lines := series(run, "eps"):
-        sql = _SERIES.format(series=as_values(lines), view=literal(usual_view(run)))
+        sql = _SERIES.format(series=as_values(lines), view=quoted(usual_view(run)))
         found = counted(run, sql)
         exhibits += [_lines(found.where(norm=norm), norm, sql) for norm in sorted(set(found.column("norm")))]
     curves = counted(run, _CURVES)
@@ -32,12 +33,12 @@ def _lines(found: Table, norm: str, sql: str) -> Exhibit:
     rows = [{**row, "budget": row["eps"] * scale} for row in found.records()]
     title = f"Attacks that differ in ε alone, {norm}"
     chart = rate_lines(rows, "budget", unit, "success", "model", f"{title}: success, a line for each model", "series")
-    return Exhibit(title, found, f"from ({sql.strip()})\nwhere norm = {literal(norm)}", chart=chart)
+    return Exhibit(title, found, f"from ({sql.strip()})\nwhere norm = {quoted(norm)}", chart=chart)
 
 
 def over_cost(run: "Run") -> Section | None:
     """Success against passes, with the attacks that none beats at both."""
-    sql = _COST.format(view=literal(usual_view(run)))
+    sql = _COST.format(view=quoted(usual_view(run)))
     found = counted(run, sql)
     if not found.rows:
         return None

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import reliability
-from pipeline.report.section import Exhibit, Section, answer, counted, literal, usual_view
+from pipeline.report.section import Exhibit, Section, answer, counted, usual_view
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -14,7 +15,7 @@ _ENOUGH = 100
 
 def calibration(run: "Run") -> Section | None:
     """Reliability on clean images, and the expected calibration error."""
-    values = {"view": literal(usual_view(run)), "enough": _ENOUGH}
+    values = {"view": quoted(usual_view(run)), "enough": _ENOUGH}
     bins_sql, error_sql = _BINS.format(**values), _ERROR.format(bins=_BINS.format(**values).strip())
     bins = counted(run, bins_sql)
     if not bins.rows:

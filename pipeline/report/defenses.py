@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import cost_against_recovery, rate_dots
-from pipeline.report.section import Exhibit, Section, Table, counted, distinct, literal, usual_view
+from pipeline.report.section import Exhibit, Section, Table, counted, distinct, usual_view
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -13,7 +14,7 @@ def defenses(run: "Run") -> Section | None:
     """For each model that was attacked, accuracy behind each defence: clean, blind, and known to the attack."""
     if distinct(run, "defense") in ([], ["none"]):
         return None
-    sql = _DEFENSES.format(view=literal(usual_view(run)))
+    sql = _DEFENSES.format(view=quoted(usual_view(run)))
     found = counted(run, sql)
     exhibits = [each for model in dict.fromkeys(found.column("model")) for each in _of_model(found, model, sql)]
     return Section("Defences", (_DEFENSES_SAY,), tuple(exhibits))
@@ -21,7 +22,7 @@ def defenses(run: "Run") -> Section | None:
 
 def _of_model(found: Table, model: str, sql: str) -> list[Exhibit]:
     some = found.where(model=model)
-    part = f"from ({sql.strip()})\nwhere model = {literal(model)}"
+    part = f"from ({sql.strip()})\nwhere model = {quoted(model)}"
     dots = rate_dots(some.records(), "defense", "knows", "attack", f"Accuracy of {model} behind each defence")
     compared = [row for row in some.records() if row["recovery"] is not None and row["defense"] != "none"]
     exhibits = [Exhibit(f"Accuracy of {model} behind each defence", some, part, chart=dots)]

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.report.canvases import address, colour_bar, difference_maps, low_passed, pixels, png_files, thumbnail
 from pipeline.report.charts import probabilities
-from pipeline.report.section import Exhibit, Picture, Section, answer, literal, usual_view
+from pipeline.report.section import Exhibit, Picture, Section, answer, usual_view
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -28,7 +29,7 @@ class _Case(NamedTuple):
 
 def figures(run: "Run") -> Section | None:
     """Original beside adversarial, difference maps, probabilities, the low-pass strip, and each network's answer."""
-    cases = [_Case(*row) for row in answer(run, _CHOSEN.format(view=literal(usual_view(run)))).rows]
+    cases = [_Case(*row) for row in answer(run, _CHOSEN.format(view=quoted(usual_view(run)))).rows]
     exhibits = tuple(exhibit for case in cases[:_MOST] for exhibit in _of_case(run, case))
     return Section("Pictures", (_RULE,), exhibits) if exhibits else None
 
@@ -38,7 +39,7 @@ def _of_case(run: "Run", case: _Case) -> list[Exhibit]:
     clean, adversarial = (found.get(case.image_id) for found in files)
     if clean is None or adversarial is None:
         return []
-    keys = {"image": literal(case.image_id), "attack": literal(case.attack), "view": literal(usual_view(run))}
+    keys = {"image": quoted(case.image_id), "attack": quoted(case.attack), "view": quoted(usual_view(run))}
     title = f"{case.label_name}, attacked by {case.attack}"
     found = [_pair(run, case, title, (clean, adversarial), keys), _maps(run, case, title, (clean, adversarial), keys)]
     return [*found, *_all_classes(run, case, title, keys), *_strip(run, case, title, adversarial, keys)]
@@ -76,7 +77,7 @@ def _all_classes(run: "Run", case: _Case, title: str, keys: dict[str, str]) -> l
 
 
 def _strip(run: "Run", case: _Case, title: str, adversarial: bytes, keys: dict[str, str]) -> list[Exhibit]:
-    sql = _STRIP_OF.format(model=literal(case.surrogate), **keys)
+    sql = _STRIP_OF.format(model=quoted(case.surrogate), **keys)
     found = answer(run, sql)
     if not found.rows:
         return []

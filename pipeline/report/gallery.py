@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.canvases import pixels, png_files, thumbnail
-from pipeline.report.section import Json, Section, Table, answer, distinct, literal, some_images
+from pipeline.report.section import Json, Section, Table, answer, distinct, some_images
+from pipeline.results.outcomes import quoted
 from transforms.data.classes import class_name
 from transforms.rows.parts import CLEAN
 
@@ -28,7 +29,7 @@ def gallery(run: "Run") -> Section | None:
     attacks = attacks[:_PICTURES]
     room = min(_PICTURES, max(len(attacks), _ANSWERS // max(1, len(cases))))
     images = some_images(run, max(1, room // len(attacks)))
-    wanted = f"image_id in ({', '.join(map(literal, images)) or 'null'})"
+    wanted = f"image_id in ({', '.join(map(quoted, images)) or 'null'})"
     rows = answer(run, _ATTACKED.format(wanted=wanted)).records()
     thumbnails = {attack: _thumbnails(run, attack, images) for attack in (CLEAN, *attacks)}
     answers = _answers(answer(run, _SEEN.format(wanted=wanted)), cases)

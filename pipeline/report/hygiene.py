@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.report.section import Exhibit, Section, Table, answer, literal, usual_view
+from pipeline.report.section import Exhibit, Section, Table, answer, usual_view
 from pipeline.report.series import as_values, series
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -58,7 +59,7 @@ def answered(run: "Run", check: Check) -> Exhibit:
 
 
 def _white_box(run: "Run") -> str:
-    return _WHITE_BOX.format(view=literal(usual_view(run)))
+    return _WHITE_BOX.format(view=quoted(usual_view(run)))
 
 
 def _grows(key: str) -> Callable[["Run"], str | None]:
@@ -71,12 +72,12 @@ def _grows(key: str) -> Callable[["Run"], str | None]:
 
 def _noise(run: "Run") -> str:
     side = run.record.definitions.canvas.crop
-    return _NOISE.format(view=literal(usual_view(run)), values=3 * side * side)
+    return _NOISE.format(view=quoted(usual_view(run)), values=3 * side * side)
 
 
 def _near_published(run: "Run") -> str | None:
-    values = ", ".join(f"({literal(name)}, {accuracy!r})" for name, accuracy in run.record.published.items())
-    return _PUBLISHED.format(view=literal(usual_view(run)), values=values, far=_FAR) if values else None
+    values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published.items())
+    return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
 
 
 def _always(sql: str) -> Callable[["Run"], str | None]:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import rate_lines
-from pipeline.report.section import Exhibit, Section, counted, literal, usual_view
+from pipeline.report.section import Exhibit, Section, counted, usual_view
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 def sweep(run: "Run") -> Section | None:
     """Accuracy behind low-passes of several cutoffs, clean and attacked."""
-    sql = _SWEEP.format(view=literal(usual_view(run)))
+    sql = _SWEEP.format(view=quoted(usual_view(run)))
     found = counted(run, sql)
     if not found.rows:
         return None
@@ -21,7 +22,7 @@ def sweep(run: "Run") -> Section | None:
         title = f"Accuracy behind {kind}, by cutoff"
         some = [row for row in rows if row["filter"] == kind]
         chart = rate_lines(some, "cutoff", "cutoff, share of Nyquist", "right", "attack", title, "model")
-        part = f"from ({sql.strip()})\nwhere filter = {literal(kind)}"
+        part = f"from ({sql.strip()})\nwhere filter = {quoted(kind)}"
         exhibits.append(Exhibit(title, found.where(filter=kind), part, chart=chart))
     return Section("Low-pass sweep", (_SWEEP_SAYS,), tuple(exhibits))
 

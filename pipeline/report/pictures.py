@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.report.canvases import amplified, change, pixels, png_files
-from pipeline.report.section import answer, distinct, literal
+from pipeline.report.section import answer, distinct
 from pipeline.results.formats import csv_lines
+from pipeline.results.outcomes import quoted
 from transforms.errors import unknown
 from transforms.rows.parts import CLEAN
 
@@ -40,7 +41,7 @@ def write_pictures(run: "Run", folder: Path, attacks: Sequence[str] = (), where:
     for name in attacks:
         if name not in known:
             raise unknown("attack", name, known)
-    named = f"attack in ({', '.join(map(literal, attacks or known)) or 'null'})"
+    named = f"attack in ({', '.join(map(quoted, attacks or known)) or 'null'})"
     found = answer(run, _WANTED.format(named=named, where=where))
     folder.mkdir(parents=True, exist_ok=True)
     written, headings = 0, (*found.headings, "clean_file", "adversarial_file", "difference_file")

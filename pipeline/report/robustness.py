@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pipeline.report.section import Exhibit, Section, counted, literal, usual_view
+from pipeline.report.section import Exhibit, Section, counted, usual_view
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -13,7 +14,7 @@ _SHOWN = 10
 
 def robustness(run: "Run") -> Section | None:
     """The classes and images that hold best and worst, over all attacks and models."""
-    view = literal(usual_view(run))
+    view = quoted(usual_view(run))
     exhibits = []
     for keys, what in _KEYS:
         for order, which in (("desc", "Least"), ("asc", "Most")):

@@ -93,12 +93,6 @@ class Section:
     gallery: Json | None = None
 
 
-def literal(text: str) -> str:
-    """A text as SQL has it."""
-    quoted = text.replace("'", "''")
-    return f"'{quoted}'"
-
-
 def answer(run: "Run", sql: str) -> Table:
     """What a query says, in the experiment's order of attacks, models, views and defences where it names them."""
     headings, rows = run.rows(sql)

@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from pipeline.report.section import distinct, literal
+from pipeline.report.section import distinct
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -26,5 +27,5 @@ def series(run: "Run", key: str) -> list[list[str]]:
 
 def as_values(found: list[list[str]]) -> str:
     """Series as a table of SQL: attack, series."""
-    pairs = ", ".join(f"({literal(name)}, {literal(', '.join(names))})" for names in found for name in names)
+    pairs = ", ".join(f"({quoted(name)}, {quoted(', '.join(names))})" for names in found for name in names)
     return f"(values {pairs}) as series(attack, series)"

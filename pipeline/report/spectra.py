@@ -7,7 +7,8 @@ import numpy as np
 
 from pipeline.report.canvases import Canvas, change, energies, frequency_rings, pixels, png_files
 from pipeline.report.charts import lines
-from pipeline.report.section import Exhibit, Section, Table, answer, literal, some_images
+from pipeline.report.section import Exhibit, Section, Table, answer, some_images
+from pipeline.results.outcomes import quoted
 from transforms.rows.parts import CLEAN
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def spectra(run: "Run") -> Section | None:
     table = Table(("attack", "frequency", "share", "density", "images"), rows)
     words = f"Of at most {_IMAGES} images, spread evenly over the run, and {_ATTACKS} attacks. {_SPECTRA_SAY}"
     chart = lines(table.records(), "Energy of perturbations by spatial frequency, a line for each attack")
-    names, pictures = ", ".join(map(literal, [CLEAN, *attacks])), ", ".join(map(literal, images))
+    names, pictures = ", ".join(map(quoted, [CLEAN, *attacks])), ", ".join(map(quoted, images))
     sql = _CANVASES.format(names=names, pictures=pictures)
     return Section("Spectra of perturbations", (words,), (Exhibit("Energy by frequency", table, sql, chart=chart),))
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import rate_matrix
-from pipeline.report.section import Exhibit, Section, Table, counted, literal
+from pipeline.report.section import Exhibit, Section, Table, counted
+from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -33,7 +34,7 @@ def _matrix(found: Table, several_views: bool) -> Exhibit:
         for row in found.records()
     ]
     title = f"{'Targeted' if targeted else 'Untargeted'} attacks" + (f", view {view}" if several_views else "")
-    sql = f"from ({_TRANSFER.strip()})\nwhere targeted = {targeted} and view = {literal(view)}"
+    sql = f"from ({_TRANSFER.strip()})\nwhere targeted = {targeted} and view = {quoted(view)}"
     chart = rate_matrix(rows, "attack", "model", f"{title}: success rate of each attack, with its surrogates, by model")
     return Exhibit(title, found, sql, chart=chart)
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.charts import rate_matrix
-from pipeline.report.section import Exhibit, Section, Table, answer, counted, distinct, literal
+from pipeline.report.section import Exhibit, Section, Table, answer, counted, distinct
+from pipeline.results.outcomes import quoted
 from pipeline.results.statistics import Paired
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def views(run: "Run") -> Section | None:
     found = counted(run, _VIEWS)
     rows = [{**row, "model and view": f"{row['model']}, {row['view']}", "marked": False} for row in found.records()]
     chart = rate_matrix(rows, "attack", "model and view", "Accuracy by attack, model and view")
-    sql = _PAIRED.format(first=literal(names[0]))
+    sql = _PAIRED.format(first=quoted(names[0]))
     counts = answer(run, sql)
     pairs = Table((*counts.headings, *_PAIRED_TOO), tuple((*row, *_paired(*row[-4:])) for row in counts.rows))
     exhibits = (
