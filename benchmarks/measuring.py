@@ -1,10 +1,12 @@
 """Interleaved timing: all contenders do the same work in turn, so that a machine's moods meet them alike."""
 
 import gc
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Work = Callable[[], object]
@@ -32,6 +34,15 @@ class Measured:
     low: float = 1.0
     high: float = 1.0
     note: str = ""
+
+
+def peak_memory(process: int | str = "self") -> float:
+    """Most resident memory of a process so far, MiB; 0 of one that has ended and was not waited for.
+
+    (`ru_maxrss` is at least that of the process that started it.)
+    """
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) / 2**10 if found else 0.0
 
 
 def interleaved(

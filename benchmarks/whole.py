@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 import torchattacks
 
-from benchmarks.measuring import Measured
+from benchmarks.measuring import Measured, peak_memory
 from benchmarks.pictures import CANVAS, AsUsersDo, floats, listed
 from megalith import open_run
 from pipeline.config.attacks import AttackConfig
@@ -75,20 +73,12 @@ def ran(experiment: Path, output: Path, *options: str) -> Ran:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     while (status := process.poll()) is None:
         time.sleep(_LOOK_EVERY)
-        peak = max(peak, _peak(process.pid))
+        peak = max(peak, peak_memory(process.pid))
         if not first and any(output.glob("predictions/**/*.parquet")):
             first = time.perf_counter() - started
     assert status == 0, f"{command} ended with {status}"
     costs = json.loads((output / "run.json").read_text())["costs"]
     return Ran(time.perf_counter() - started, costs[-1]["seconds"], first, peak)
-
-
-def _peak(pid: int) -> float:
-    """Most resident memory of a process so far, MiB. (`ru_maxrss` is at least that of the process that started it.)"""
-    with suppress(OSError):  # It may have ended.
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-        return int(found[1]) / 2**10 if found else 0.0
-    return 0.0
 
 
 def measure(folder: str | None) -> Iterator[Measured]:

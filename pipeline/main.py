@@ -82,6 +82,7 @@ def megalith(
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ExperimentFile = Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")]
 RunDirectory = Annotated[str, typer.Argument(metavar="RUNDIR")]
+Attacks = Annotated[list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be repeated.")]
 Output = Annotated[str, typer.Option(metavar="RUNDIR", help="The run directory.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. attacks.mi4.eps=2/255")]
 Retry = Annotated[
@@ -231,9 +232,7 @@ def sql(
         from pipeline.cli.terminal import print_answer
         from pipeline.results.tables import SCHEMA, open_run, statements
 
-        if query and _OPTION.fullmatch(query):
-            context.args.insert(0, query)
-            query = None
+        query = _unless_an_option(query, context)
         _tell_beam(context)
         run, files, show = open_run(run_directory), allow_files or [], partial(print_answer, form.value)
         if schema:
@@ -250,7 +249,7 @@ def sql(
 @app.command(context_settings=_PASS_ON)
 def report(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Where the page goes; by default RUNDIR/report.html.")
     ] = None,
@@ -268,9 +267,9 @@ def report(
 @app.command(context_settings=_PASS_ON)
 def pictures(
     context: typer.Context,
-    run_directory: Annotated[str, typer.Argument(metavar="RUNDIR")],
+    run_directory: RunDirectory,
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the files go to.")],
-    attack: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this attack; may be repeated.")] = None,
+    attack: Attacks = None,
     where: Annotated[
         str,
         typer.Option(metavar="SQL", help='A condition over columns of attacks and label_name: "success and l2 < 2"'),
@@ -297,7 +296,6 @@ Denominator = Annotated[
         help="all, clean-correct, all-models-correct or surrogate-fooled; by default clean-correct for success."
     ),
 ]
-Attacks = Annotated[list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be repeated.")]
 Models = Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="Likewise.")]
 Views = Annotated[list[str] | None, typer.Option("--view", metavar="NAME", help="Likewise.")]
 Defenses = Annotated[
@@ -364,9 +362,7 @@ def compare(
         from pipeline.results.formats import print_sheet
         from pipeline.results.tables import open_run
 
-        if other and _OPTION.fullmatch(other):
-            context.args.insert(0, other)
-            other = None
+        other = _unless_an_option(other, context)
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
@@ -454,7 +450,15 @@ def _list_page(thing: str, name: str | None) -> dict[str, Any]:
 
 
 _OPTION = re.compile(r"--\w+(=.*)?")
-"""One of Beam's, which stands where a query or a second run would if none is given."""
+
+
+def _unless_an_option(given: str | None, context: typer.Context) -> str | None:
+    """An optional argument. Where none is given, one of Beam's options stands in its place, and is handed to Beam."""
+    if given is None or not _OPTION.fullmatch(given):
+        return given
+    context.args.insert(0, given)
+    return None
+
 
 _SHOWN = 10
 """Lines of each check of `verify`."""

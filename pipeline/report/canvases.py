@@ -62,9 +62,13 @@ def thumbnail(canvas: Canvas, side: int) -> str:
 
 
 def _saved(image: "object", kind: str, **options: int) -> str:
+    return address(_file(image, kind, **options), kind)
+
+
+def _file(image: "object", kind: str, **options: int) -> bytes:
     file = BytesIO()
     image.save(file, kind, **options)  # type: ignore[attr-defined]
-    return address(file.getvalue(), kind)
+    return file.getvalue()
 
 
 _STOPS = ((33, 102, 172), (247, 247, 247), (178, 24, 43))
@@ -147,6 +151,4 @@ def amplified(changed: npt.NDArray[np.int16], times: int) -> bytes:
     from PIL import Image  # noqa: PLC0415 - said above
 
     levels = (changed.astype(np.int32) * times + 128).clip(0, 255).astype(np.uint8)
-    file = BytesIO()
-    Image.fromarray(levels).save(file, "png")
-    return file.getvalue()
+    return _file(Image.fromarray(levels), "png")

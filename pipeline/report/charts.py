@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.section import Json
+from pipeline.report.section import length
+from pipeline.results.record import Json
 
 if TYPE_CHECKING:
     import altair as alt
@@ -169,8 +170,7 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
 
 
 def _rivals(row: Json) -> str:
-    budget = f"{row['eps'] * 255:.3g}/255" if row["norm"] == "linf" else f"{row['eps']:.3g}"
-    return f"{'targeted' if row['targeted'] else 'untargeted'}, {row['norm']} {budget}"
+    return f"{'targeted' if row['targeted'] else 'untargeted'}, {row['norm']} {length(row['norm'], row['eps'])}"
 
 
 def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, description: str) -> Json:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.report.canvases import address, colour_bar, difference_maps, low_passed, pixels, png_files, thumbnail
 from pipeline.report.charts import probabilities
-from pipeline.report.section import Exhibit, Picture, Section, answer, usual_view
+from pipeline.report.section import Exhibit, Picture, Section, answer, length, usual_view
 from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _of_case(run: "Run", case: _Case) -> list[Exhibit]:
 
 def _pair(run: "Run", case: _Case, title: str, files: tuple[bytes, bytes], keys: dict[str, str]) -> Exhibit:
     sql = _ANSWERS.format(**keys)
-    budget = f"{case.eps * 255:g}/255" if case.norm == "linf" else f"{case.eps:g}"
+    budget = length(case.norm, case.eps)
     words = f"Image {case.image_id}, {case.norm} ε = {budget}. The slider moves from the original to the attacked one."
     original, attacked = (
         Picture(address(file, "png"), f"{case.label_name}, {which}", (which,))

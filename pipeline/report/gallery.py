@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from pipeline.report.canvases import pixels, png_files, thumbnail
-from pipeline.report.section import Json, Section, Table, answer, distinct, some_images
+from pipeline.report.section import Section, Table, answer, distinct, some_images
 from pipeline.results.outcomes import quoted
+from pipeline.results.record import Json
 from transforms.data.classes import class_name
 from transforms.rows.parts import CLEAN
 

@@ -1,10 +1,11 @@
 """Findings as tables on the terminal."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import text_table
 from pipeline.results import findings
-from pipeline.results.cases import ADAPTIVE, shown_attack
+from pipeline.results.cases import ADAPTIVE, shown, shown_attack
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
 from transforms.rows.parts import CLEAN
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_SHOWN = {"attack": {CLEAN: "clean"}, "defense": {findings.UNDEFENDED: "undefended"}}
 _UNKNOWN = " *"
 _NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
 _WRONG_ALREADY = "its surrogates get them wrong when clean"
@@ -84,10 +84,10 @@ def _pivot(title: str, rates: "pd.DataFrame", down: str, across: str, cost: "pd.
     pivoted = rates.assign(cell=cells).pivot_table(
         index=index, columns=across, values="cell", aggfunc="first", observed=True
     )
-    shown = pivoted.fillna("").reset_index().rename(columns=_SHOWN.get(across, {}))
-    shown[down] = [_SHOWN.get(down, {}).get(name, name) for name in shown[down]]
+    grid = pivoted.fillna("").reset_index().rename(columns=partial(shown, across))
+    grid[down] = [shown(down, name) for name in grid[down]]
     if cost is not None:
         passes = cost.set_index("attack")
         for place, column in enumerate(("forwards", "backwards"), start=len(index)):
-            shown.insert(place, column, [f"{passes[column][attack]:.0f}" for attack in shown["attack"]])
-    return text_table(title, shown.columns, shown.itertuples(index=False))
+            grid.insert(place, column, [f"{passes[column][attack]:.0f}" for attack in grid["attack"]])
+    return text_table(title, grid.columns, grid.itertuples(index=False))

@@ -91,7 +91,7 @@ def execute(
             # What is wrong with it is said before anything is written.
             models.resolve(name, followed=name in followed)
     prepared = _with_micro_batch(prepared, models)
-    for said in (*_slow_precisions(prepared.experiment, device), *_many_files(prepared, waves, options)):
+    for said in (*_slow_precisions(prepared.experiment, device), *_many_files(prepared, options)):
         warn(said)
     shard = prepared.shard
     journal = _Journal(prepared.store, shard, warn)
@@ -124,9 +124,9 @@ def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
             yield f"attacks.{name}.precision: this processor has no instructions for {attack.precision}; fp32 is faster"
 
 
-def _many_files(prepared: Prepared, waves: Sequence[Wave], options: PipelineOptions) -> Iterator[str]:
+def _many_files(prepared: Prepared, options: PipelineOptions) -> Iterator[str]:
     """What a shared disk has to hold where nothing is compacted before the end, by a cluster or by all shards."""
-    made = sum(len(wave.work(prepared.chunks)) * wave.tasks.files_of_a_chunk for wave in waves) * prepared.shard.of
+    made = prepared.plan.missing.files * prepared.shard.of
     if made > _QUOTA and not is_remote(prepared.store.root) and not _compacts_meanwhile(prepared, options):
         larger = prepared.experiment.chunk_size * -(-made // (2 * MOST_FILES))
         yield (

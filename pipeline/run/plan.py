@@ -122,6 +122,11 @@ class Tasks:
         return sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes)
 
     @property
+    def files(self) -> int:
+        """How many files they make."""
+        return sum(tasks * len(kind.parts) for kind, tasks, _ in self.tally())
+
+    @property
     def files_of_a_chunk(self) -> int:
         """How many files the tasks of one chunk make, at most."""
         return sum(len(kind.parts) for kind, *_ in self.tally())

@@ -83,16 +83,13 @@ def _grown(folder: Path) -> Path:
 
 
 MEASURED = """
-import re, sys, time
-from pathlib import Path
+import sys, time
+from benchmarks.measuring import peak_memory
 from pipeline.report.page import write_report
 from pipeline.results.tables import open_run
 begun = time.monotonic()
 written = write_report(open_run(sys.argv[1]))
-seconds = time.monotonic() - begun
-# Not ru_maxrss, which is at least that of the process that started this one.
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-print(seconds, written.stat().st_size, peak)
+print(time.monotonic() - begun, written.stat().st_size, peak_memory())
 """
 
 
