@@ -26,6 +26,7 @@ class AttackSpec:
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: class wanted by a targeted attack, 0–999, or None.
+        victim: the model that it asks, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
@@ -40,12 +41,18 @@ class AttackSpec:
     norm: str
     eps: float
     target: int | None
+    victim: str | None = None
     variant_of: str | None = None
 
     @property
     def mixes(self) -> bool:
         """Whether it needs pictures of other classes."""
         return self.build().pool == "needed"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it needs: its surrogates and its victim."""
+        return self.surrogates if self.victim is None else (*self.surrogates, self.victim)
 
     def drawn_once(self) -> "AttackSpec":
         """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""

@@ -104,6 +104,8 @@ def attack_chunk(
     if batch.labels:
         for name in spec.surrogates:
             context.models[name]  # Before the guard: a process that dies of loading a model is not put down to images.
+        if spec.victim is not None:
+            context.models.target(spec.victim)
         work = partial(_attack_some, context, spec, batch, pool, pictures)
         groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
     failures += death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
@@ -172,4 +174,5 @@ def _attack_some(
     classifiers = [context.models[name] for name in spec.surrogates]
     with timed("attack", len(some)):
         given = None if pictures is None else pictures[list(some)]
-        return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool, given)
+        victim = None if spec.victim is None else context.models.target(spec.victim)
+        return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool, given, victim)
