@@ -23,9 +23,9 @@ from pydantic import (
 from pipeline.config.base import Name, Ratio, Strict, different, one_of
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
-from transforms.attacks.spec import AttackSpec
+from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
-from transforms.attacks.units import Carried, Drawn, Unit
+from transforms.attacks.units import Carried, Drawn, LayerNames, Unit
 from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
@@ -100,6 +100,7 @@ class AttackConfig(Strict):
         False
     )
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
+    gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
@@ -133,7 +134,9 @@ class AttackConfig(Strict):
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
-        return {**shared, **parameters}
+        shared.pop("gradients")
+        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
+        return {**shared, **plain, **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -150,6 +153,8 @@ class AttackConfig(Strict):
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
         if self.precision != "fp32" and not made.gradients:
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        if self.gradients is not None and not made.gradients:
+            raise InputError(f"gradients: {self.gradients} has no effect on {self.recipe}, which takes none")
         return self
 
     @model_validator(mode="after")
@@ -207,7 +212,11 @@ class AttackConfig(Strict):
                         f"{key}: {each} is the whole range of a pixel, 1, or more; did you mean {float(each):g}/255?"
                     )
         for spec in self.specs("", ()):
-            spec.build()
+            built = spec.build()
+            if built.looks_inside and windows(VIEWS[self.view]) > 1:
+                raise InputError(
+                    f"view: {self.recipe} looks inside surrogates, which {self.view} shows several windows"
+                )
         return self
 
     @model_validator(mode="after")
@@ -235,6 +244,7 @@ class AttackConfig(Strict):
             view=self.view,
             defense=self.defense,
             precision=self.precision,
+            gradients=self.gradients,
             norm=self.norm,
             eps=float(self.eps),
             target=self.target,
@@ -266,16 +276,20 @@ def _parameter_model(name: str) -> type[Strict]:
     return create_model(name, __base__=Strict, **fields)
 
 
+_WRITTEN: dict[Any, Any] = {
+    float: Ratio,
+    float | None: Ratio | None,
+    tuple[float, ...]: tuple[Ratio, ...],
+    tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
+    LayerNames: LayerNames,
+}
+"""What a user writes for a type: floats may be fractions."""
+
+
 def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it: floats may be fractions."""
-    if hint is float:
-        return Ratio
-    if hint == float | None:
-        return Ratio | None
-    if hint == tuple[float, ...]:
-        return tuple[Ratio, ...]
-    if hint == tuple[str, ...]:
-        return Annotated[hint, Field(min_length=1), AfterValidator(different)]
+    """The type of a parameter as a user writes it."""
+    if hint in _WRITTEN:
+        return _WRITTEN[hint]
     if get_origin(hint) is Literal:
         return Annotated[hint, one_of(key, get_args(hint))]
     return Annotated[hint, Field(strict=True)]
