@@ -3,23 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     BeforeValidator,
-    Field,
     PlainSerializer,
     PlainValidator,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    create_model,
     model_serializer,
     model_validator,
 )
 
-from pipeline.config.base import Names, Ratio, Strict, one_of
+from pipeline.config.base import Ratio, Strict, one_of
+from pipeline.config.parameters import parameter_model, plain_parameters
+from pipeline.config.surrogates import Surrogates
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec
@@ -90,7 +89,7 @@ class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
     recipe: str
-    surrogates: Names
+    surrogates: Surrogates
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: OneDefense = NO_DEFENSE
@@ -146,6 +145,8 @@ class AttackConfig(Strict):
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse == "drawn" and made.models > 1:
+            raise InputError(f"fuse: {self.recipe} follows its surrogates one by one, by itself; leave drawn out")
         if self.fuse is not None and self.fuse not in made.fusions:
             way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
@@ -153,6 +154,8 @@ class AttackConfig(Strict):
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
         if self.precision != "fp32" and not made.gradients:
             raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        if any(each.modifiers for each in self.surrogates) and not made.gradients:
+            raise InputError(f"surrogates: modify has no effect on {self.recipe}, which takes no gradients")
         return self
 
     @model_validator(mode="after")
@@ -206,13 +209,18 @@ class AttackConfig(Strict):
                 raise InputError(f"{key}: {given[key]} has no effect with {carried.by}: 0; take a {carried.by} above 0")
         return self
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The surrogates, by name."""
+        return tuple(each.model for each in self.surrogates)
+
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
         """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
         plain = AttackSpec(
             name=name,
             recipe=self.recipe,
-            parameters=tuple((key, _plain(value)) for key, value in self.parameters),
-            surrogates=self.surrogates,
+            parameters=plain_parameters(self.parameters),
+            surrogates=self.models,
             fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense,
@@ -220,6 +228,7 @@ class AttackConfig(Strict):
             norm=self.norm,
             eps=float(self.eps),
             target=self.target,
+            modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )
         if not self.adaptive:
             return (plain,)
@@ -243,24 +252,4 @@ def _parameter_model(name: str) -> type[Strict]:
     for key in parameters:
         if key in AttackConfig.model_fields:
             raise InputError(f"recipe: {name} calls a parameter {key!r}, which is a key of every attack; rename it")
-    fields: dict[str, Any] = {key: (_written(key, hint), default) for key, (hint, default) in parameters.items()}
-    return create_model(name, __base__=Strict, **fields)
-
-
-def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it: floats may be fractions."""
-    if hint is float:
-        return Ratio
-    if hint == float | None:
-        return Ratio | None
-    if hint == tuple[float, ...]:
-        return tuple[Ratio, ...]
-    if get_origin(hint) is Literal:
-        return Annotated[hint, one_of(key, get_args(hint))]
-    return Annotated[hint, Field(strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):  # a specification is hashable
-        return tuple(_plain(each) for each in value)
-    return float(value) if isinstance(value, Fraction) else value
+    return parameter_model(name, parameters)

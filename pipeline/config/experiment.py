@@ -115,7 +115,7 @@ class Experiment(Strict):
             if name not in self.models:
                 raise unknown("model in targets:", name, self.models)
         for attack, config in self.attacks.items():
-            for name in config.surrogates:
+            for name in config.models:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
         return self
@@ -132,7 +132,7 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
+            self._check_view(f"attacks.{attack}.view", config.view, config.models)
         for view in self.views:
             self._check_view("views", view, self.targets)
         for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
@@ -177,7 +177,7 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source
@@ -199,7 +199,7 @@ class Experiment(Strict):
     @property
     def used_models(self) -> dict[str, ModelConfig]:
         """The models that are targets or surrogates, by name."""
-        used = {*self.targets, *(name for attack in self.attacks.values() for name in attack.surrogates)}
+        used = {*self.targets, *(name for attack in self.attacks.values() for name in attack.models)}
         return {name: config for name, config in self.models.items() if name in used}
 
     @property

@@ -60,6 +60,10 @@ class AttackLoop(BaseAttack):
         random_start: whether to begin at a random point of the ball instead of the image.
         model_draws: how often the surrogates are drawn to judge a canvas where they are random themselves, as behind a
             random defence; 0 where they are not.
+        random_gradients: whether the surrogates' gradients are random by themselves.
+        in_turn: whether each step follows one surrogate, in random order, each once before any is followed again (LGV,
+            Gubri et al. 2022, arXiv:2207.13129). The order is the same for all images of an experiment, so that a batch
+            asks one surrogate; what is kept is judged by all of them.
         restarts: independent runs; of each image the best is kept: one that reaches the goal before one that does
             not, then the one with the highest objective, then the earliest.
     """
@@ -81,6 +85,8 @@ class AttackLoop(BaseAttack):
     keep: Keep = "last"
     random_start: bool = False
     model_draws: int = 0
+    random_gradients: bool = False
+    in_turn: bool = False
     restarts: int = 1
 
     def __post_init__(self) -> None:
@@ -92,12 +98,14 @@ class AttackLoop(BaseAttack):
             raise InputError(
                 f"eot: {self.eot} without a random transformation or defense would average the same gradient"
             )
+        if self.in_turn and self.steps == 1:
+            raise InputError("fuse: drawn would follow a single surrogate in a single step; take 2 steps or more")
         if self.keep != "last" and self.steps == 1:
             raise InputError(f"keep: {self.keep} has no effect on a single step")
 
     @property
     def redraws(self) -> bool:
-        return self.model_draws > 0 or any(each.random for each in self.transformations)
+        return self.model_draws > 0 or self.random_gradients or any(each.random for each in self.transformations)
 
     @property
     def pool(self) -> PoolUse:
@@ -105,7 +113,7 @@ class AttackLoop(BaseAttack):
 
     @property
     def _random(self) -> bool:
-        return self.random_start or self.estimator.random or self.redraws
+        return self.random_start or self.estimator.random or self.redraws or self.in_turn
 
     @property
     def _judges(self) -> bool:
@@ -117,7 +125,8 @@ class AttackLoop(BaseAttack):
         copies = self.eot
         for each in self.transformations:
             copies *= each.copies
-        forwards, backwards = self.estimator.passes(self.search_steps + self.steps, models, copies, self.redraws)
+        steps, followed = self.search_steps + self.steps, 1 if self.in_turn else models
+        forwards, backwards = self.estimator.passes(steps, followed, copies, self.redraws)
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
@@ -162,7 +171,8 @@ class AttackLoop(BaseAttack):
         for number in range(-self.search_steps, self.steps):
             if number == 0:
                 adversarial = start
-            asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
+            surrogates = self._followed(gradients.surrogates, draws, self.search_steps + number)
+            asked = replace(gradients, surrogates=kept.counting(surrogates))
             ahead = adversarial + lookahead * accumulated
             gradient = self.gradient_filter(estimate(asked, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)
@@ -173,6 +183,14 @@ class AttackLoop(BaseAttack):
                 kept.offer(asked, self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
+
+    def _followed(self, surrogates: Surrogates, draws: Draws, number: int) -> Surrogates:
+        """The surrogates of a step, by its number from 0."""
+        if not self.in_turn:
+            return surrogates
+        turn, place = divmod(number, len(surrogates))
+        order = draws.at("turn", turn).shared.permutation(len(surrogates), "surrogates")
+        return surrogates.following(int(order[0, place]))
 
     def _inside(self, points: Tensor, clean: Tensor) -> Tensor:
         if self.band is None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
 from transforms.errors import InputError
@@ -17,7 +18,7 @@ from transforms.models.device import Precision
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
-Fusion = Literal["logits", "probabilities", "losses"]
+Fusion = Literal["logits", "probabilities", "losses", "drawn"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS_SCALE = 1024.0
@@ -104,6 +105,7 @@ class Surrogates:
         field_of_view: float,
         fuse: Fusion = "logits",
         *,
+        followed: Sequence[Classifier] = (),
         defense: Sequence[Transform] = (_unchanged,),
         redraw: Callable[[Draws], Transform] | None = None,
         precision: Precision = "fp32",
@@ -113,12 +115,15 @@ class Surrogates:
 
         Args:
             field_of_view: the part of the images' centre squares that the canvases hold, in (0, 1].
-            fuse: what is averaged over the models.
+            fuse: what is averaged over the models; `drawn` is what `following` is for, and averages logits elsewhere.
+            followed: what gives gradients in place of the models, one for each, such as modified ones; by default, the
+                models.
             defense: what the models see instead of the canvases; of several, each model's probabilities are averaged.
             redraw: makes one more of them where they are random, so that gradients are not of those that judge.
             precision: of gradients. Everything that is judged is computed in fp32.
         """
         self._classifiers = tuple(classifiers)
+        self._followed = tuple(followed) or self._classifiers
         self._view = view
         self._field_of_view = field_of_view
         self._fuse = fuse
@@ -132,7 +137,11 @@ class Surrogates:
 
     @property
     def members(self) -> tuple["Surrogates", ...]:
-        return tuple(self._changed(_classifiers=(each,), _fuse="logits", _weights=None) for each in self._classifiers)
+        pairs = zip(self._classifiers, self._followed, strict=True)
+        return tuple(
+            self._changed(_classifiers=(judge,), _followed=(followed,), _fuse="logits", _weights=None)
+            for judge, followed in pairs
+        )
 
     def counting(self, active: Tensor) -> "Surrogates":
         """The same, counting only for images that are still attacked, bool (B,).
@@ -156,8 +165,19 @@ class Surrogates:
         return self._changed(_weights=weights)
 
     def redrawn(self, draws: Draws) -> "Surrogates":
-        """The same behind a random defence that is drawn once, by these draws; itself where nothing is random."""
-        return self if self._redraw is None else self._changed(_defense=(self._redraw(draws),))
+        """The same with what is random, defence or modifiers, drawn once by these draws; itself where nothing is."""
+        if not self.random:
+            return self
+        defense = self._defense if self._redraw is None else (self._redraw(draws),)
+        followed = tuple(each.drawn(draws) if isinstance(each, Modified) else each for each in self._followed)
+        return self._changed(_defense=defense, _followed=followed)
+
+    def following(self, number: int) -> "Surrogates":
+        """The same with gradients of one of the models alone, by its number; all of them judge."""
+        return self._changed(_followed=(self._followed[number],))
+
+    def __len__(self) -> int:
+        return len(self._classifiers)
 
     def _changed(self, **attributes: object) -> "Surrogates":
         """The same but for some attributes."""
@@ -168,12 +188,11 @@ class Surrogates:
     @property
     def random(self) -> bool:
         """Whether they answer otherwise when `redrawn`."""
-        return self._redraw is not None
+        return self._redraw is not None or any(isinstance(each, Modified) and each.random for each in self._followed)
 
-    @property
-    def _passes(self) -> int:
+    def _passes(self, models: Sequence[Classifier]) -> int:
         """Passes of one network over one window that one look at canvases takes."""
-        return len(self._classifiers) * len(self._defense) * self._windows
+        return len(models) * len(self._defense) * self._windows
 
     @property
     def exact(self) -> bool:
@@ -186,12 +205,12 @@ class Surrogates:
         For judging: nothing flows back through them.
         """
         with torch.no_grad():
-            return self._fused(self._looks(canvases))
+            return self._fused(self._looks(canvases, self._classifiers))
 
     def judge(self, canvases: Tensor, objective: Objective, goal: Goal) -> tuple[Tensor, Tensor]:
         """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `slope` is of."""
         with torch.no_grad():
-            looks = self._looks(canvases)
+            looks = self._looks(canvases, self._classifiers)
             return goal.reached(self._fused(looks)), self._values(looks, objective, goal)
 
     def slope(
@@ -204,7 +223,7 @@ class Surrogates:
         """
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
-            seen = [self._looks(copy(canvases)) for copy in copies]
+            seen = [self._looks(copy(canvases), self._followed) for copy in copies]
             looks = [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
             values, logits = self._values(looks, objective, goal), self._fused(looks)
         return Slope(self._gradient(values, looks, canvases, copies=len(copies)), values.detach(), logits.detach())
@@ -213,7 +232,7 @@ class Surrogates:
         """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those of `classes`, int64 (B, K)."""
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
-            looks = self._looks(canvases)
+            looks = self._looks(canvases, self._followed)
             logits = self._fused(looks)
         chosen = logits.gather(1, classes).unbind(dim=1)
         gradients = [self._gradient(each, looks, canvases, keep=each is not chosen[-1]) for each in chosen]
@@ -228,7 +247,7 @@ class Surrogates:
         """
         if not (torch.is_grad_enabled() and canvases.requires_grad):
             return self.logits(canvases)
-        if not all(each.differentiable for each in self._classifiers):
+        if not all(each.differentiable for each in self._followed):
             raise InputError("a surrogate gives no gradients, which this attack follows; take it as a target")
         scale = torch.ones(len(canvases), device=canvases.device)
 
@@ -239,7 +258,7 @@ class Surrogates:
         canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
         canvases.register_hook(lambda gradient: self._arrived(gradient / per_image(scale)))  # type: ignore[no-untyped-call]
         with self._reduced_precision(canvases.device):
-            logits = self._fused(self._looks(canvases))
+            logits = self._fused(self._looks(canvases, self._followed))
         if self._precision == "fp16":
             logits.register_hook(scaled)  # type: ignore[no-untyped-call]
         return logits
@@ -265,7 +284,7 @@ class Surrogates:
 
     def _arrived(self, gradient: Tensor, *, copies: int = 1) -> Tensor:
         """Counts a gradient with respect to canvases, (B, 3, S, S); zero for an image where it is not finite."""
-        self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
+        self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes(self._followed))
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite if self.active is None else finite | ~self.active)
         return torch.where(per_image(finite), gradient, 0)
@@ -273,13 +292,13 @@ class Surrogates:
     def _counted(self, images: int) -> Tensor:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
 
-    def _looks(self, canvases: Tensor) -> list[Tensor]:
-        self.tally.count(self._counted(len(canvases)), forwards=self._passes)
-        looks = [self._looks_at(defended(canvases)) for defended in self._defense]
+    def _looks(self, canvases: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
+        self.tally.count(self._counted(len(canvases)), forwards=self._passes(models))
+        looks = [self._looks_at(defended(canvases), models) for defended in self._defense]
         return [averaged(each) for each in zip(*looks, strict=True)]
 
-    def _looks_at(self, shown: Tensor) -> list[Tensor]:
-        return [look(each, self._view, shown, self._field_of_view).float() for each in self._classifiers]
+    def _looks_at(self, shown: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
+        return [look(each, self._view, shown, self._field_of_view).float() for each in models]
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
         if self._fuse == "losses" and self._weights is None:

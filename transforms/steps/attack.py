@@ -89,8 +89,7 @@ def attack_chunk(
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
     groups: list[tuple[list[int], Attacked]] = []
     if batch.labels:
-        for name in spec.surrogates:
-            context.models[name]  # Before the guard: a process that dies of loading a model is not put down to images.
+        context.models.surrogates(spec)  # Before the guard: dying of loading a model is not put down to images.
         work = partial(_attack_some, context, spec, batch, pool)
         groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
     failures = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
@@ -112,6 +111,5 @@ def attack_chunk(
 def _attack_some(
     context: StepContext, spec: AttackSpec, batch: CanvasBatch, pool: CanvasBatch | None, some: Sequence[int]
 ) -> Attacked:
-    classifiers = [context.models[name] for name in spec.surrogates]
     with timed("attack", len(some)):
-        return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)
+        return attack_batch(spec, context.models.surrogates(spec), batch.take(some), context.conditions, pool)
