@@ -89,7 +89,7 @@ class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
     recipe: str
-    surrogates: Surrogates
+    surrogates: Surrogates = ()
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: OneDefense = NO_DEFENSE
@@ -143,6 +143,11 @@ class AttackConfig(Strict):
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
         if len(self.surrogates) < made.models:
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
+        if not self.surrogates and (self.fuse, self.view) != (None, "center"):
+            key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
+            raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
+        if self.adaptive and made.kind == "pictures":
+            raise InputError("adaptive: pictures that are made already know no further defence; leave it out")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
         if self.fuse == "drawn" and made.models > 1:

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     create_model,
@@ -82,4 +81,4 @@ def _models_differ(surrogates: tuple[SurrogateConfig, ...]) -> tuple[SurrogateCo
     return surrogates
 
 
-Surrogates = Annotated[tuple[SurrogateConfig, ...], Field(min_length=1), AfterValidator(_models_differ)]
+Surrogates = Annotated[tuple[SurrogateConfig, ...], AfterValidator(_models_differ)]

@@ -77,6 +77,19 @@ def white_box(run: "Run", cases: Cases) -> list[str]:
     return [f"White-box, where the attack follows the model's gradients: {said}."] if said else []
 
 
+def beyond_budget(run: "Run", attacks: Collection[str]) -> list[str]:
+    """Which of the attacks, made by other tools, are beyond their budget on some pictures, as one sentence or none."""
+    _, rows = run.rows(
+        "select attack, count_if(excess > 0), count(*), max(excess) from attacks group by attack order by attack"
+    )
+    said = "; ".join(
+        f"{attack}, {images} of {of} pictures, by {most:.4g} at most"
+        for attack, images, of, most in rows
+        if images and attack in attacks
+    )
+    return [f"Beyond ε, and counted all the same (column excess): {said}."] if said else []
+
+
 def not_attacked(run: "Run", cases: Cases) -> list[str]:
     """Which of the defences no attack on any of the models knows, as one sentence or none."""
     knowing = {defense for model, defense in attacked_defenses(run) if model in cases["model"]}

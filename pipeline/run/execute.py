@@ -122,9 +122,10 @@ def _check_insides(experiment: Experiment, models: "_Models") -> None:
 def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
     """With a micro-batch found by timing, where numerics are fast and nothing says how large it is."""
     defined, attacks = prepared.record.definitions, prepared.experiment.attacks
-    if defined.numerics == "exact" or defined.micro_batch or not attacks:
+    surrogates = [name for attack in attacks.values() for name in attack.models]
+    if defined.numerics == "exact" or defined.micro_batch or not surrogates:
         return prepared
-    name = next(iter(attacks.values())).models[0]
+    name = surrogates[0]
     size = quickest(partial(seconds_of_a_gradient, models.held([name])[name]), defined.chunk_size)
     record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
     return replace(prepared, record=record)
@@ -267,7 +268,7 @@ def _compute(
                     rounds = _rounds(prepared, wave, options)
                     for work in rounds:
                         root = beam.Pipeline(options=options)
-                        build(root, experiment, context, work, wave.targets, prepared.pool)
+                        build(root, experiment, context, work, wave.targets, prepared.material)
                         counters += run_to_end(root)
                         if len(rounds) > 1:
                             _compact(prepared, until=work[-1].chunk.index // ROUND * ROUND + ROUND)

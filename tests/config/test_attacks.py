@@ -177,7 +177,7 @@ def test_run_json_has_every_parameter_and_is_read_again(tmp_path: Path) -> None:
         ({"recipe": "bim", "surrogates": [{"model": "lite0", "modified": "sgm"}]}, "unknown key 'modified'"),
         ({"recipe": "bim", "surrogates": [{"modify": "sgm"}]}, "surrogates.0.model: is missing"),
         ({"recipe": "bim", "surrogates": "lite0"}, "surrogates: should be a list, as in [lite0]"),
-        ({"recipe": "bim", "surrogates": []}, "surrogates: is empty; name at least one"),
+        ({"recipe": "bim", "surrogates": []}, "surrogates: bim needs 1 or more, not 0"),
         ({"recipe": "bim", "surrogates": [{"model": "liteO"}]}, "unknown model in attacks.a.surrogates: 'liteO'"),
     ],
 )

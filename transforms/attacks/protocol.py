@@ -22,6 +22,7 @@ class Batch:
         pool: uint8 (P, 3, S, S), canvases that an attack may mix in, the same for every batch of an experiment. Empty
             for an attack that does not use it, and where none could be read.
         pool_labels: int64 (P,), their true classes.
+        pictures: uint8 (B, 3, S, S), what another tool has made of these images; None for an attack that makes them.
     """
 
     canvases: Tensor
@@ -29,6 +30,7 @@ class Batch:
     draws: Draws
     pool: Tensor
     pool_labels: Tensor
+    pictures: Tensor | None = None
 
     @property
     def clean(self) -> Tensor:
@@ -91,7 +93,7 @@ class Attack(Protocol):
     """Attacks a batch inside a budget that it was made for. Most of it has defaults in `BaseAttack`.
 
     Attributes:
-        steps: iterations, of one restart; None of a cascade, whose stages count different things.
+        steps: iterations, of one restart; None of a cascade, whose stages count different things, and of what has none.
         stages: the attacks of a cascade, of which each gets the images that withstood those before it; of any other
             attack, itself.
         redraws: whether the gradient at a point changes from one time to the next, so that averaging makes sense.

@@ -22,7 +22,8 @@ class Attacked:
         finite: bool (N,); where False an answer was not finite, or a gradient was not and the goal was not reached: the
             canvas means nothing.
         forwards, backwards: int64 (N,), passes of one network over one window that the attack took.
-        clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases.
+        clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases; no
+            classes where there are no surrogates.
     """
 
     canvases: Pixels

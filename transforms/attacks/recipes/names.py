@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from transforms.attacks.adapters.registry import adapted, plugin_names
-from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, square
+from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, pictures, square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
 from transforms.attacks.recipe import Recipe
@@ -97,6 +97,7 @@ RECIPES: dict[str, Recipe] = {
     **apgd.RECIPES,
     **square.RECIPES,
     **autoattack.RECIPES,
+    **pictures.RECIPES,
 }
 
 
