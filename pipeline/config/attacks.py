@@ -21,7 +21,7 @@ from pipeline.config.parameters import parameter_model, plain_parameters
 from pipeline.config.surrogates import Surrogates
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
-from transforms.attacks.spec import AttackSpec
+from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
 from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.classes import resolve_class
@@ -97,6 +97,7 @@ class AttackConfig(Strict):
         False
     )
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
+    gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[int, BeforeValidator(resolve_class)] | None = None
@@ -130,7 +131,9 @@ class AttackConfig(Strict):
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
-        return {**shared, **parameters}
+        shared.pop("gradients")
+        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
+        return {**shared, **plain, **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -157,10 +160,20 @@ class AttackConfig(Strict):
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
         if self.adaptive and self.defense != NO_DEFENSE:
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
-        if self.precision != "fp32" and not made.gradients:
-            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
-        if any(each.modifiers for each in self.surrogates) and not made.gradients:
-            raise InputError(f"surrogates: modify has no effect on {self.recipe}, which takes no gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _of_gradients(self) -> "AttackConfig":
+        """Refuses what changes gradients alone where none are taken."""
+        modified = "modify" if any(each.modifiers for each in self.surrogates) else None
+        asked = {
+            "precision": None if self.precision == "fp32" else self.precision,
+            "gradients": self.gradients,
+            "surrogates": modified,
+        }
+        for key, value in asked.items():
+            if value is not None and not recipe(self.recipe).gradients:
+                raise InputError(f"{key}: {value} has no effect on {self.recipe}, which takes no gradients")
         return self
 
     @model_validator(mode="after")
@@ -197,7 +210,11 @@ class AttackConfig(Strict):
                         f"{key}: {each} is the whole range of a pixel, 1, or more; did you mean {float(each):g}/255?"
                     )
         for spec in self.specs("", ()):
-            spec.build()
+            built = spec.build()
+            if built.looks_inside and windows(VIEWS[self.view]) > 1:
+                raise InputError(
+                    f"view: {self.recipe} looks inside surrogates, which {self.view} shows several windows"
+                )
         return self
 
     @model_validator(mode="after")
@@ -230,6 +247,7 @@ class AttackConfig(Strict):
             view=self.view,
             defense=self.defense,
             precision=self.precision,
+            gradients=self.gradients,
             norm=self.norm,
             eps=float(self.eps),
             target=self.target,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import Field, create_model
 
 from pipeline.config.base import Ratio, Strict, one_of
+from transforms.attacks.units import LayerNames
 
 
 def parameter_model(name: str, parameters: Mapping[str, tuple[Any, Any]]) -> type[Strict]:
@@ -32,6 +33,8 @@ def _written(key: str, hint: Any) -> Any:
         return Ratio | None
     if hint == tuple[float, ...]:
         return tuple[Ratio, ...]
+    if hint == LayerNames:
+        return hint
     if get_origin(hint) is Literal:
         return Annotated[hint, one_of(key, get_args(hint))]
     return Annotated[hint, Field(strict=True)]

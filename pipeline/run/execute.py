@@ -85,7 +85,7 @@ def execute(
     prepare_numerics(prepared.experiment.numerics)
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
     models = _Models(prepared.pins, device, prepared.experiment.numerics, together=len(waves) <= 1)
-    followed = {name for attack in prepared.experiment.attacks.values() for name in attack.models}
+    followed = {name for spec in prepared.experiment.specs if not spec.plain for name in spec.surrogates}
     for name, pinned in prepared.pins.items():
         open_ = pinned.engine == "auto" or (name in followed and pinned.gradients == "auto")
         if open_ or name not in prepared.record.proofs:
@@ -112,21 +112,23 @@ def execute(
 def _check_insides(experiment: Experiment, models: "_Models") -> None:
     """Raises InputError for a surrogate inside which an attack finds nothing of what it looks for."""
     for spec in experiment.specs:
-        if spec.plain:
+        attack = spec.build()
+        if spec.modifiers or attack.looks_inside:
             try:
-                as_followed(spec, models.held(spec.surrogates).surrogates(spec))
+                surrogates = models.held(spec.surrogates).surrogates(spec)
+                attack.check_models(as_followed(spec, surrogates))
             except InputError as error:
-                raise InputError(f"attacks.{spec.name}.{error}") from None
+                raise InputError(f"attacks.{spec.name}: {error}") from None
 
 
 def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
     """With a micro-batch found by timing, where numerics are fast and nothing says how large it is."""
-    defined, attacks = prepared.record.definitions, prepared.experiment.attacks
-    surrogates = [name for attack in attacks.values() for name in attack.models]
-    if defined.numerics == "exact" or defined.micro_batch or not surrogates:
+    attacks = [spec for spec in prepared.experiment.specs if spec.surrogates]
+    defined = prepared.record.definitions
+    if defined.numerics == "exact" or defined.micro_batch or not attacks:
         return prepared
-    name = surrogates[0]
-    size = quickest(partial(seconds_of_a_gradient, models.held([name])[name]), defined.chunk_size)
+    surrogate = models.held(attacks[0].surrogates).surrogates(attacks[0])[0]
+    size = quickest(partial(seconds_of_a_gradient, surrogate), defined.chunk_size)
     record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
     return replace(prepared, record=record)
 

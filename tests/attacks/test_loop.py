@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -211,8 +210,8 @@ class Boundary:
         slope *= 100 / abs(slope).sum()
         canvases = torch.from_numpy(rng.integers(124, 133, (4, *SHAPE)).astype(np.uint8))
         away = abs(slope).sum() * 20 / 255 + slope.sum() * 128 / 255
-        weight = np.stack([0 * slope, slope, 0 * slope, 0 * slope])
-        return cls(Sums(weight, bias=np.array([0.0, -away, -99.0, -99.0])), canvases, slope)
+        weight = np.stack([-slope / 2, slope / 2, 0 * slope, 0 * slope])
+        return cls(Sums(weight, bias=np.array([away / 2, -away / 2, -99.0, -99.0])), canvases, slope)
 
     def distances(self, norm: str) -> np.ndarray:
         logits = self.network(self.canvases / 255).detach().double().numpy()
@@ -528,8 +527,11 @@ SHOWN_AT_RANDOM = [name for name in LOOPS if make(name).redraws]
 def test_cost_is_what_is_really_paid(name: str, more: dict[str, Any]) -> None:
     """Counted in the networks, in the tally, and as stated: also with a further model."""
     for models in {recipe(name).models, recipe(name).models + 1}:
-        networks = [Counted(bent(seed)) for seed in range(models)]
+        networks = [Counted(each) for each in for_recipe(name, models)]
         attacked = surrogates(*networks)
+        attacked.at(None)  # finds the layers, once for a model
+        for each in networks:
+            each.forwards = 0
         attack = quick(name, **more)
         attack(attacked, batch_of(some_canvases(3), labels_for(3), targets_for(name, 3)))
         forwards, backwards = attack.cost(models)
@@ -808,33 +810,36 @@ def drawn(name: str, *networks: nn.Module, **parameters: Any) -> tuple[Attack, S
     return made.make(LinfBall(12 / 255), **{**few, **parameters}), surrogates(*networks, fuse="drawn")
 
 
+class Followed(nn.Module):
+    """Notes its number whenever it is shown something."""
+
+    def __init__(self, network: nn.Module, number: int, order: list[int]) -> None:
+        super().__init__()
+        self.network, self.number, self.order = network, number, order
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.order.append(self.number)
+        logits: Tensor = self.network(windows)
+        return logits
+
+
 def test_each_surrogate_is_followed_once_before_any_is_again() -> None:
-    networks = [Counted(bent(seed)) for seed in range(4)]
-    turns: list[list[int]] = []
-    for steps in range(1, 13):
-        for each in networks:
-            each.backwards = 0
-        attack, models = drawn("bim", *networks, steps=steps)
-        attack(models, batch_of(some_canvases(2), [0, 1]))
-        turns.append([each.backwards // 2 for each in networks])
-    assert all(max(each) - min(each) <= 1 for each in turns) and turns[-1] == [3, 3, 3, 3]
-    followed = [np.subtract(now, before).argmax() for now, before in pairwise([[0, 0, 0, 0], *turns])]
-    assert followed[:4] != followed[4:8] or followed[4:8] != followed[8:]  # in another order
+    order: list[int] = []
+    attack, models = drawn("bim", *(Followed(bent(seed), seed, order) for seed in range(4)), steps=40)
+    attack(models, batch_of(some_canvases(2), [0, 1]))
+    turns = [order[start : start + 4] for start in range(0, 40, 4)]
+    assert all(sorted(each) == [0, 1, 2, 3] for each in turns)
+    assert len({tuple(each) for each in turns}) > 5  # in another order each time
 
 
 def test_steps_are_those_of_the_surrogates_drawn() -> None:
-    """BIM written out on whichever of two linear models each step counts."""
+    """BIM written out on whichever of two linear models each step follows."""
     weights = [slope_weights(4, seed) for seed in range(2)]
-    canvases, ball = some_canvases(3), LinfBall(12 / 255)
-    batch = batch_of(canvases, [0, 1, 2])
-    networks = [Counted(Sums(each)) for each in weights]
     order: list[int] = []
-    for steps in range(1, 4):
-        attack, models = drawn("bim", *networks, steps=steps, alpha=3 / 255)
-        counts = [each.backwards for each in networks]
-        found = found_by(attack, models, batch)
-        made = np.subtract([each.backwards for each in networks], counts) // 3
-        order.append(int(made.argmax()) if steps == 1 else int((made - np.bincount(order, minlength=2)).argmax()))
+    networks = [Followed(Sums(each), number, order) for number, each in enumerate(weights)]
+    canvases, ball = some_canvases(3), LinfBall(12 / 255)
+    attack, models = drawn("bim", *networks, steps=4, alpha=3 / 255)
+    found = found_by(attack, models, batch_of(canvases, [0, 1, 2]))
     points = canvases.double().numpy().reshape(3, -1) / 255
     clean = points.copy()
     for chosen in order:
@@ -842,7 +847,7 @@ def test_steps_are_those_of_the_surrogates_drawn() -> None:
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         gradient = (shares - np.eye(4)[[0, 1, 2]]) @ weights[chosen]
         points = (points + 3 / 255 * np.sign(gradient)).clip(clean - ball.eps, clean + ball.eps).clip(0, 1)
-    assert np.array_equal(found.flatten(1).numpy(), np.rint(points * 255))
+    assert len(order) == 4 and np.array_equal(found.flatten(1).numpy(), np.rint(points * 255))
 
 
 def test_drawn_surrogates_are_the_same_for_all_images_and_cost_what_is_said() -> None:

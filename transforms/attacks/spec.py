@@ -1,7 +1,7 @@
 """An attack of an experiment, fully named: what a worker is sent."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from transforms.attacks.balls import BALLS
 from transforms.attacks.modifiers.registry import ModifierSpec
@@ -11,6 +11,8 @@ from transforms.attacks.surrogates import Fusion
 from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
 from transforms.models.device import Precision
+
+Plain = Literal["torch"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class AttackSpec:
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: class wanted by a targeted attack, 0–999, or None.
+        gradients: "torch" where surrogates are to be run by it; None for the engines of the models.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
@@ -44,6 +47,7 @@ class AttackSpec:
     target: int | None
     modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
     variant_of: str | None = None
+    gradients: Plain | None = None
 
     @property
     def mixes(self) -> bool:
@@ -53,7 +57,7 @@ class AttackSpec:
     @property
     def plain(self) -> bool:
         """Whether surrogates are the networks that torch has loaded, as they must be where an attack looks inside."""
-        return bool(self.modifiers)
+        return self.gradients is not None or bool(self.modifiers) or self.build().looks_inside
 
     def drawn_once(self) -> "AttackSpec":
         """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""

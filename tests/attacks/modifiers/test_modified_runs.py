@@ -60,6 +60,6 @@ def test_run_json_says_how_and_another_parameter_is_refused(finished: Finished, 
 
 def test_a_network_without_the_part_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     said = refused(written(tmp_path, experiment(pna=modified("pna"))), tmp_path / "run")
-    wanted = "attacks.pna.surrogates.lite0.modify: pna changes self-attention, which this network does not have"
+    wanted = "attacks.pna: surrogates.lite0.modify: pna changes self-attention, which this network does not have"
     assert wanted in said
     assert not (tmp_path / "run").exists()

@@ -83,6 +83,7 @@ RECIPES: dict[str, Recipe] = {
     "bsr": combined("mi", "bsr"),
     "anda": combined("mi", "anda", normalized=False),
     "lf-fgsm": combined("mi", "lf"),
+    "fia": combined("mi", "fia"),
     "svre": combined("svre"),
     "adaea": combined("adaea"),
     "smer": combined("smer"),

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transforms.attacks.gradients import FeatureUse
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
+from transforms.attacks.parts.features import FeatureImportance
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.transformations import (
     Angles,
@@ -16,6 +18,7 @@ from transforms.attacks.parts.transformations import (
     DiverseInput,
     Mixing,
     MixMask,
+    PatchOut,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
@@ -24,7 +27,7 @@ from transforms.attacks.parts.transformations import (
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
-from transforms.attacks.units import Pixels
+from transforms.attacks.units import LayerNames, Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
@@ -102,6 +105,11 @@ def bsr(
     return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
 
 
+def patchout(loop: AttackLoop, *, patches_kept: float = 130 / 196, patch_size: int = 16) -> AttackLoop:
+    """Perturbations without some of their patches: gradients of the others (the paper keeps 130 of 196)."""
+    return _shown(loop, PatchOut(patches_kept, patch_size))
+
+
 def anda(loop: AttackLoop, *, shifts: int = 5, shift_range: float = 0.3) -> AttackLoop:
     """The canvas shifted to `shifts` places per axis, by up to `shift_range` half sides."""
     return _shown(loop, Translations(shifts, shift_range))
@@ -121,6 +129,19 @@ def lf(
     if loop.step is not None:
         raise InputError("step_in: coefficients would replace the steps that this recipe is about")
     return replace(loop, band=band, step=in_coefficients(loop.ball, band, loop.alpha))
+
+
+def fia(
+    loop: AttackLoop, *, layer: LayerNames = None, ensemble_number: int = 30, drop_probability: float = 0.3
+) -> AttackLoop:
+    """Feature importance: a layer's features, weighed by the mean gradient of pictures with random holes."""
+    return _inside(loop, FeatureImportance(layer, ensemble_number, drop_probability))
+
+
+def _inside(loop: AttackLoop, use: FeatureUse) -> AttackLoop:
+    if loop.features is not None:
+        raise InputError("recipe: two of its parts look inside the surrogates; name one")
+    return replace(loop, features=use)
 
 
 def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
@@ -150,6 +171,8 @@ PARTS = {
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "patchout": Part("Wei et al. 2022, arXiv:2109.04176", (patchout,)),
     "anda": Part("Fang et al. 2024, CVPR", (anda,)),
+    "fia": Part("Wang et al. 2021, arXiv:2107.14185", (fia,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }
