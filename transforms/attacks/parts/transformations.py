@@ -278,7 +278,7 @@ class PatchOut(BaseTransformation):
         count = round(self.kept * across**2)
         if not 0 < count < across**2:
             raise InputError(
-                f"patch_size: {self.side} makes {across**2} patches of {width} pixels, of which {count} would be kept; "
+                f"patch_size: {self.side} cuts {width} pixels into {across**2} patches, of which {count} would stay; "
                 "take less"
             )
         order = draws.permutation(across**2, "patches")

@@ -105,7 +105,7 @@ def bsr(
     return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
 
 
-def patchout(loop: AttackLoop, *, patches_kept: float = 130 / 196, patch_size: int = 16) -> AttackLoop:
+def patchout(loop: AttackLoop, *, patches_kept: float = 0.6633, patch_size: int = 16) -> AttackLoop:
     """Perturbations without some of their patches: gradients of the others (the paper keeps 130 of 196)."""
     return _shown(loop, PatchOut(patches_kept, patch_size))
 
