@@ -3,29 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
-    Field,
     PlainSerializer,
     PlainValidator,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    create_model,
     model_serializer,
     model_validator,
 )
 
-from pipeline.config.base import Name, Ratio, Strict, different, one_of
+from pipeline.config.base import Name, Ratio, Strict, one_of
+from pipeline.config.parameters import parameter_model, plain_parameters
+from pipeline.config.surrogates import Surrogates
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
-from transforms.attacks.units import Carried, Drawn, LayerNames, Unit
+from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
@@ -91,7 +89,7 @@ class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
     recipe: str
-    surrogates: Annotated[tuple[Name, ...], AfterValidator(different)] = ()
+    surrogates: Surrogates = ()
     victim: Name | None = None
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
@@ -151,10 +149,20 @@ class AttackConfig(Strict):
             raise InputError("adaptive: pictures that are made already know no further defence; leave it out")
         if self.adaptive and self.defense != NO_DEFENSE:
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
-        if self.precision != "fp32" and not made.gradients:
-            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
-        if self.gradients is not None and not made.gradients:
-            raise InputError(f"gradients: {self.gradients} has no effect on {self.recipe}, which takes none")
+        return self
+
+    @model_validator(mode="after")
+    def _of_gradients(self) -> "AttackConfig":
+        """Refuses what changes gradients alone where none are taken."""
+        modified = "modify" if any(each.modifiers for each in self.surrogates) else None
+        asked = {
+            "precision": None if self.precision == "fp32" else self.precision,
+            "gradients": self.gradients,
+            "surrogates": modified,
+        }
+        for key, value in asked.items():
+            if value is not None and not recipe(self.recipe).gradients:
+                raise InputError(f"{key}: {value} has no effect on {self.recipe}, which takes no gradients")
         return self
 
     @model_validator(mode="after")
@@ -166,13 +174,15 @@ class AttackConfig(Strict):
             raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
         if self.victim is not None and not made.asks:
             raise InputError(f"victim: {self.recipe} asks no model; leave it out")
-        if self.victim in self.surrogates:
+        if self.victim in self.models:
             raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
         if not self.surrogates and (self.fuse, self.view) != (None, "center"):
             key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
             raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse == "drawn" and made.models > 1:
+            raise InputError(f"fuse: {self.recipe} follows its surrogates one by one, by itself; leave drawn out")
         if self.fuse is not None and self.fuse not in made.fusions:
             way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
@@ -233,13 +243,18 @@ class AttackConfig(Strict):
                 raise InputError(f"{key}: {given[key]} has no effect with {carried.by}: 0; take a {carried.by} above 0")
         return self
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The surrogates, by name."""
+        return tuple(each.model for each in self.surrogates)
+
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
         """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
         plain = AttackSpec(
             name=name,
             recipe=self.recipe,
-            parameters=tuple((key, _plain(value)) for key, value in self.parameters),
-            surrogates=self.surrogates,
+            parameters=plain_parameters(self.parameters),
+            surrogates=self.models,
             fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense,
@@ -249,6 +264,7 @@ class AttackConfig(Strict):
             eps=float(self.eps),
             target=self.target,
             victim=self.victim,
+            modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )
         if not self.adaptive:
             return (plain,)
@@ -272,30 +288,4 @@ def _parameter_model(name: str) -> type[Strict]:
     for key in parameters:
         if key in AttackConfig.model_fields:
             raise InputError(f"recipe: {name} calls a parameter {key!r}, which is a key of every attack; rename it")
-    fields: dict[str, Any] = {key: (_written(key, hint), default) for key, (hint, default) in parameters.items()}
-    return create_model(name, __base__=Strict, **fields)
-
-
-_WRITTEN: dict[Any, Any] = {
-    float: Ratio,
-    float | None: Ratio | None,
-    tuple[float, ...]: tuple[Ratio, ...],
-    tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
-    LayerNames: LayerNames,
-}
-"""What a user writes for a type: floats may be fractions."""
-
-
-def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it."""
-    if hint in _WRITTEN:
-        return _WRITTEN[hint]
-    if get_origin(hint) is Literal:
-        return Annotated[hint, one_of(key, get_args(hint))]
-    return Annotated[hint, Field(strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):  # a specification is hashable
-        return tuple(_plain(each) for each in value)
-    return float(value) if isinstance(value, Fraction) else value
+    return parameter_model(name, parameters)

@@ -115,7 +115,7 @@ class Experiment(Strict):
             if name not in self.models:
                 raise unknown("model in targets:", name, self.models)
         for attack, config in self.attacks.items():
-            for name in config.surrogates:
+            for name in config.models:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
             if config.victim is not None and config.victim not in self.models:
@@ -134,7 +134,7 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
+            self._check_view(f"attacks.{attack}.view", config.view, config.models)
         for view in self.views:
             self._check_view("views", view, self.targets)
         for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
@@ -179,7 +179,7 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source

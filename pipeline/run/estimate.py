@@ -198,7 +198,8 @@ def _taken(work: Callable[[], object], models: Sequence[Classifier] = ()) -> tup
 
     with ExitStack() as hooks:
         for model in models:
-            hooks.callback(model.register_forward_pre_hook(count).remove)
+            # Of the network, which a modified classifier has in common with the plain one.
+            hooks.callback(model.network.register_forward_pre_hook(count).remove)
         try:
             work()
         except _StoppedError:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.spec import AttackSpec
@@ -15,12 +16,32 @@ from transforms.attacks.surrogates import Surrogates
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import WHITE, CanvasBatch, Pixels
 from transforms.defenses.differentiable import differentiable
+from transforms.errors import InputError
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import Precision
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
+
+
+def as_followed(spec: AttackSpec, classifiers: Sequence[Classifier]) -> list[Classifier]:
+    """The surrogates as they give gradients.
+
+    Args:
+        classifiers: as `attack_batch` takes them.
+
+    Raises:
+        InputError: a network lacks what is to be modified.
+    """
+    modifiers, found = dict(spec.modifiers), []
+    for name, classifier in zip(spec.surrogates, classifiers, strict=True):
+        by = {each.name: each.make() for each in modifiers.get(name, ())}
+        try:
+            found.append(Modified(classifier, by) if by else classifier)
+        except InputError as error:
+            raise InputError(f"surrogates.{name}.modify: {error}") from None
+    return found
 
 
 def attack_batch(
@@ -37,7 +58,8 @@ def attack_batch(
     A cascade's later stages get the images that still stand, together: no pass is spent on the others.
 
     Args:
-        classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
+        classifiers: the surrogates, in the order of `spec.surrogates`, on one device; as torch has loaded
+            them where `spec.plain` says so.
         pool: what an attack may mix in; None where there is nothing.
         pictures: uint8 like those of the batch, what another tool has made of them; None for an attack that makes them.
         victim: the model that the attack asks, on the same device; None for an attack that asks none.
@@ -69,6 +91,7 @@ class _UnderAttack:
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
+        self._followed = as_followed(spec, classifiers)
         self._batch = batch
         self._conditions = conditions
         self._device = classifiers[0].device if classifiers else torch.device("cpu")
@@ -136,6 +159,7 @@ class _UnderAttack:
             VIEWS[spec.view],
             self._conditions.field_of_view,
             spec.fuse,
+            followed=self._followed,
             defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
             redraw=partial(differentiable, spec.defense) if spec.defense.random else None,
             precision=precision,
