@@ -53,6 +53,7 @@ class Thing(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     MODELS = "models"
+    LAYERS = "layers"
     VIEWS = "views"
 
 
@@ -427,7 +428,8 @@ def list_(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names."
+            metavar="NAME",
+            help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names; a model.",
         ),
     ] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import text_table
 from pipeline.results import findings
-from pipeline.results.cases import ADAPTIVE, shown, shown_attack
+from pipeline.results.cases import ADAPTIVE, beyond_budget, shown, shown_attack
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
 from transforms.rows.parts import CLEAN
@@ -33,6 +33,8 @@ def print_summary(run: Run, console: "Console") -> None:
         console.print(_pivot(_TRANSFER, transfer, "attack", "model", cost=findings.costs(run)))
         for left in findings.untouched(run).itertuples():
             console.print(f"{left.attack} left {left.images} of {left.of} images untouched: {_WRONG_ALREADY}")
+        for said in beyond_budget(run, order["attack"]):
+            console.print(said)
     if len(order["defense"]) > 1:
         _print_defenses(run, console, accuracy, order)
     failures = findings.failures(run)

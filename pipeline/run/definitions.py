@@ -31,9 +31,16 @@ _OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
 
 
 def definitions(
-    experiment: Experiment, segments: Sequence[Sequence[ImageRef]], pins: Mapping[str, ModelPin]
+    experiment: Experiment,
+    segments: Sequence[Sequence[ImageRef]],
+    pins: Mapping[str, ModelPin],
+    pictures: Mapping[str, str],
 ) -> Definitions:
-    """Everything that gives a name in the tables its meaning."""
+    """Everything that gives a name in the tables its meaning.
+
+    Args:
+        pictures: the digest of those of each attack that another tool has made.
+    """
     found = {
         "seed": experiment.seed,
         "chunk_size": experiment.chunk_size,
@@ -53,7 +60,11 @@ def definitions(
             }
             for name, pinned in pins.items()
         },
-        "attacks": {name: _defined(attack) for name, attack in experiment.attacks.items()},
+        "attacks": {
+            # What pictures there are counts, not where.
+            name: _defined(attack) | ({"folder": pictures[name], "attack": None} if name in pictures else {})
+            for name, attack in experiment.attacks.items()
+        },
         "micro_batch": experiment.micro_batch or 0,
         "numerics": experiment.numerics,
     }
