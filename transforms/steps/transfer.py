@@ -20,6 +20,7 @@ from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
 from transforms.storage.store import Store
+from transforms.storage.stored_canvases import CanvasRef
 
 
 class Transfer(beam.PTransform):
@@ -60,6 +61,7 @@ class _PredictChunk(Step):
         self._looks = tuple(looks)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities
+        self._seen: tuple[CanvasRef, CanvasBatch] | None = None
 
     def process(self, task: DefenseTask) -> Iterator[Rows]:
         store, canvases = self._context.store, task.canvases
@@ -69,7 +71,13 @@ class _PredictChunk(Step):
         }
         missing = {look: part for look, part in parts.items() if not store.has(part)}
         if missing:
-            yield from self._predict(task, read(store, canvases), missing)
+            yield from self._predict(task, self._read(canvases), missing)
+
+    def _read(self, canvases: CanvasRef) -> CanvasBatch:
+        """Read once for all defences, whose tasks come one after the other."""
+        if self._seen is None or self._seen[0] != canvases:
+            self._seen = canvases, read(self._context.store, canvases)
+        return self._seen[1]
 
     def _predict(self, task: DefenseTask, batch: CanvasBatch, parts: Mapping[Look, Part]) -> Iterator[Rows]:
         groups = self._ask(task, batch, list(parts)) if batch.labels else []
