@@ -133,7 +133,7 @@ class _Trial:
                 yield number * (self._predict(step) + shown / looks[step.attack, step.defense])
 
     def _attack(self, spec: AttackSpec, step: TaskKind) -> float:
-        models = [self._context.models[name] for name in spec.surrogates]
+        models = self._context.models.surrogates(spec)
         work = Work(self._chunk, frozenset([spec.name]))
         taken, shown = _taken(lambda: list(self._attacks.process(work)), models)
         if shown is None:
