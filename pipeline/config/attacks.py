@@ -133,8 +133,8 @@ class AttackConfig(Strict):
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
         shared.pop("gradients")
-        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
-        return {**shared, **plain, **parameters}
+        gradients = self.specs("", ())[0].gradients
+        return {**shared, **({} if gradients is None else {"gradients": gradients}), **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -266,6 +266,7 @@ class AttackConfig(Strict):
             victim=self.victim,
             modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )
+        plain = replace(plain, gradients="torch" if plain.plain else None)
         if not self.adaptive:
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
