@@ -24,15 +24,15 @@ from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import FUSIONS, Fusion
+from transforms.attacks.targets import Column, Target, parse_targets
 from transforms.attacks.units import Carried, Drawn, Unit
-from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
 from transforms.models.device import Precision
 from transforms.models.views import VIEWS, windows
-from transforms.rows.parts import variant_name
+from transforms.rows.parts import targeted_name, variant_name
 
 _OTHER_WORDS = {
     **dict.fromkeys(("epsilon", "budget", "radius"), "eps"),
@@ -83,6 +83,12 @@ def _known_names(known: bool | tuple[Defense, ...]) -> bool | list[str]:
     return known if isinstance(known, bool) else [each.name for each in known]
 
 
+def _as_written(target: Target | tuple[Target, ...] | None) -> int | str | list[int | str] | None:
+    if isinstance(target, tuple):
+        return [each if isinstance(each, int) else str(each) for each in target]
+    return target if target is None or isinstance(target, int) else str(target)
+
+
 OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
 
 
@@ -100,7 +106,9 @@ class AttackConfig(Strict):
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
     norm: Norm = "linf"
     eps: Ratio
-    target: Annotated[int, BeforeValidator(resolve_class)] | None = None
+    target: Annotated[
+        Target | tuple[Target, ...] | None, PlainValidator(parse_targets), PlainSerializer(_as_written)
+    ] = None
     parameters: SerializeAsAny[Strict]  # validated as the recipe's model, whose keys run.json holds
 
     @model_validator(mode="before")
@@ -127,7 +135,7 @@ class AttackConfig(Strict):
         return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
-    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_every_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
@@ -207,7 +215,14 @@ class AttackConfig(Strict):
         return self
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
-        """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
+        """As the pipeline takes it, once for each target of a list; of an adaptive attack also a variant for each
+        defence that it is to know."""
+        if isinstance(self.target, tuple):
+            each_alone = ((targeted_name(name, str(each)), each) for each in self.target)
+            return tuple(spec for own, each in each_alone for spec in self._specs(own, each, every_defense))
+        return self._specs(name, self.target, every_defense)
+
+    def _specs(self, name: str, target: Target | None, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
         plain = AttackSpec(
             name=name,
             recipe=self.recipe,
@@ -219,7 +234,7 @@ class AttackConfig(Strict):
             precision=self.precision,
             norm=self.norm,
             eps=float(self.eps),
-            target=self.target,
+            target=target,
         )
         if not self.adaptive:
             return (plain,)
@@ -227,6 +242,12 @@ class AttackConfig(Strict):
         variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
         drawn_once = ((each, each.drawn_once()) for each in (plain, *variants))
         return tuple(each if once.build().redraws else once for each, once in drawn_once)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the labels CSV that it takes targets from."""
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        return tuple(each.name for each in targets if isinstance(each, Column))
 
     def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
         """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""

@@ -7,6 +7,7 @@ from transforms.attacks.balls import BALLS
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes.names import behind_random, recipe
 from transforms.attacks.surrogates import Fusion
+from transforms.attacks.targets import Target
 from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
 from transforms.models.device import Precision
@@ -25,7 +26,7 @@ class AttackSpec:
         defense: what the attack sees the canvas through.
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
-        target: class wanted by a targeted attack, 0–999, or None.
+        target: what class a targeted attack wants of an image, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
@@ -39,7 +40,7 @@ class AttackSpec:
     precision: Precision
     norm: str
     eps: float
-    target: int | None
+    target: Target | None
     variant_of: str | None = None
 
     @property

@@ -23,6 +23,7 @@ class Attacked:
             canvas means nothing.
         forwards, backwards: int64 (N,), passes of one network over one window that the attack took.
         clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases.
+        targets: int64 (N,), the classes that were wanted; None where any wrong one would do.
     """
 
     canvases: Pixels
@@ -32,6 +33,7 @@ class Attacked:
     backwards: NDArray[np.int64]
     clean: NDArray[np.float32]
     adversarial: NDArray[np.float32]
+    targets: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,6 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "view": spec.view,
         "through": spec.defense.name,
         "objective": dict(spec.parameters).get("objective"),
-        "target": spec.target,
         "norm": spec.norm,
         "eps": spec.eps,
         "steps": spec.build().steps,
@@ -47,16 +46,18 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
     for item in np.flatnonzero(attacked.finite).tolist():
         canvas, label = attacked.canvases[item], batch.labels[item]
         before, after = int(clean[item].argmax()), int(adversarial[item].argmax())
+        target = None if attacked.targets is None else int(attacked.targets[item])
         rows.append(
             {
                 "image_id": batch.image_ids[item],
                 **made_by(spec, seed),
                 "label": label,
+                "target": target,
                 "clean_predicted": before,
                 "clean_confidence": float(clean[item, before]),
                 "adversarial_predicted": after,
                 "adversarial_confidence": float(adversarial[item, after]),
-                "success": after != label if spec.target is None else after == spec.target,
+                "success": after != label if target is None else after == target,
                 "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
                 **attack.columns(batch.pixels[item], canvas),

@@ -1,19 +1,22 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
 
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
+from transforms.attacks.targets import Column
 from transforms.data.chunks import Chunk, ImageRef, Work
 from transforms.data.decode import CanvasSpec
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
 from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_table
-from transforms.rows.failures import not_finite_rows
+from transforms.rows.failures import failure_row, not_finite_rows
 from transforms.rows.parts import CLEAN, attack_parts
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
@@ -87,13 +90,14 @@ def attack_chunk(
         The parts that come of it, in the order of publication.
     """
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
+    batch, failures = _aimed(spec, chunk, batch)
     groups: list[tuple[list[int], Attacked]] = []
     if batch.labels:
         for name in spec.surrogates:
             context.models[name]  # Before the guard: a process that dies of loading a model is not put down to images.
         work = partial(_attack_some, context, spec, batch, pool)
         groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
-    failures = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
+    failures += death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
     rows, canvases = [], []
     for kept, attacked in groups:
         with timed("rows", len(kept)):
@@ -107,6 +111,19 @@ def attack_chunk(
         (canvases_at, canvas_table([row["image_id"] for row in rows], canvases)),
         (attacks_at, rows_table("attacks", rows)),
     ]
+
+
+def _aimed(spec: AttackSpec, chunk: Chunk, batch: CanvasBatch) -> tuple[CanvasBatch, list[dict[str, Any]]]:
+    """The images with the targets that the labels CSV gives them, and rows of `failures` for those without one."""
+    if not isinstance(spec.target, Column):
+        return batch, []
+    column = spec.target.name
+    given = {ref.image_id: dict(ref.targets)[column] for ref in chunk.refs if not ref.problem}
+    known = [number for number, image_id in enumerate(batch.image_ids) if not given[image_id].problem]
+    aimed = batch.take(known)
+    problems = {each: given[each].problem for each in batch.image_ids if given[each].problem}
+    failures = [failure_row(each, "InputError", problem) for each, problem in problems.items()]
+    return replace(aimed, targets=tuple(given[each].label for each in aimed.image_ids)), failures
 
 
 def _attack_some(
