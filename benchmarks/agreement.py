@@ -1,4 +1,4 @@
-"""Gradients of the fused engine against torch's, on real pictures: the same attacks by both.
+"""Gradients of the fused engine, in fp32 and in bf16, against torch's, on real pictures: the same attacks by all.
 
     python -m benchmarks.agreement FOLDER [IMAGES]
 
@@ -20,12 +20,15 @@ from transforms.defenses.defense import NO_DEFENSE
 from transforms.models.answers import ask
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
+from transforms.models.device import Precision
 from transforms.models.pin import pin
 from transforms.steps.held_models import HeldModels
 from transforms.steps.process import prepare_numerics
 
 _BATCH = 8
 _ENGINES = ("torch", "fused")
+_OTHERS: dict[str, Precision] = {"fused": "fp32", "fused, bf16": "bf16"}
+"""What is compared with torch in fp32."""
 _SOURCES = {"lite0": "packaged/efficientnet-lite0", "lite1": "packaged/efficientnet-lite1"}
 _ATTACKS: dict[str, dict[str, object]] = {
     "fgsm, 2/255": {"recipe": "fgsm", "eps": "2/255"},
@@ -45,40 +48,52 @@ def main() -> None:
     held = HeldModels({f"{name}, {engine}": found for (name, engine), found in pins.items()}, "cpu")
     surrogates = {engine: held[f"lite0, {engine}"] for engine in _ENGINES}
     judges = {name: held.target(f"{name}, torch") for name in _SOURCES}
-    torchs, fuseds = (_first_gradients(surrogates[engine], batch) for engine in _ENGINES)
-    cosines = F.cosine_similarity(torchs, fuseds)
-    print(f"{len(batch.labels)} pictures; cosine of first gradients: {_spread(cosines)}")
-    print(
-        "| attack | success, torch | fused | fused − torch, 95 % | lite0's labels alike | lite1 wrong, torch | fused |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    plain = _first_gradients(surrogates["torch"], batch, "fp32")
+    for who, precision in _OTHERS.items():
+        cosines = F.cosine_similarity(plain, _first_gradients(surrogates["fused"], batch, precision))
+        print(f"{len(batch.labels)} pictures; cosine of first gradients, {who}: {_spread(cosines)}")
+    print("| attack | by | success, torch | own | own − torch, 95 % | lite0's labels alike | lite1 wrong | own |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, keys in _ATTACKS.items():
-        (spec,) = AttackConfig.model_validate({"surrogates": ["lite0"], **keys}).specs("agreement", ())
-        made = {key: attack_batch(spec, [each], batch, _CONDITIONS).canvases for key, each in surrogates.items()}
-        said = {
-            (engine, model): _predicted(judge, batch, pixels)
-            for engine, pixels in made.items()
-            for model, judge in judges.items()
-        }
-        wrong = {key: predicted != np.array(batch.labels) for key, predicted in said.items()}
-        apart = wrong["fused", "lite0"].astype(float) - wrong["torch", "lite0"]
-        reach = 1.96 * apart.std(ddof=1) / np.sqrt(len(apart))
-        alike = (said["torch", "lite0"] == said["fused", "lite0"]).mean()
-        rates = {key: f"{each.mean():.1%}" for key, each in wrong.items()}
-        print(
-            f"| {name} | {rates['torch', 'lite0']} | {rates['fused', 'lite0']} "
-            f"| {apart.mean():+.1%} ± {reach:.1%} | {alike:.1%} "
-            f"| {rates['torch', 'lite1']} | {rates['fused', 'lite1']} |",
-            flush=True,
-        )
+
+        def said(engine: str, precision: Precision, keys: dict[str, object] = keys) -> dict[str, np.ndarray]:
+            config = AttackConfig.model_validate({"surrogates": ["lite0"], "precision": precision, **keys})
+            (spec,) = config.specs("agreement", ())
+            pixels = attack_batch(spec, [surrogates[engine]], batch, _CONDITIONS).canvases
+            return {model: _predicted(judge, batch, pixels) for model, judge in judges.items()}
+
+        torchs = said("torch", "fp32")
+        for who, precision in _OTHERS.items():
+            print(
+                f"| {name} | {who} | {_compared(torchs, said('fused', precision), np.array(batch.labels))} |",
+                flush=True,
+            )
 
 
-def _first_gradients(classifier: Classifier, batch: CanvasBatch) -> Tensor:
+def _compared(torchs: dict[str, np.ndarray], others: dict[str, np.ndarray], labels: np.ndarray) -> str:
+    """Cells of a row, from what both models say of the canvases of two engines."""
+    first, second = ({model: said != labels for model, said in each.items()} for each in (torchs, others))
+    apart = second["lite0"].astype(float) - first["lite0"]
+    reach = 1.96 * apart.std(ddof=1) / np.sqrt(len(apart))
+    alike = (torchs["lite0"] == others["lite0"]).mean()
+    cells = [
+        f"{first['lite0'].mean():.1%}",
+        f"{second['lite0'].mean():.1%}",
+        f"{apart.mean():+.1%} ± {reach:.1%}",
+        f"{alike:.1%}",
+        f"{first['lite1'].mean():.1%}",
+        f"{second['lite1'].mean():.1%}",
+    ]
+    return " | ".join(cells)
+
+
+def _first_gradients(classifier: Classifier, batch: CanvasBatch, precision: Precision) -> Tensor:
     """Of cross-entropy at the clean pictures, float64 (N, pixels)."""
     found = []
     for pictures, labels in zip(floats(batch).split(_BATCH), torch.tensor(batch.labels).split(_BATCH), strict=True):
         pictures.requires_grad_()
-        loss = F.cross_entropy(classifier(pictures), labels, reduction="sum")
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(classifier(pictures).float(), labels, reduction="sum")
         found.append(torch.autograd.grad(loss, pictures)[0].flatten(1).double())
     return torch.cat(found)
 

@@ -84,7 +84,8 @@ def _pgd(arena: Arena, steps: int) -> dict[str, Work]:
     return {
         "torchattacks": arena.theirs(torchattacks.PGD(arena.users, _EPS, _ALPHA, steps)),
         "ours": arena.ours("pgd", **keys),
-        "ours, engine: torch": arena.ours("pgd", engine="torch", **keys),
+        "ours, bf16": arena.ours("pgd", precision="bf16", **keys),
+        "ours, gradients: torch": arena.ours("pgd", engine="torch", **keys),
     }
 
 
@@ -145,6 +146,6 @@ def measure(folder: str | None) -> Iterator[Measured]:
     yield from lite.compared("DI-FGSM-10, EfficientNet-Lite0", _diverse(lite), 2)
     yield from lite.compared("APGD-10, EfficientNet-Lite0", _auto_pgd(lite), 2)
     yield from lite.compared("FMN-25 in L2, EfficientNet-Lite0", _minimal(lite), 1)
-    for name in ("resnet50", "vit_small_patch16_224"):
+    for name, steps in (("resnet50", _STEPS), ("vit_small_patch16_224", _FEW_STEPS)):
         arena = Arena(untrained(name), batch)
-        yield from arena.compared(f"PGD-{_FEW_STEPS}, {name}, random weights", _pgd(arena, _FEW_STEPS), 1)
+        yield from arena.compared(f"PGD-{steps}, {name}, random weights", _pgd(arena, steps), 1)

@@ -53,6 +53,7 @@ class Thing(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     MODELS = "models"
+    LAYERS = "layers"
     VIEWS = "views"
 
 
@@ -138,7 +139,8 @@ def run(
             print_times(outcome.cost)
         results = open_run(output)
         if outcome.finished:
-            print_summary(results, console())
+            with results.asked_at_once():
+                print_summary(results, console())
             command = "megalith" if shutil.which("megalith") else sys.argv[0]
             page = " --output report.html" if is_remote(output) else ""
             print(_NEXT_STEPS.format(command=command, output=shlex.quote(output), page=page))
@@ -426,7 +428,8 @@ def list_(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names."
+            metavar="NAME",
+            help="A recipe, to see its parameters (mi-di-ti, foolbox/LinfPGD); a part of models' names; a model.",
         ),
     ] = None,
 ) -> None:

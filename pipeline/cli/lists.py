@@ -1,4 +1,5 @@
-"""What an experiment may name, as `megalith list` shows it: attacks and their parameters, defences, models, views."""
+"""What an experiment may name, as `megalith list` shows it: attacks and their parameters, defences, models and their
+layers, views."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from transforms.attacks.recipes.parts import PARTS
 from transforms.attacks.units import Unit
 from transforms.defenses.registry import defense_function, defense_names, parameter_types
 from transforms.errors import InputError
+from transforms.models.device import torch_device
 from transforms.models.sources.registry import model_source, source_names
 from transforms.models.views import VIEWS
 
@@ -33,6 +35,8 @@ class Page:
 
 def page(thing: str, name: str | None) -> Page:
     """What `megalith list THING NAME` shows; raises InputError for a name that nobody knows, or none can be given."""
+    if thing == "layers":
+        return _layers(name)
     headings, rows = _LISTS[thing]
     if name is None:
         return Page(headings, list(map(list, rows())), below=how_to_combine() if thing == "attacks" else "")
@@ -43,7 +47,7 @@ def page(thing: str, name: str | None) -> Page:
         if not found:
             raise InputError(f"list models: no model has {name!r} in its name; `list models` shows all of them")
         return Page(headings, found)
-    raise InputError(f"list {thing}: takes no name; `list attacks NAME` and `list models PART` do")
+    raise InputError(f"list {thing}: takes no name; `list attacks NAME`, `list models PART`, `list layers MODEL` do")
 
 
 def attacks() -> Iterator[tuple[str, ...]]:
@@ -104,6 +108,15 @@ def models(part: str = "") -> Iterator[tuple[str, ...]]:
             moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
             published = "" if found.published is None else f"{found.published:.1%}"
             yield name, resized, str(shown.input_size), colours, *moments, published
+
+
+def _layers(model: str | None) -> Page:
+    """The layers of a model, in the order in which they answer, and the usual one."""
+    if model is None:
+        raise InputError("list layers: name a model, as in `list layers packaged/efficientnet-lite0`")
+    classifier = model_source(model).load(torch_device("cpu"))
+    rows = [[each.name, each.kind, " × ".join(map(str, each.shape))] for each in classifier.layers]
+    return Page(["layer", "kind", "shape"], rows, below=f"layer: {classifier.layer(None)} where an attack names none")
 
 
 def views() -> Iterator[tuple[str, ...]]:

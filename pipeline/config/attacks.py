@@ -8,6 +8,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -19,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Names, Ratio, Strict, one_of
+from pipeline.config.base import Name, Ratio, Strict, different, one_of
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
-from transforms.attacks.spec import AttackSpec
+from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
-from transforms.attacks.targets import Column, Target, parse_targets
-from transforms.attacks.units import Carried, Drawn, Unit
+from transforms.attacks.targets import Column, Ranked, Target, parse_targets
+from transforms.attacks.units import Carried, Drawn, LayerNames, Unit
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import grid, parse
@@ -96,7 +97,8 @@ class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
     recipe: str
-    surrogates: Names
+    surrogates: Annotated[tuple[Name, ...], AfterValidator(different)] = ()
+    victim: Name | None = None
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: OneDefense = NO_DEFENSE
@@ -104,6 +106,7 @@ class AttackConfig(Strict):
         False
     )
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
+    gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
     eps: Ratio
     target: Annotated[
@@ -139,7 +142,9 @@ class AttackConfig(Strict):
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
-        return {**shared, **parameters}
+        shared.pop("gradients")
+        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
+        return {**shared, **plain, **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -148,19 +153,41 @@ class AttackConfig(Strict):
             raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
         if self.target is not None and made.goals == "untargeted":
             raise InputError(f"target: {self.recipe} cannot be targeted")
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        followed = [str(each) for each in targets if isinstance(each, Ranked)]
+        if followed and not self.surrogates:
+            raise InputError(f"target: {followed[0]} is by the answer of surrogates, of which there are none")
         if self.target is None and made.goals == "targeted":
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
+        if self.adaptive and made.kind == "pictures":
+            raise InputError("adaptive: pictures that are made already know no further defence; leave it out")
+        if self.adaptive and self.defense != NO_DEFENSE:
+            raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
+        if self.precision != "fp32" and not made.gradients:
+            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
+        if self.gradients is not None and not made.gradients:
+            raise InputError(f"gradients: {self.gradients} has no effect on {self.recipe}, which takes none")
+        return self
+
+    @model_validator(mode="after")
+    def _models(self) -> "AttackConfig":
+        made = recipe(self.recipe)
         if len(self.surrogates) < made.models:
             raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
+        if made.asks and self.victim is None:
+            raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
+        if self.victim is not None and not made.asks:
+            raise InputError(f"victim: {self.recipe} asks no model; leave it out")
+        if self.victim in self.surrogates:
+            raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
+        if not self.surrogates and (self.fuse, self.view) != (None, "center"):
+            key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
+            raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
         if self.fuse is not None and self.fuse not in made.fusions:
             way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
-        if self.adaptive and self.defense != NO_DEFENSE:
-            raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
-        if self.precision != "fp32" and not made.gradients:
-            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
         return self
 
     @model_validator(mode="after")
@@ -197,7 +224,11 @@ class AttackConfig(Strict):
                         f"{key}: {each} is the whole range of a pixel, 1, or more; did you mean {float(each):g}/255?"
                     )
         for spec in self.specs("", ()):
-            spec.build()
+            built = spec.build()
+            if built.looks_inside and windows(VIEWS[self.view]) > 1:
+                raise InputError(
+                    f"view: {self.recipe} looks inside surrogates, which {self.view} shows several windows"
+                )
         return self
 
     @model_validator(mode="after")
@@ -232,9 +263,11 @@ class AttackConfig(Strict):
             view=self.view,
             defense=self.defense,
             precision=self.precision,
+            gradients=self.gradients,
             norm=self.norm,
             eps=float(self.eps),
             target=target,
+            victim=self.victim,
         )
         if not self.adaptive:
             return (plain,)
@@ -268,14 +301,20 @@ def _parameter_model(name: str) -> type[Strict]:
     return create_model(name, __base__=Strict, **fields)
 
 
+_WRITTEN: dict[Any, Any] = {
+    float: Ratio,
+    float | None: Ratio | None,
+    tuple[float, ...]: tuple[Ratio, ...],
+    tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
+    LayerNames: LayerNames,
+}
+"""What a user writes for a type: floats may be fractions."""
+
+
 def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it: floats may be fractions."""
-    if hint is float:
-        return Ratio
-    if hint == float | None:
-        return Ratio | None
-    if hint == tuple[float, ...]:
-        return tuple[Ratio, ...]
+    """The type of a parameter as a user writes it."""
+    if hint in _WRITTEN:
+        return _WRITTEN[hint]
     if get_origin(hint) is Literal:
         return Annotated[hint, one_of(key, get_args(hint))]
     return Annotated[hint, Field(strict=True)]

@@ -120,6 +120,8 @@ class Experiment(Strict):
             for name in config.surrogates:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+            if config.victim is not None and config.victim not in self.models:
+                raise unknown(f"model in attacks.{attack}.victim:", config.victim, self.models)
         return self
 
     @model_validator(mode="after")
@@ -204,9 +206,8 @@ class Experiment(Strict):
 
     @property
     def used_models(self) -> dict[str, ModelConfig]:
-        """The models that are targets or surrogates, or give labels, by name."""
-        followed = (name for attack in self.attacks.values() for name in attack.surrogates)
-        used = {*self.targets, *followed, self.images.labeller}
+        """The models that are targets, surrogates or victims, or give labels, by name."""
+        used = {*self.targets, *(name for attack in self.specs for name in attack.models), self.images.labeller}
         return {name: config for name, config in self.models.items() if name in used}
 
     @property

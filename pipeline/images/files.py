@@ -1,6 +1,6 @@
 """Where files are, on any filesystem that Beam speaks. Only listings and tar headers are read, never contents.
 
-Every error names the experiment's key, as in `images.folder`, and the value that it had.
+Every error names the experiment's key, which is given as `where`, as in `images.folder`, and the value that it had.
 """
 
 import errno
@@ -34,11 +34,11 @@ class Files(NamedTuple):
     texts: Mapping[str, bytes] = MappingProxyType({})
 
 
-def locate(key: str, path: str, folder: str) -> str:
+def locate(where: str, path: str, folder: str) -> str:
     """Finds a file named by the experiment: in `folder` first, then in the current directory.
 
     Args:
-        key: the key under `images:` that gave the path.
+        where: the key that gave the path, such as `images.labels`.
         path: relative, absolute or remote.
         folder: absolute path of the images' folder.
 
@@ -50,13 +50,13 @@ def locate(key: str, path: str, folder: str) -> str:
     else:
         places = [f"{folder}/{path}", absolute(path)]
     for place in places:
-        reach(f"images.{key}", place)
-        if exists(key, place):
+        reach(where, place)
+        if exists(where, place):
             return place
-    raise InputError(f"images.{key}: there is no {path!r}; looked for {printable(' and '.join(places))}")
+    raise InputError(f"{where}: there is no {path!r}; looked for {printable(' and '.join(places))}")
 
 
-def exists(key: str, path: str) -> bool:
+def exists(where: str, path: str) -> bool:
     """Whether there is a file at `path`.
 
     Raises:
@@ -65,10 +65,10 @@ def exists(key: str, path: str) -> bool:
     try:
         return files.exists(path)
     except Exception as error:  # A filesystem that is not installed, credentials, the network …
-        raise _unreadable(key, path, error) from error
+        raise _unreadable(where, path, error) from error
 
 
-def list_files(key: str, folder: str) -> Files:
+def list_files(where: str, folder: str) -> Files:
     """Lists all files below a folder, in its sub-folders and behind links too.
 
     On a disk each folder and each file counts once, whatever leads to it: under its own name where it is in the folder,
@@ -78,13 +78,13 @@ def list_files(key: str, folder: str) -> Files:
         InputError: the folder is missing, is no folder, or cannot be listed.
     """
     if not is_remote(folder) and not Path(folder).is_dir():
-        if exists(key, folder):
-            raise InputError(f"images.{key}: {folder!r} is not a folder; {_instead(folder)}")
-        raise InputError(f"images.{key}: {folder!r} does not exist; give a folder of images")
+        if exists(where, folder):
+            raise InputError(f"{where}: {folder!r} is not a folder; {_instead(folder)}")
+        raise InputError(f"{where}: {folder!r} does not exist; give a folder of images")
     try:
         found = Files(dict.fromkeys(remote().paths_below(folder), ""), {}) if is_remote(folder) else _walk(folder)
     except Exception as error:  # Whatever the client of an object store raises.
-        raise _unreadable(key, folder, error) from error
+        raise _unreadable(where, folder, error) from error
     return found._replace(uris={name: f"{folder}/{name}" for name in sorted(found.uris)})
 
 
@@ -92,11 +92,11 @@ def _instead(path: str) -> str:
     """What to do with a file that is no folder."""
     name = f"{path}.".lower()
     if any(f".{each}" in name for each in ("tar.", "tgz.", "zip.")):
-        return "unpack it: only images.imagenet and images.webdataset read archives, and only uncompressed .tar"
+        return "unpack it: images.imagenet, images.webdataset and pictures may be in an archive, an uncompressed .tar"
     return "images.parquet reads such files" if ".parquet." in name else "give a folder of images"
 
 
-def list_tar(key: str, tar: str, is_read: Callable[[str], bool] = lambda _: False) -> Files:
+def list_tar(where: str, tar: str, is_read: Callable[[str], bool] = lambda _: False) -> Files:
     """Lists the files in an uncompressed tar archive; their uris name slices of the archive.
 
     Locally this seeks from header to header; on an object store most of the archive passes through the reader.
@@ -123,9 +123,9 @@ def list_tar(key: str, tar: str, is_read: Callable[[str], bool] = lambda _: Fals
                     again[name] = member.linkname
             return Files(uris, again, texts)
     except tarfile.TarError as error:
-        raise InputError(f"images.{key}: {tar!r} is no complete, uncompressed tar archive: {said_by(error)}") from error
+        raise InputError(f"{where}: {tar!r} is no complete, uncompressed tar archive: {said_by(error)}") from error
     except Exception as error:  # Whatever the client of an object store raises.
-        raise _unreadable(key, tar, error) from error
+        raise _unreadable(where, tar, error) from error
 
 
 def _walk(folder: str) -> Files:
@@ -183,5 +183,5 @@ def _identity(path: str) -> object:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status.st_ino else None
 
 
-def _unreadable(key: str, path: str, error: Exception) -> InputError:
-    return InputError(f"images.{key}: {path!r} cannot be read: {said_by(error)}")
+def _unreadable(where: str, path: str, error: Exception) -> InputError:
+    return InputError(f"{where}: {path!r} cannot be read: {said_by(error)}")

@@ -78,7 +78,7 @@ def _home(config: ImagesConfig) -> str:
 
 
 def _entries(select: tuple[str, ...] | str, home: str) -> list[str]:
-    entries = _read_list(locate("select", select, home)) if isinstance(select, str) else list(select)
+    entries = _read_list(locate("images.select", select, home)) if isinstance(select, str) else list(select)
     if not entries:
         raise InputError(f"images.select: {select!r} names no images")
     return entries

@@ -41,7 +41,7 @@ def webdataset_images(path: str) -> Listing:
     """
     refs, others = list[ImageRef](), Counter[str]()
     for archive in _packs("webdataset", path, ".tar"):
-        files = list_tar("webdataset", archive, _is_label)
+        files = list_tar("images.webdataset", archive, _is_label)
         for name, uri in files.uris.items():
             key, kind = _key(name)
             if f".{kind}" in IMAGE_SUFFIXES:
@@ -77,17 +77,17 @@ def _packs(key: str, path: str, suffix: str) -> list[str]:
     folder, pattern = posixpath.split(root)
     reach(f"images.{key}", folder if "*" in pattern else root)
     if "*" in pattern:
-        names = [name for name in list_files(key, folder).uris if fnmatchcase(name, pattern)]
+        names = [name for name in list_files(f"images.{key}", folder).uris if fnmatchcase(name, pattern)]
         found = [f"{folder}/{name}" for name in names]
-    elif root.lower().endswith(suffix) and exists(key, root):
+    elif root.lower().endswith(suffix) and exists(f"images.{key}", root):
         found = [root]
     elif not is_remote(root) and not Path(root).is_dir():
-        what = f"is no {suffix} file" if exists(key, root) else "does not exist"
+        what = f"is no {suffix} file" if exists(f"images.{key}", root) else "does not exist"
         file = "an uncompressed .tar" if suffix == ".tar" else f"a {suffix} file"
         raise InputError(f"images.{key}: {root!r} {what}; give {file}, a folder of them, or a pattern with *")
     else:
         hidden = re.compile(r"(^|/)\.")
-        found = [uri for name, uri in list_files(key, root).uris.items() if not hidden.search(name)]
+        found = [uri for name, uri in list_files(f"images.{key}", root).uris.items() if not hidden.search(name)]
     packs = [uri for uri in found if uri.lower().endswith(suffix)]
     if not packs:
         raise InputError(f"images.{key}: no file {suffix} in {root}; give one, a folder of them, or a pattern with *")

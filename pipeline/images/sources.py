@@ -44,7 +44,7 @@ def foolbox_samples() -> list[ImageRef]:
     spec = find_spec("foolbox")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("images.samples: foolbox is not installed; pip install 'megalith[samples]'")
-    files = list_files("samples", absolute(f"{spec.submodule_search_locations[0]}/data")).uris
+    files = list_files("images.samples", absolute(f"{spec.submodule_search_locations[0]}/data")).uris
     named = {uri: re.fullmatch(r"(imagenet_[0-9]+_([0-9]+))\.jpg", name) for name, uri in files.items()}
     refs = [ImageRef(match[1], uri, int(match[2])) for uri, match in named.items() if match]
     if not refs:
@@ -71,15 +71,15 @@ def folder_images(folder: str, labels: str | None, columns: Collection[str] = ()
     """
     root = absolute(folder)
     reach("images.folder", root)
-    files = list_files("folder", root)
-    csv_uri = None if labels is None else locate("labels", labels, root)
+    files = list_files("images.folder", root)
+    csv_uri = None if labels is None else locate("images.labels", labels, root)
     labeled = None if csv_uri is None else read_labels(csv_uri, columns)
     listed = labeled.paths() if labeled else set()
-    images = {name: uri for name, uri in files.uris.items() if spelled(name) in listed or _is_image(name)}
+    images = {name: uri for name, uri in files.uris.items() if spelled(name) in listed or is_image(name)}
     if not images:
         raise InputError(f"images.folder: no images in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
     if not labelled:
-        refs = [ImageRef(_id(name), uri, UNLABELED) for name, uri in images.items()]
+        refs = [ImageRef(id_of(name), uri, UNLABELED) for name, uri in images.items()]
     else:
         refs = _by_csv(root, images, labeled, files.again) if labeled else _by_sub_folder(root, images)
     return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("folder", root, files, images)))
@@ -105,8 +105,8 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None, columns: 
     root = absolute(path)
     reach("images.imagenet", root)
     packed = root.endswith(".tar")
-    files = list_tar("imagenet", root) if packed else list_files("imagenet", root)
-    pictures = {name: uri for name, uri in files.uris.items() if _is_image(name)}
+    files = list_tar("images.imagenet", root) if packed else list_files("images.imagenet", root)
+    pictures = {name: uri for name, uri in files.uris.items() if is_image(name)}
     images = {name: uri for name, uri in pictures.items() if _WNID_FOLDER.fullmatch(_parent(name))}
     if not images:
         raise InputError(
@@ -114,7 +114,7 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None, columns: 
             "ILSVRC2012_val_*.JPEG or wnid sub-folders, or the path of ILSVRC2012_img_val.tar"
         )
     home = posixpath.dirname(root) if packed else root
-    labeled = None if labels is None else read_labels(locate("labels", labels, home), columns)
+    labeled = None if labels is None else read_labels(locate("images.labels", labels, home), columns)
     truths = _by_name(labeled, list(images)) if labeled else _ground_truth(home, list(images), devkit)
     wanted = {column: _by_name(of, list(images)) for column, of in labeled.targets.items()} if labeled else {}
     refs = [
@@ -168,15 +168,15 @@ def _kind(name: str) -> str:
 def _by_csv(root: str, images: Mapping[str, str], labels: Labels, again: Mapping[str, str]) -> list[ImageRef]:
     present = [
         image_ref(
-            _id(name), uri, labels.by_path(name), {column: of.by_path(name) for column, of in labels.targets.items()}
+            id_of(name), uri, labels.by_path(name), {column: of.by_path(name) for column, of in labels.targets.items()}
         )
         for name, uri in images.items()
     ]
-    seen = {spelled(known) for name in images for known in (name, _id(name))}
-    links = {spelled(known): first for name, first in again.items() for known in (_id(name), name)}
+    seen = {spelled(known) for name in images for known in (name, id_of(name))}
+    links = {spelled(known): first for name, first in again.items() for known in (id_of(name), name)}
     absent = [
         ImageRef(
-            _id(name),
+            id_of(name),
             f"{root}/{name}",
             truth.label,
             f"listed in {labels.uri}, but " + (f"a link to {links[name]}" if name in links else "not in the folder"),
@@ -195,7 +195,7 @@ def _by_sub_folder(root: str, images: Mapping[str, str]) -> list[ImageRef]:
             "file,label, or put them into sub-folders named by wnid, index or name"
         )
     truths = {folder: _truth_of_folder("folder", root, folder, images) for folder in folders}
-    return [image_ref(_id(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
+    return [image_ref(id_of(name), uri, truths.get(name.partition("/")[0])) for name, uri in images.items()]
 
 
 def _by_name(labels: Labels, names: list[str]) -> dict[str, Truth]:
@@ -215,14 +215,14 @@ def _ground_truth(home: str, names: list[str], devkit: str | None) -> dict[str, 
 
 def _locate_devkit(devkit: str, home: str) -> str:
     packed = devkit.endswith((".tar.gz", ".tgz", ".tar"))
-    return locate("devkit", devkit if packed else f"{devkit.rstrip('/')}/{DEVKIT_META}", home)
+    return locate("images.devkit", devkit if packed else f"{devkit.rstrip('/')}/{DEVKIT_META}", home)
 
 
 def _find_devkit(home: str) -> str:
     places = (home, posixpath.dirname(home))
     for place in places:
         for name in (f"{_DEVKIT}/{DEVKIT_META}", f"{_DEVKIT}.tar.gz"):
-            if exists("imagenet", f"{place}/{name}"):
+            if exists("images.imagenet", f"{place}/{name}"):
                 return f"{place}/{name}"
     raise InputError(
         f"images.imagenet: no ground truth; put {_DEVKIT}.tar.gz into {' or '.join(places)}, or give images.devkit, "
@@ -256,18 +256,20 @@ def image_ref(
     return ImageRef(image_id, uri, label, problem, tuple(given))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a path in a folder or an archive names an image, and no hidden file or thumbnail."""
     hidden = any(part.startswith(".") or part in _THUMBNAILS for part in name.split("/"))
     return not hidden and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _id(name: str) -> str:
+def id_of(name: str) -> str:
+    """The id of an image: its path in a folder or an archive, without extension."""
     return posixpath.splitext(name)[0]
 
 
 def stem(name: str) -> str:
     """A file's name without folder and extension."""
-    return _id(posixpath.basename(name))
+    return id_of(posixpath.basename(name))
 
 
 def _parent(name: str) -> str:

@@ -24,7 +24,7 @@ class _Case(NamedTuple):
     norm: str
     label: int
     target: int | None
-    surrogate: str
+    model: str
 
 
 def figures(run: "Run") -> Section | None:
@@ -77,7 +77,7 @@ def _all_classes(run: "Run", case: _Case, title: str, keys: dict[str, str]) -> l
 
 
 def _strip(run: "Run", case: _Case, title: str, adversarial: bytes, keys: dict[str, str]) -> list[Exhibit]:
-    sql = _STRIP_OF.format(model=quoted(case.surrogate), **keys)
+    sql = _STRIP_OF.format(model=quoted(case.model), **keys)
     found = answer(run, sql)
     if not found.rows:
         return []
@@ -86,9 +86,7 @@ def _strip(run: "Run", case: _Case, title: str, adversarial: bytes, keys: dict[s
         said = (f"cutoff {row['cutoff']:g}", row["name"], f"{row['index']}, {row['confidence']:.1%}")
         small = thumbnail(low_passed(pixels(adversarial), row["cutoff"]), _STRIP)
         pictures.append(Picture(small, f"Low-passed at {row['cutoff']:g}: {row['name']}", said))
-    words = (
-        f"The attacked picture as {case.surrogate} is shown it behind each low-pass, and what {case.surrogate} says."
-    )
+    words = f"The attacked picture as {case.model} is shown it behind each low-pass, and what {case.model} says."
     return [Exhibit(f"{title}: low-passed", found, sql, words, pictures=tuple(pictures))]
 
 
@@ -105,13 +103,14 @@ held as (
   select image_id, attack, avg(correct::int) filter (not list_contains(surrogates, model)) as held
   from seen join (select image_id, attack, surrogates from attacks) using (image_id, attack) group by all),
 ranked as (
-  select image_id, attack, label_name, eps, norm, attacks.label, target, surrogates[1] as surrogate,
+  select image_id, attack, label_name, eps, norm, attacks.label, target,
+    coalesce(surrogates[1], (select min(model) from seen)) as model,
     row_number() over (partition by attack order by
       success and clean_predicted = attacks.label desc, held desc nulls last, adversarial_confidence desc,
       image_id) as place
   from attacks join images using (image_id) left join held using (image_id, attack) where through = 'none'),
 first as (
-  select image_id, attack, label_name, eps, norm, label, target, surrogate
+  select image_id, attack, label_name, eps, norm, label, target, model
   from ranked where place <= case when (select count(distinct attack) from ranked) = 1 then 3 else 1 end)
 select * from first order by attack, image_id
 """

@@ -109,7 +109,8 @@ order by all
 _GROWS = """
 with rates as (
   select series, attack, any_value({key}) as {key}, count_if(success)::bigint as successes, count(*) as "of"
-  from attacks join {series} using (attack) where label is distinct from target group by series, attack)
+  from attacks join {series} using (attack) where success is not null and label is distinct from target
+  group by series, attack)
 select series, attack, {key}, successes, "of",
   successes / "of" >= max(successes / "of") over (
     partition by series order by {key} range between unbounded preceding and 1e-9 preceding) as holds
@@ -120,7 +121,7 @@ _LARGE = """
 with rates as (
   select array_to_string(surrogates, ' + ') as surrogates, attack, any_value(norm) as norm, any_value(eps) as eps,
     count_if(success)::bigint as successes, count(*) as "of"
-  from attacks where through = 'none' and target is null group by all)
+  from attacks where through = 'none' and target is null and success is not null group by all)
 select surrogates, max(successes / "of") as best, max(eps) filter (norm = 'linf') as largest_linf,
   case when best = 1 then true when largest_linf >= 64 / 255 then false end as holds
 from rates group by surrogates order by surrogates
@@ -222,7 +223,8 @@ CHECKS = (
         _always(_BUDGET),
         "attacks stay within ε on every image",
         "It needs an attack.",
-        "`megalith verify` measures the stored pictures again, and names those beyond.",
+        "`megalith verify` measures the stored pictures again, and names those beyond. Pictures of other tools may be, "
+        "and say by how much in `excess`; `where excess = 0` counts the others.",
     ),
     Check(
         "Clean accuracy is near the published one",

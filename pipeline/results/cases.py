@@ -91,6 +91,32 @@ def labelled(run: "Run") -> list[str]:
     return [f"Labels are what {names} says of the clean images: accuracy is agreement with it."] if names else []
 
 
+def asked(run: "Run", cases: Cases) -> list[str]:
+    """Which attacks asked which of the models, as one sentence or none."""
+    _, rows = run.rows(
+        "select attack, victim, max(queries) from attacks where victim is not null group by all order by all"
+    )
+    said = "; ".join(
+        f"{attack} on {victim}, {queries} times an image at most"
+        for attack, victim, queries in rows
+        if attack in cases["attack"] and victim in cases["model"]
+    )
+    return [f"Not transfer alone, because the attack asked the model about what it made: {said}."] if said else []
+
+
+def beyond_budget(run: "Run", attacks: Collection[str]) -> list[str]:
+    """Which of the attacks, made by other tools, are beyond their budget on some pictures, as one sentence or none."""
+    _, rows = run.rows(
+        "select attack, count_if(excess > 0), count(*), max(excess) from attacks group by attack order by attack"
+    )
+    said = "; ".join(
+        f"{attack}, {images} of {of} pictures, by {most:.4g} at most"
+        for attack, images, of, most in rows
+        if images and attack in attacks
+    )
+    return [f"Beyond ε, and counted all the same (column excess): {said}."] if said else []
+
+
 def not_attacked(run: "Run", cases: Cases) -> list[str]:
     """Which of the defences no attack on any of the models knows, as one sentence or none."""
     knowing = {defense for model, defense in attacked_defenses(run) if model in cases["model"]}

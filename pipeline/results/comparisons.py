@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pipeline.results.cases import chosen, not_attacked, shown, white_box
+from pipeline.results.cases import asked, beyond_budget, chosen, not_attacked, shown, white_box
 from pipeline.results.findings import WORST, one_target, unlike_targets, worst_outcomes
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
@@ -90,7 +90,14 @@ def within(
     over = [f"Worst case over {', '.join(each for each in cases['attack'] if each != CLEAN)}."] if worst else []
     left_out = len(pairs) - len(alike)
     skipped = [f"{left_out} pairs of attacks that do not want the same classes are not compared."] if left_out else []
-    notes = [*white_box(run, cases), *not_attacked(run, cases), *over, *skipped]
+    notes = [
+        *white_box(run, cases),
+        *asked(run, cases),
+        *beyond_budget(run, cases["attack"]),
+        *not_attacked(run, cases),
+        *over,
+        *skipped,
+    ]
     return _compared(metric, denominator, lines, both, notes)
 
 

@@ -5,7 +5,7 @@ from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, labelled, not_attacked, shown, shown_attack, white_box
+from pipeline.results.cases import asked, beyond_budget, chosen, labelled, not_attacked, shown, shown_attack, white_box
 from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
@@ -78,6 +78,8 @@ def crosstab(
             uncertainty(metric),
             *labelled(run),
             *white_box(run, cases),
+            *asked(run, cases),
+            *beyond_budget(run, cases["attack"]),
             *(_targeted(run, cases) if metric == "success" else []),
             *([f"{', '.join(several)}: {_OVER_TARGETS}"] if several else []),
             *not_attacked(run, cases),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import text_table
 from pipeline.results import findings
-from pipeline.results.cases import ADAPTIVE, labelled, shown, shown_attack
+from pipeline.results.cases import ADAPTIVE, beyond_budget, labelled, shown, shown_attack
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
 from transforms.rows.parts import CLEAN
@@ -38,6 +38,8 @@ def print_summary(run: Run, console: "Console") -> None:
             console.print(f"{left.attack} left {left.images} of {left.of} images untouched: {_WRONG_ALREADY}")
         for own in findings.own_targets(run).itertuples():
             console.print(f"{own.attack}: {own.images} of {own.of} images {_OWN}")
+        for said in beyond_budget(run, order["attack"]):
+            console.print(said)
     if len(order["defense"]) > 1:
         _print_defenses(run, console, accuracy, order)
     failures = findings.failures(run)

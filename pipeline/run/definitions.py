@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,9 +31,16 @@ _OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
 
 
 def definitions(
-    experiment: Experiment, segments: Sequence[Sequence[ImageRef]], pins: Mapping[str, ModelPin]
+    experiment: Experiment,
+    segments: Sequence[Sequence[ImageRef]],
+    pins: Mapping[str, ModelPin],
+    pictures: Mapping[str, str],
 ) -> Definitions:
-    """Everything that gives a name in the tables its meaning."""
+    """Everything that gives a name in the tables its meaning.
+
+    Args:
+        pictures: the digest of those of each attack that another tool has made.
+    """
     found = {
         "seed": experiment.seed,
         "chunk_size": experiment.chunk_size,
@@ -53,7 +61,11 @@ def definitions(
             }
             for name, pinned in pins.items()
         },
-        "attacks": {name: _defined(attack) for name, attack in experiment.attacks.items()},
+        "attacks": {
+            # What pictures there are counts, not where.
+            name: _defined(attack) | ({"folder": pictures[name], "attack": None} if name in pictures else {})
+            for name, attack in experiment.attacks.items()
+        },
         "micro_batch": experiment.micro_batch or 0,
         "numerics": experiment.numerics,
     }
@@ -167,6 +179,7 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
     return sorted(found, key=lambda change: (not change[0].endswith((".recipe", ".source")), change[0]))
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions on which the last bit of a row depends."""
     found = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}

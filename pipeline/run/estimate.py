@@ -109,7 +109,7 @@ class _Trial:
     def __init__(self, prepared: Prepared, context: StepContext, chunk: Chunk) -> None:
         experiment = prepared.experiment
         self._experiment, self._context, self._chunk = experiment, context, chunk
-        self._attacks = AttackChunk(context, experiment.specs, prepared.pool)
+        self._attacks = AttackChunk(context, experiment.specs, prepared.material)
         self._specs = {spec.name: spec for spec in experiment.specs}
         self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
         self._answers = Answers(())
@@ -134,7 +134,7 @@ class _Trial:
                 yield number * (self._predict(step) + shown / looks[step.attack, step.defense])
 
     def _attack(self, spec: AttackSpec, step: TaskKind) -> float:
-        models = [self._context.models[name] for name in spec.surrogates]
+        models = self._context.models.surrogates(spec)
         work = Work(self._chunk, frozenset([spec.name]))
         taken, shown = _taken(lambda: list(self._attacks.process(work)), models)
         if shown is None:

@@ -84,12 +84,13 @@ def execute(
     prepare_numerics(prepared.experiment.numerics)
     waves = make_waves(prepared.experiment, prepared.plan.missing, models_in_memory)
     models = _Models(prepared.pins, device, prepared.experiment.numerics, together=len(waves) <= 1)
-    followed = {name for attack in prepared.experiment.attacks.values() for name in attack.surrogates}
+    followed = {name for spec in prepared.experiment.specs if not spec.plain for name in spec.surrogates}
     for name, pinned in prepared.pins.items():
         open_ = pinned.engine == "auto" or (name in followed and pinned.gradients == "auto")
         if open_ or name not in prepared.record.proofs:
             # What is wrong with it is said before anything is written.
             models.resolve(name, followed=name in followed)
+    _check_insides(prepared.experiment, models)
     prepared = _with_micro_batch(prepared, models)
     for said in (*_slow_precisions(prepared.experiment, device), *_many_files(prepared, options)):
         warn(said)
@@ -107,13 +108,25 @@ def execute(
     return Outcome(cost, finished=shard.is_whole or _finished(prepared, journal))
 
 
+def _check_insides(experiment: Experiment, models: "_Models") -> None:
+    """Raises InputError for a surrogate inside which an attack finds nothing of what it looks for."""
+    for spec in experiment.specs:
+        attack = spec.build()
+        if attack.looks_inside:
+            try:
+                attack.check_models(models.held(spec.surrogates).surrogates(spec))
+            except InputError as error:
+                raise InputError(f"attacks.{spec.name}: {error}") from None
+
+
 def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
     """With a micro-batch found by timing, where numerics are fast and nothing says how large it is."""
-    defined, attacks = prepared.record.definitions, prepared.experiment.attacks
-    if defined.numerics == "exact" or defined.micro_batch or not attacks:
+    defined = prepared.record.definitions
+    attack = next((each for each in prepared.experiment.specs if each.surrogates), None)
+    if defined.numerics == "exact" or defined.micro_batch or attack is None:
         return prepared
-    name = next(iter(attacks.values())).surrogates[0]
-    size = quickest(partial(seconds_of_a_gradient, models.held([name])[name]), defined.chunk_size)
+    surrogate = models.held(attack.surrogates).surrogates(attack)[0]
+    size = quickest(partial(seconds_of_a_gradient, surrogate), defined.chunk_size)
     record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
     return replace(prepared, record=record)
 
@@ -256,7 +269,7 @@ def _compute(
                     rounds = _rounds(prepared, wave, options)
                     for work in rounds:
                         root = beam.Pipeline(options=options)
-                        build(root, experiment, context, work, wave.targets, prepared.pool)
+                        build(root, experiment, context, work, wave.targets, prepared.material)
                         counters += run_to_end(root)
                         if len(rounds) > 1:
                             _compact(prepared, until=work[-1].chunk.index // ROUND * ROUND + ROUND)

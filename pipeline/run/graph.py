@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from pipeline.config.experiment import Experiment
-from transforms.data.chunks import ImageRef, Work
+from transforms.data.chunks import Material, Work
 from transforms.steps.attack import AttackImages
 from transforms.steps.context import StepContext
 from transforms.steps.fan_out import FanOut
@@ -19,7 +19,7 @@ def build(
     context: StepContext,
     work: Sequence[Work],
     targets: Sequence[str],
-    pool: Sequence[ImageRef],
+    material: Material,
 ) -> beam.PCollection:
     """Adds an experiment to a pipeline.
 
@@ -30,7 +30,7 @@ def build(
         context: its models are at least the surrogates of the work's attacks and the targets.
         work: the chunks with anything left to do.
         targets: the models that look at canvases this time.
-        pool: images that attacks may mix in.
+        material: what attacks take besides.
 
     Returns:
         The parts of `predictions` that were written.
@@ -40,7 +40,7 @@ def build(
         root
         | "Chunks of image refs" >> beam.Create(work)
         | "Load" >> LoadImages(context)
-        | "Attack" >> AttackImages(context, experiment.specs, pool)
+        | "Attack" >> AttackImages(context, experiment.specs, material)
         | "Fan out to defences" >> FanOut(experiment.defenses_of)
         | "Transfer"
         >> Transfer(context, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)

@@ -12,11 +12,12 @@ from pipeline.run.again import Held, without
 from pipeline.run.compaction import unfilled
 from pipeline.run.definitions import conditions, definitions, merge_definitions, versions
 from pipeline.run.lock import WATCH, is_lock
+from pipeline.run.pictures import list_pictures
 from pipeline.run.plan import Plan, Tasks, make_plan
 from pipeline.run.segments import arrange, chunks_of
 from pipeline.run.shard import WHOLE, Shard
 from transforms.attacks.targets import Column
-from transforms.data.chunks import Chunk, ImageRef, one_of_each_class
+from transforms.data.chunks import Chunk, ImageRef, Material, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
@@ -44,7 +45,8 @@ class Prepared:
         shard: the share of the chunks that is meant.
         segments: its images, in the order in which they came to the run directory.
         chunks: all of the experiment's.
-        pool: images of different classes, which attacks may mix in; those that came first, so that it stays the same.
+        material: what attacks take besides canvases and models. The pool has images of different classes, those that
+            came first, so that it stays the same.
         pins: the models that it uses, with their weights found.
         before: the record in the run directory; None where there is none.
         record: the one that is going to be there. Engines of new models, and the micro-batch of a new run, are resolved
@@ -61,7 +63,7 @@ class Prepared:
     shard: Shard
     segments: list[list[ImageRef]]
     chunks: tuple[Chunk, ...]
-    pool: tuple[ImageRef, ...]
+    material: Material
     pins: dict[str, ModelPin]
     before: RunRecord | None
     record: RunRecord
@@ -82,9 +84,10 @@ class Prepared:
 
     @property
     def paths(self) -> Iterator[str]:
-        """What workers must be able to see: the run directory, the images, and weights that the experiment names."""
+        """What workers must be able to see: the run directory, images, pictures, and weights that are named."""
         yield self.store.root
         yield from (ref.uri for chunk in self.chunks for ref in chunk.refs if not ref.problem)
+        yield from (each.uri for some in self.material.pictures.values() for each in some.values() if not each.problem)
         yield from (each.weights for each in self.pins.values() if each.weights)
 
 
@@ -119,7 +122,8 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
             few = "there is one class only" if experiment.images.labeller is None else "none is known without labels"
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and {few}")
     pins = _pins(experiment, before.definitions.models if before else {})
-    new = definitions(experiment, segments, pins)
+    pictures = list_pictures(experiment, refs)
+    new = definitions(experiment, segments, pins, {name: each.digest for name, each in pictures.items()})
     record = RunRecord(
         experiment=experiment.model_dump(mode="json"),
         definitions=merge_definitions(store.root, before.definitions, new) if before else new,
@@ -132,6 +136,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         *notes,
         *_unusable(refs),
         *_labelled(experiment),
+        *(note for each in pictures.values() for note in each.notes),
         *_unaimed(experiment, refs),
         *_strange_budgets(experiment),
     )
@@ -158,7 +163,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         shard,
         segments,
         chunks,
-        pool,
+        Material(pool, {name: each.pictures for name, each in pictures.items()}),
         pins,
         before,
         record,

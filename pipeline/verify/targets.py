@@ -88,7 +88,7 @@ def _unlike_answers(run: Run, spec: AttackSpec, target: Ranked, rows: Sequence[W
     """Asks the surrogates again; of two classes that are as likely, either may be wanted on another machine."""
     asked_under = conditions(run.record.definitions, device)
     models = HeldModels({name: pinned(run, name) for name in spec.surrogates}, device, asked_under.numerics)
-    classifiers = [models[name] for name in spec.surrogates]
+    classifiers = models.surrogates(spec)
     canvases = stored(run, [(image_id, CLEAN) for image_id, *_ in rows])
     if missing := [image_id for image_id, *_ in rows if (image_id, CLEAN) not in canvases]:
         raise InputError(f"the clean canvas of {missing[0]} is gone")

@@ -21,7 +21,7 @@ from tests.support.attacks import as_is, bent, some_canvases
 from tests.support.runs import ROOT, Row, conditions_of, refused, rows, run, tiny, written
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
-from transforms.data.chunks import UNLABELED, ImageRef, Work, make_chunks, one_of_each_class
+from transforms.data.chunks import UNLABELED, ImageRef, Material, Work, make_chunks, one_of_each_class
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
@@ -183,7 +183,7 @@ def attack_with_a_pool(folder: str, experiment: str) -> None:
     context = StepContext(store, HeldModels({"lite0": pin("coarse0")}, "cpu"), canvas, conditions_of(loaded))
     publish(store, load_chunk(context, chunk))
     (spec,) = [each for each in loaded.specs if each.name == "admix"]
-    worker = AttackChunk(context, [spec], one_of_each_class(refs, loaded.seed))
+    worker = AttackChunk(context, [spec], Material(one_of_each_class(refs, loaded.seed)))
     assert list(worker.process(Work(chunk, frozenset(["admix"]))))
 
 

@@ -35,6 +35,13 @@ def test_all_that_is_kept_is_shown() -> None:
     assert set(shown) == set(NAMES)
 
 
+def test_pictures_are_named_by_where_a_reader_puts_them() -> None:
+    experiments = sorted((ROOT / "data" / "experiments").glob("*.yaml"))
+    assert len(experiments) > 10
+    named = [*PAGES, *experiments, ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+    assert [each.name for each in named if "../shared" in each.read_text()] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_kept_rows_say_what_made_them_and_nothing_of_where(name: str) -> None:
     text = (KEPT / name / "run.json").read_text()

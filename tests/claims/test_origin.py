@@ -9,11 +9,12 @@ import pytest
 
 from tests.support.keras import MODELS, calibrated
 from tests.support.nasnet import NASNet
-from tests.support.runs import ROOT, needs_imagenet_sample, refused, rows, run
+from tests.support.runs import IMAGENET_SAMPLE, ROOT, needs_imagenet_sample, refused, rows, run
 
 pytestmark = [needs_imagenet_sample, pytest.mark.system]
 
 ORIGIN = ROOT / "data" / "experiments" / "origin.yaml"
+PICTURES = f"--set=images.folder={IMAGENET_SAMPLE}"
 NAMES = dict(zip(("resnet50", "efficientnet", "densenet", "mobilenet"), MODELS, strict=True))
 
 
@@ -31,7 +32,7 @@ def test_five_networks_from_one_surrogate(weights: dict[str, Path], tmp_path: Pa
     models = {name: {"source": f"keras/{model}", "weights": str(weights[name])} for name, model in NAMES.items()}
     models["nasnet"] = {"source": f"onnx/{weights['nasnet']}"}
     changes = [f"models={json.dumps(models)}", "attacks.megalith.steps=2", "defenses={lowpass: {cutoff: [0.5]}}"]
-    run(ORIGIN, tmp_path / "run", *(f"--set={each}" for each in changes))
+    run(ORIGIN, tmp_path / "run", PICTURES, *(f"--set={each}" for each in changes))
 
     (attack,) = rows(tmp_path / "run", "attacks")
     assert (attack["surrogates"], attack["target"], attack["steps"]) == (["resnet50"], 649, 2)
@@ -56,9 +57,9 @@ def test_what_is_missing_is_said_in_one_line(nasnet: NASNet, tmp_path: Path, mon
 
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
-    line = refused(ORIGIN, tmp_path / "run", "--set=models.nasnet=onnx/missing.onnx")
+    line = refused(ORIGIN, tmp_path / "run", PICTURES, "--set=models.nasnet=onnx/missing.onnx")
     assert "onnx/missing.onnx" in line and "megalith export" in line
-    line = refused(ORIGIN, tmp_path / "run", f"--set=models.nasnet=onnx/{nasnet.path}")
+    line = refused(ORIGIN, tmp_path / "run", PICTURES, f"--set=models.nasnet=onnx/{nasnet.path}")
     assert f"keras/ResNet50: no {tmp_path}/cache/models/" in line and "(no route to host)" in line
     assert "https://storage.googleapis.com/" in line and "weights:" in line
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.runs import ROOT, Row, invoke, needs_imagenet_sample, rows, run
+from tests.support.runs import IMAGENET_SAMPLE, ROOT, Row, invoke, needs_imagenet_sample, rows, run
 
 PENGUIN, MEGALITH = 145, 649
 
@@ -16,10 +16,8 @@ pytestmark = [needs_imagenet_sample, pytest.mark.system]
 
 
 def finished(name: str, output: Path) -> Path:
-    """An experiment of data/experiments as it is; its paths are relative to the repository."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        run(Path("data/experiments") / name, output)
+    """An experiment of data/experiments as it is, but for where its pictures are."""
+    run(ROOT / "data" / "experiments" / name, output, f"--set=images.folder={IMAGENET_SAMPLE}")
     return output
 
 

@@ -4,7 +4,6 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from importlib.util import find_spec
 from math import floor
 from pathlib import Path
 from random import Random
@@ -320,8 +319,6 @@ def plain_pairs(accuracy: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_other_libraries_read_the_same(reader: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "datasets" in reader and find_spec("datasets") is None:
-        pytest.skip("datasets is not installed")
     monkeypatch.chdir(folder)
     code = READERS[reader]
     assert len(code.splitlines()) <= 7

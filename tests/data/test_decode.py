@@ -1,5 +1,6 @@
 """Decoding: torchvision as the oracle of geometry, hand-made images for each rule, hostile bytes."""
 
+import re
 import struct
 import warnings
 import zlib
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from transforms.data.decode import SUFFIXES, BadImage, CanvasSpec, decode, formats
+from transforms.data.decode import SUFFIXES, BadImage, CanvasSpec, decode, decode_as_is, formats
 from transforms.errors import InputError
 from transforms.steps.process import prepare_numerics
 
@@ -391,3 +392,50 @@ def test_colours_of_a_large_image_are_those_of_its_parts(mode: str) -> None:
     for top in (400, 1000, 1500):
         part = pixels(encode(image.crop((0, top, 1200, top + 100)), **options), CanvasSpec(100, 100))
         assert np.array_equal(whole[top - 400 : top - 300, 550:650], part)
+
+
+# --- canvases as other tools write them
+
+
+SQUARE = np.random.default_rng(5).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "RGBA", "palette", "grey"])
+def test_a_canvas_is_taken_as_it_is(kind: str) -> None:
+    image = Image.fromarray(SQUARE)
+    image = {"RGBA": image.convert("RGBA"), "palette": image.quantize(16), "grey": image.convert("L")}.get(kind, image)
+    data = encode(image, kind if kind in ("BMP", "TIFF") else "PNG")
+    assert np.array_equal(decode_as_is(data, 24), np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def deep_png() -> bytes:
+    """Of 16 bits a channel, by hand: Pillow reads such files, and writes none."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in SQUARE.reshape(24, -1) * np.uint16(257))
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 24, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def transparent_png() -> bytes:
+    alpha = np.full((24, 24, 1), 255, np.uint8)
+    alpha[3, 4] = 254
+    return encode(Image.fromarray(np.concatenate([SQUARE, alpha], axis=2)), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encode(Image.fromarray(SQUARE[:20]), "PNG"), "24 x 20 pixels, where the canvas has 24 x 24"),
+        (deep_png(), "PNG of 16 bits a channel, where the canvas has 8"),
+        (encode(Image.fromarray(SQUARE[..., 0].astype(np.uint16)), "TIFF"), "TIFF of 16 bits"),
+        (transparent_png(), "transparent somewhere"),
+        (b"no picture", "not an image"),
+        (b"", "empty file"),
+    ],
+)
+def test_what_is_no_canvas_is_not_made_one(data: bytes, said: str) -> None:
+    with pytest.raises(BadImage, match=re.escape(said)):
+        decode_as_is(data, 24)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tests.conftest import Samples
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier, Preprocessing
-from transforms.models.engines import agreement
+from transforms.models.engines import agreement, fused_convolution
 from transforms.models.engines.fused import fused, prepare
-from transforms.models.engines.fused_convolution import FusedConvolution
+from transforms.models.engines.fused_convolution import Convolution, FusedConvolution
 from transforms.models.engines.registry import FOLLOWED, prepared
 from transforms.models.pin import pin
 from transforms.steps.held_models import HeldModels
@@ -130,20 +130,59 @@ class Branches(nn.Module):
         return self.last(F.relu(second).mean((2, 3)))
 
 
+@pytest.mark.parametrize("emulated", [True, False])
 @pytest.mark.parametrize("last", [nn.ReLU, nn.ReLU6, nn.Identity])
-def test_a_reduced_precision_is_torchs(last: type[nn.Module]) -> None:
-    """Under autocast convolutions are really done in bf16, by whichever kernels torch has here."""
+def test_a_reduced_precision(last: type[nn.Module], emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast convolutions are really done in bf16: by torch's kernels, or fused where the processor can."""
+    if not (emulated or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        pytest.skip("oneDNN has no bf16 here")
+    monkeypatch.setattr(fused_convolution, "is_emulated", lambda *_: emulated)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU6(), nn.Conv2d(6, 8, 3), last()).eval().requires_grad_(False)
-    pictures = torch.randn(2, 3, 9, 9)
+    depthwise = nn.Conv2d(6, 6, 3, 2, 1, groups=6)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU6(), depthwise, nn.ReLU(), nn.Conv2d(6, 8, 3), last()).eval()
+    network.requires_grad_(False)
+    pictures = torch.randn(2, 3, 14, 14)
     with torch.autocast("cpu", torch.bfloat16):
         output = fused(network)(pictures)
         of_output = torch.randn_like(output)
         (expected, plain), (found, quick) = (
             with_gradient(each, pictures, of_output) for each in (network, fused(network))
         )
-    assert output.dtype == torch.bfloat16
-    assert torch.equal(quick, plain) and torch.allclose(found, expected, atol=2e-2)
+    assert output.dtype == torch.bfloat16 and found.dtype == torch.float32
+    assert torch.allclose(quick.float(), plain.float(), atol=1e-2) and torch.allclose(found, expected, atol=2e-2)
+    in_full, _ = with_gradient(fused(network), pictures, of_output.float())
+    assert not torch.equal(found, in_full), "nothing was reduced"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    more=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    sides=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+def test_phases_are_the_gradient_of_a_stride_of_two(
+    padding: tuple[int, int], more: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    """For every kernel whose output has half the input's sides: of twice the padding, and one or two more."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 1, *(2 * each + extra for each, extra in zip(padding, more, strict=True)))
+    pictures = torch.randn(2, 4, *(2 * each for each in sides), requires_grad=True)
+    output = F.conv2d(pictures, weight, None, 2, padding, 1, 4)
+    assert output.shape[2:] == sides
+    of_output = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, pictures, of_output)
+    phases = Convolution(weight, torch.zeros(4), (2, 2), padding, (1, 1), 4).phases
+    assert phases is not None and [first for first, _ in phases] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for (row, column), each in phases:
+        found = F.conv2d(of_output, each.weight, None, each.stride, each.padding, each.dilation, each.groups)
+        assert torch.allclose(found, expected[:, :, row::2, column::2], atol=1e-5)
+
+
+def test_only_channels_for_themselves_have_phases() -> None:
+    dense, strided = torch.randn(4, 4, 3, 3), torch.randn(4, 1, 3, 3)
+    assert Convolution(dense, torch.zeros(4), (2, 2), (1, 1), (1, 1), 1).phases is None
+    assert Convolution(strided, torch.zeros(4), (1, 1), (1, 1), (1, 1), 4).phases is None
+    assert Convolution(strided, torch.zeros(4), (2, 2), (1, 1), (2, 2), 4).phases is None
 
 
 def test_results_that_are_used_twice() -> None:

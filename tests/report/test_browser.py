@@ -1,28 +1,25 @@
 """The page in a real browser: nothing is asked of the network, nothing is complained of, and everything works.
 
-It needs Playwright and a Chromium (Debian's is `chromium`), and is skipped where either is missing. With AXE set to the
-path of axe-core's `axe.min.js`, accessibility is checked as well.
+It needs a Chromium, Debian's (`apt-get install chromium`) or Playwright's (`playwright install chromium`).
 """
 
-import os
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.report.page import report
 from pipeline.results.tables import open_run
 from tests.support.reported import random_run
+from tests.support.runners import give_up
 
-CHROMIUM = shutil.which("chromium")
+AXE = files("axe_playwright_python") / "axe.min.js"
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
-]
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +31,12 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
+        chromium = shutil.which("chromium") or started.chromium.executable_path
+        if not Path(chromium).exists():
+            give_up("no Chromium on this machine")
+        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield launched
         launched.close()
 
@@ -44,7 +44,7 @@ def browser() -> Iterator[Any]:
 class Opened:
     """The page in a window, with what the browser said of it and what it asked the network for."""
 
-    def __init__(self, browser: Any, file: Path, width: int, scheme: str) -> None:
+    def __init__(self, browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"]) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.said: list[str] = []
@@ -60,7 +60,7 @@ class Opened:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_all_charts_are_drawn_without_a_word_or_a_request(
-    width: int, scheme: str, browser: Any, page_file: Path
+    width: int, scheme: Literal["light", "dark"], browser: Browser, page_file: Path
 ) -> None:
     opened = Opened(browser, page_file, width, scheme)
     assert opened.said == []
@@ -72,7 +72,7 @@ def test_all_charts_are_drawn_without_a_word_or_a_request(
     opened.context.close()
 
 
-def test_the_gallery_filters_sorts_and_turns_pages(browser: Any, page_file: Path) -> None:
+def test_the_gallery_filters_sorts_and_turns_pages(browser: Browser, page_file: Path) -> None:
     opened = Opened(browser, page_file, 1280, "light")
     page, status = opened.page, opened.page.locator("#gallery-status")
     assert status.inner_text() == "1–24 of 60 pictures"
@@ -97,7 +97,7 @@ def test_the_gallery_filters_sorts_and_turns_pages(browser: Any, page_file: Path
     opened.context.close()
 
 
-def test_slider_download_and_query(browser: Any, page_file: Path, tmp_path: Path) -> None:
+def test_slider_download_and_query(browser: Browser, page_file: Path, tmp_path: Path) -> None:
     opened = Opened(browser, page_file, 1280, "light")
     page = opened.page
     page.locator(".pair input").first.focus()
@@ -112,20 +112,21 @@ def test_slider_download_and_query(browser: Any, page_file: Path, tmp_path: Path
     opened.context.close()
 
 
-def test_it_prints(browser: Any, page_file: Path, tmp_path: Path) -> None:
+def test_it_prints(browser: Browser, page_file: Path, tmp_path: Path) -> None:
     opened = Opened(browser, page_file, 1280, "dark")
     opened.page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
     opened.context.close()
 
 
-@pytest.mark.skipif("AXE" not in os.environ, reason="AXE names no axe.min.js")
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_axe_finds_nothing_serious(width: int, scheme: str, browser: Any, page_file: Path) -> None:
+def test_axe_finds_nothing_serious(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, page_file: Path
+) -> None:
     opened = Opened(browser, page_file, width, scheme)
     # Over the browser's own channel: the page's policy lets no other script in.
     channel = opened.context.new_cdp_session(opened.page)
-    channel.send("Runtime.evaluate", {"expression": Path(os.environ["AXE"]).read_text()})
+    channel.send("Runtime.evaluate", {"expression": AXE.read_text()})
     found = opened.page.evaluate("axe.run()")
     serious = [each["id"] for each in found["violations"] if each["impact"] in ("serious", "critical")]
     assert serious == []

@@ -190,7 +190,7 @@ def test_the_graph_alone_makes_the_same_parts(finished: Finished, tmp_path: Path
     (wave,) = make_waves(prepared.experiment, prepared.plan.missing, None)
     options = PipelineOptions(["--runner=FnApiRunner", "--direct_num_workers=1"])
     with beam.Pipeline(options=options) as root:
-        parts = build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
+        parts = build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.material)
         expected = [
             predictions_part(chunk, attack, "lite0", "center", "none")
             for chunk in range(3)

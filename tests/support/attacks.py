@@ -30,6 +30,7 @@ EPS = {"linf": 12 / 255, "l2": 0.9, "l1": 14.0}
 QUICK: dict[str, Any] = {
     "steps": 3,
     "neighbors": 2,
+    "ensemble_number": 2,
     "samples": 3,
     "pre_steps": 2,
     "spectra": 2,
@@ -55,20 +56,25 @@ PATHS = ("mi-di-ti", "vmi-di-ti-si", "mi-admix-ti", "pgd-ssa", "ni-dem", "bim-lf
 
 
 class Sums(nn.Module):
-    """One layer, or two with a sine between: plain sums, which unlike matrix kernels round the same in any batch."""
+    """One layer, or two with a sine between: plain sums, which unlike matrix kernels round the same in any batch.
+
+    What the last one sums up is the answer of the module `hidden`.
+    """
 
     def __init__(self, first: np.ndarray, last: np.ndarray | None = None, bias: np.ndarray | None = None) -> None:
         super().__init__()
+        self.hidden = nn.Identity()
         self.first = nn.Parameter(torch.from_numpy(first).float())
         self.last = None if last is None else nn.Parameter(torch.from_numpy(last).float())
         self.bias: Tensor
         self.register_buffer("bias", torch.zeros(1) if bias is None else torch.from_numpy(bias).float())
 
     def forward(self, windows: Tensor) -> Tensor:
-        logits = (windows.flatten(1)[:, None] * self.first).sum(dim=2)
+        values = windows.flatten(1)
         if self.last is not None:
-            logits = (torch.sin(logits)[:, None] * self.last).sum(dim=2)
-        return logits + self.bias
+            values = torch.sin((values[:, None] * self.first).sum(dim=2))
+        last = self.first if self.last is None else self.last
+        return (self.hidden(values)[:, None] * last).sum(dim=2) + self.bias
 
 
 def slope_weights(classes: int, seed: int = 0) -> np.ndarray:
@@ -80,6 +86,28 @@ def bent(seed: int = 0, classes: int = 4, side: int = SIDE) -> Sums:
     """A network with curvature, so that the gradient turns on the way; by as much whatever the side."""
     rng = np.random.default_rng(seed)
     return Sums(rng.normal(size=(16, 3 * side**2)) / (side / 2), rng.normal(size=(classes, 16)))
+
+
+class Deep(nn.Module):
+    """Three layers of plain sums with sines between, which are the answers of the modules `first` and `second`."""
+
+    def __init__(self, *weights: np.ndarray) -> None:
+        super().__init__()
+        self.first, self.second = nn.Identity(), nn.Identity()
+        self.weights = nn.ParameterList(nn.Parameter(torch.from_numpy(each).float()) for each in weights)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        one, other, last = self.weights
+        values = self.first(torch.sin((windows.flatten(1)[:, None] * one).sum(dim=2)))
+        values = self.second(torch.sin((values[:, None] * other).sum(dim=2)))
+        return (values[:, None] * last).sum(dim=2)
+
+
+def deep(seed: int = 0, classes: int = 4, side: int = SIDE) -> Deep:
+    """A network with curvature on either side of its usual layer, which is the first."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(16, 3 * side**2)) / (side / 2)
+    return Deep(first, rng.normal(size=(12, 16)) / 2, rng.normal(size=(classes, 12)))
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,12 @@ class Counted(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         self.forwards += len(windows)
-        logits: Tensor = self.network(windows)
+        try:
+            logits: Tensor = self.network(windows)
+        except Exception:  # where an attack has seen enough
+            if windows.requires_grad:
+                windows.register_hook(self._count)
+            raise
         if logits.requires_grad:
             logits.register_hook(self._count)
         return logits
@@ -171,9 +204,10 @@ def surrogates(*networks: nn.Module, side: int = SIDE, view: View = center, **mo
     return Surrogates([as_is(each, side) for each in networks], view, 1.0, **more)
 
 
-def for_recipe(name: str) -> list[Sums]:
-    """As many bent networks as make sense for it."""
-    return [bent(seed) for seed in range(recipe(name).models)]
+def for_recipe(name: str, models: int | None = None) -> list[Sums] | list[Deep]:
+    """As many bent networks as make sense for it, or `models`; deep ones if it looks inside."""
+    seeds = range(recipe(name).models if models is None else models)
+    return [deep(seed) for seed in seeds] if make(name).looks_inside else [bent(seed) for seed in seeds]
 
 
 def some_canvases(count: int, seed: int = 0, side: int = SIDE, ends: Sequence[int] = (0, 1, 254, 255)) -> Tensor:

@@ -30,15 +30,19 @@ _LOGIT = 10.0
 
 
 class Linear(nn.Module):
-    """Two layers without anything between: plain sums, which unlike matrix kernels round the same in any batch."""
+    """Two layers without anything between: plain sums, which unlike matrix kernels round the same in any batch.
+
+    What the first answers is the answer of the module `hidden`, too.
+    """
 
     def __init__(self, first: Tensor, last: Tensor) -> None:
         super().__init__()
+        self.hidden = nn.Identity()
         self.first = nn.Parameter(first.clone())
         self.last = nn.Parameter(last.clone())
 
     def forward(self, windows: Tensor) -> Tensor:
-        hidden = (windows.flatten(1)[:, None] * self.first).sum(dim=2)
+        hidden = self.hidden((windows.flatten(1)[:, None] * self.first).sum(dim=2))
         return (hidden[:, None] * self.last).sum(dim=2)
 
 

@@ -59,7 +59,7 @@ def staged(gs_bucket: Bucket, tmp_path: Path) -> dict[str, bytes]:
     models = HeldModels(prepared.pins, "cuda")
     context = StepContext(prepared.store, models, experiment.canvas.spec, prepared.conditions("cpu"))
     root = beam.Pipeline(options=options)
-    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.pool)
+    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.material)
     root.run()
     return gs_bucket.objects()
 

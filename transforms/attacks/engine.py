@@ -14,7 +14,7 @@ from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.targets import wanted
 from transforms.data.outcomes import Attacked
-from transforms.data.pixels import WHITE, CanvasBatch
+from transforms.data.pixels import WHITE, CanvasBatch, Pixels
 from transforms.defenses.differentiable import differentiable
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
@@ -30,6 +30,8 @@ def attack_batch(
     batch: CanvasBatch,
     conditions: Conditions,
     pool: CanvasBatch | None = None,
+    pictures: Pixels | None = None,
+    victim: Classifier | None = None,
 ) -> Attacked:
     """Attacks stored canvases, at least one, in micro-batches.
 
@@ -38,9 +40,11 @@ def attack_batch(
     Args:
         classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
         pool: what an attack may mix in; None where there is nothing.
+        pictures: uint8 like those of the batch, what another tool has made of them; None for an attack that makes them.
+        victim: the model that the attack asks, on the same device; None for an attack that asks none.
     """
     stages = spec.build().stages
-    chunk = _UnderAttack(spec, classifiers, batch, conditions, pool)
+    chunk = _UnderAttack(spec, classifiers, batch, conditions, pool, pictures, victim)
     attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))))
     for number, stage in enumerate(stages[1:], start=1):
         standing = chunk.standing(attacked)
@@ -77,18 +81,22 @@ class _UnderAttack:
         batch: CanvasBatch,
         conditions: Conditions,
         pool: CanvasBatch | None,
+        pictures: Pixels | None,
+        victim: Classifier | None,
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
         self._batch = batch
         self._conditions = conditions
-        self._device = classifiers[0].device
+        self._device = classifiers[0].device if classifiers else torch.device("cpu")
         self._canvases = torch.from_numpy(batch.pixels)
         self._labels = torch.tensor(batch.labels)
         # Never the batch itself: what an image becomes may not depend on its neighbours.
-        pictures, classes = (self._canvases[:0], []) if pool is None else (torch.from_numpy(pool.pixels), pool.labels)
-        self._pool = pictures.to(self._device)
+        mixed_in, classes = (self._canvases[:0], []) if pool is None else (torch.from_numpy(pool.pixels), pool.labels)
+        self._pool = mixed_in.to(self._device)
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
+        self._pictures = None if pictures is None else torch.from_numpy(pictures)
+        self._victim = victim
         self._goal = Goal(self._labels, self._wanted())
 
     def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
@@ -120,20 +128,27 @@ class _UnderAttack:
         draws = Draws(self._conditions.seed, self._spec.name, [self._batch.image_ids[item] for item in items])
         surrogates = self._surrogates(draws, self._spec.precision)
         tally = surrogates.tally
-        task = Batch(canvases, Goal(labels, targets), draws.at("stage", stage), self._pool, self._pool_labels)
+        pictures = None if self._pictures is None else self._pictures[items].to(self._device)
+        goal = Goal(labels, targets)
+        victim = None
+        if self._victim is not None:
+            victim = Surrogates([self._victim], VIEWS["center"], self._conditions.field_of_view)
+        task = Batch(canvases, goal, draws.at("stage", stage), self._pool, self._pool_labels, pictures, victim)
         found = attack(surrogates, task)
         judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
         clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
-        # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
-        finite = task.goal.reached(adversarial.to(self._device)).cpu()
-        finite |= torch.ones(len(items), dtype=torch.bool) if tally.finite is None else tally.finite.cpu()
+        finite = torch.ones(len(items), dtype=torch.bool)
+        if tally.finite is not None:
+            # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
+            finite = tally.finite.cpu() | goal.reached(adversarial.to(self._device)).cpu()
         return (
             found.canvases.cpu(),
             torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
             finite & ~(clean + adversarial).isnan().any(dim=1),
             passes + tally.forwards,
             passes + tally.backwards,
+            passes if victim is None else passes + victim.tally.forwards,
             clean,
             adversarial,
         )
@@ -153,6 +168,9 @@ class _UnderAttack:
 
 
 def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+    """Of uint8 canvases, float (B, classes) on the CPU; without surrogates, of no classes."""
+    if not surrogates.members:
+        return torch.empty(len(canvases), 0)
     with torch.inference_mode():
         return surrogates.logits(canvases.float() / WHITE).softmax(dim=1).cpu()
 
@@ -163,6 +181,6 @@ def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     for name, values in replaced.items():
         before = values[items]
         values[items] = getattr(again, name)
-        if name in {"forwards", "backwards"}:
+        if name in {"forwards", "backwards", "queries"}:
             values[items] += before
     return replace(attacked, **replaced)

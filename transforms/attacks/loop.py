@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
-from transforms.attacks.gradients import Gradients
+from transforms.attacks.gradients import FeatureUse, Gradients
 from transforms.attacks.objectives import Goal, Objective, cross_entropy
 from transforms.attacks.parts import bands
 from transforms.attacks.parts.bands import Band
@@ -18,9 +18,10 @@ from transforms.attacks.parts.momentum import Momentum, no_momentum
 from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
-from transforms.attacks.surrogates import Surrogates, Transform
+from transforms.attacks.surrogates import Surrogates, Transform, layers_of_each
 from transforms.data.pixels import WHITE, Pixels
 from transforms.errors import InputError
+from transforms.models.classifier import Classifier
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least
 
@@ -46,6 +47,7 @@ class AttackLoop(BaseAttack):
             their copies are averaged.
         eot: how often the random parts of a gradient are drawn and averaged (expectation over transformation,
             Athalye et al. 2018, arXiv:1707.07397), >= 1.
+        features: what is done inside the surrogates when a gradient is taken; None for nothing.
         estimator: makes a step's gradient out of gradients at one or more points.
         search_steps: steps before the first, from the same start and of length `search_alpha`, of which only the
             momentum is kept.
@@ -70,6 +72,7 @@ class AttackLoop(BaseAttack):
     objective: Objective = cross_entropy
     transformations: tuple[Transformation, ...] = ()
     eot: int = 1
+    features: FeatureUse | None = None
     estimator: Estimator = AtThePoint()  # noqa: RUF009 - frozen
     search_steps: int = 0
     search_alpha: float = 0.0
@@ -97,15 +100,22 @@ class AttackLoop(BaseAttack):
 
     @property
     def redraws(self) -> bool:
-        return self.model_draws > 0 or any(each.random for each in self.transformations)
+        inside = self.features is not None and self.features.redraws
+        return inside or self.model_draws > 0 or any(each.random for each in self.transformations)
 
     @property
     def pool(self) -> PoolUse:
-        return "needed" if any(each.mixes for each in self.transformations) else "unused"
+        mixed = self.features is not None and self.features.mixes
+        return "needed" if mixed or any(each.mixes for each in self.transformations) else "unused"
+
+    @property
+    def looks_inside(self) -> bool:
+        return self.features is not None
 
     @property
     def _random(self) -> bool:
-        return self.random_start or self.estimator.random or self.redraws
+        inside = self.features is not None and self.features.random
+        return inside or self.random_start or self.estimator.random or self.redraws
 
     @property
     def _judges(self) -> bool:
@@ -117,7 +127,11 @@ class AttackLoop(BaseAttack):
         copies = self.eot
         for each in self.transformations:
             copies *= each.copies
-        forwards, backwards = self.estimator.passes(self.search_steps + self.steps, models, copies, self.redraws)
+        steps = self.search_steps + self.steps
+        forwards, backwards = self.estimator.passes(steps, models, copies, self.redraws)
+        if self.features is not None:
+            more = self.features.passes(steps, models, forwards)
+            forwards, backwards = forwards + more[0], backwards + more[1]
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
 
@@ -131,6 +145,10 @@ class AttackLoop(BaseAttack):
         if self.band is not None:
             bands.check(self.band, side)
 
+    def check_models(self, classifiers: Sequence[Classifier]) -> None:
+        if self.features is not None:
+            layers_of_each(classifiers, self.features.layer)
+
     def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
         if self.band is None:
             return {}
@@ -139,7 +157,7 @@ class AttackLoop(BaseAttack):
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
         """Attacks a batch."""
-        gradients = Gradients(surrogates, self.objective, batch, self.transformations, self.eot)
+        gradients = Gradients(surrogates, self.objective, batch, self.transformations, self.eot, self.features)
         kept = _Kept(self.keep, batch, judges=self._judges)
         for restart in range(self.restarts):
             if kept.finished:
@@ -156,6 +174,7 @@ class AttackLoop(BaseAttack):
         adversarial = start
         accumulated = torch.zeros_like(clean)
         estimate, momentum = self.estimator.begin(), self.momentum()
+        renew = None if self.features is None else self.features.begin()
         step = steepest(self.ball, self.alpha) if self.step is None else self.step()
         search = steepest(self.ball, self.search_alpha)
         lookahead = self.ball.spread(self.lookahead, clean[0].numel())
@@ -163,6 +182,8 @@ class AttackLoop(BaseAttack):
             if number == 0:
                 adversarial = start
             asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
+            if renew is not None:
+                asked = replace(asked, way=renew(asked, adversarial, draws.at("inside", number)))
             ahead = adversarial + lookahead * accumulated
             gradient = self.gradient_filter(estimate(asked, adversarial, ahead, draws.at("step", number)))
             accumulated = momentum(gradient)

@@ -1,5 +1,6 @@
 """The contract of attacks: a function from a batch of canvases to adversarial canvases, with a stated cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from transforms.attacks.objectives import Goal
 from transforms.attacks.surrogates import Surrogates
 from transforms.data.pixels import WHITE, Pixels
+from transforms.models.classifier import Classifier
 from transforms.randomness import Draws
 
 
@@ -22,6 +24,8 @@ class Batch:
         pool: uint8 (P, 3, S, S), canvases that an attack may mix in, the same for every batch of an experiment. Empty
             for an attack that does not use it, and where none could be read.
         pool_labels: int64 (P,), their true classes.
+        pictures: uint8 (B, 3, S, S), what another tool has made of these images; None for an attack that makes them.
+        victim: a model that the attack may ask about canvases, counted apart; None for an attack that asks none.
     """
 
     canvases: Tensor
@@ -29,6 +33,8 @@ class Batch:
     draws: Draws
     pool: Tensor
     pool_labels: Tensor
+    pictures: Tensor | None = None
+    victim: Surrogates | None = None
 
     @property
     def clean(self) -> Tensor:
@@ -91,11 +97,12 @@ class Attack(Protocol):
     """Attacks a batch inside a budget that it was made for. Most of it has defaults in `BaseAttack`.
 
     Attributes:
-        steps: iterations, of one restart; None of a cascade, whose stages count different things.
+        steps: iterations, of one restart; None of a cascade, whose stages count different things, and of what has none.
         stages: the attacks of a cascade, of which each gets the images that withstood those before it; of any other
             attack, itself.
         redraws: whether the gradient at a point changes from one time to the next, so that averaging makes sense.
         pool: what it does with the batch's pool; where it needs one, an experiment must have two classes.
+        looks_inside: whether it reads or changes what layers of the surrogates answer, which plain torch alone lets it.
     """
 
     @property
@@ -110,11 +117,17 @@ class Attack(Protocol):
     @property
     def pool(self) -> PoolUse: ...
 
+    @property
+    def looks_inside(self) -> bool: ...
+
     def cost(self, models: int) -> tuple[int, int]:
         """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
 
     def check(self, side: int) -> None:
         """Raises InputError for a parameter that is out of range, or without effect, on canvases of so many pixels."""
+
+    def check_models(self, classifiers: Sequence[Classifier]) -> None:
+        """Raises InputError for surrogates that it cannot follow, say because they have no such layer."""
 
     def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
         """Columns of an image's row in `attacks` that other attacks leave empty.
@@ -127,7 +140,8 @@ class Attack(Protocol):
 
 
 class BaseAttack:
-    """Defaults for attacks: one stage, deterministic gradients, no use of the pool, any canvas, no further columns."""
+    """Defaults for attacks: one stage, deterministic gradients, no use of the pool, no look inside, any canvas and any
+    surrogates, no further columns."""
 
     @property
     def stages(self: Attack) -> tuple[Attack, ...]:
@@ -141,7 +155,14 @@ class BaseAttack:
     def pool(self) -> PoolUse:
         return "unused"
 
+    @property
+    def looks_inside(self) -> bool:
+        return False
+
     def check(self, side: int) -> None:
+        pass
+
+    def check_models(self, classifiers: Sequence[Classifier]) -> None:
         pass
 
     def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:

@@ -15,7 +15,7 @@ from transforms.attacks.protocol import Attack
 from transforms.attacks.surrogates import FUSIONS
 from transforms.attacks.units import marks
 
-Kind = Literal["gradient", "minimal-norm", "score", "cascade", "other"]
+Kind = Literal["gradient", "minimal-norm", "score", "cascade", "pictures", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
 Mark = TypeVar("Mark")
 
@@ -32,10 +32,12 @@ class Recipe:
         chain: the functions or classes that make it.
         kind: "gradient": follows gradients inside a fixed budget; "minimal-norm": looks for the smallest
             perturbation, and fails where it is larger than eps; "score": sees logits only; "cascade": several
-            attacks, each on the images that still stand; "other": from another library or a plug-in.
+            attacks, each on the images that still stand; "pictures": made by another tool; "other": by another library
+            or a plug-in.
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
-        models: the fewest surrogates that make sense.
+        models: the fewest surrogates that make sense; 0 if they only judge.
+        asks: whether it asks another model, the victim, about what it makes.
         gradients: whether it follows gradients, so that `precision` has an effect.
         fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
             estimator weighs them.
@@ -48,6 +50,7 @@ class Recipe:
     norms: tuple[str, ...] = tuple(BALLS)
     goals: Goals = "any"
     models: int = 1
+    asks: bool = False
     gradients: bool = True
     fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)

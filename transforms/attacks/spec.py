@@ -1,7 +1,7 @@
 """An attack of an experiment, fully named: what a worker is sent."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from transforms.attacks.balls import BALLS
 from transforms.attacks.protocol import Attack
@@ -11,6 +11,8 @@ from transforms.attacks.targets import Target
 from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
 from transforms.models.device import Precision
+
+Plain = Literal["torch"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class AttackSpec:
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: what class a targeted attack wants of an image, or None.
+        gradients: "torch" where surrogates are to be run by it; None for the engines of the models.
+        victim: the model that it asks, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
@@ -41,12 +45,24 @@ class AttackSpec:
     norm: str
     eps: float
     target: Target | None
+    victim: str | None = None
     variant_of: str | None = None
+    gradients: Plain | None = None
 
     @property
     def mixes(self) -> bool:
         """Whether it needs pictures of other classes."""
         return self.build().pool == "needed"
+
+    @property
+    def plain(self) -> bool:
+        """Whether surrogates are the networks that torch has loaded, as they must be where an attack looks inside."""
+        return self.gradients is not None or self.build().looks_inside
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it needs: its surrogates and its victim."""
+        return self.surrogates if self.victim is None else (*self.surrogates, self.victim)
 
     def drawn_once(self) -> "AttackSpec":
         """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""

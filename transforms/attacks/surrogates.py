@@ -1,9 +1,10 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
+from transforms.attacks.units import LayerNames
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
+from transforms.models.layers import Change, changing, features
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
@@ -25,11 +28,11 @@ _LOSS_SCALE = 1024.0
 
 
 def _scale(by_logits: Sequence[Tensor]) -> Tensor:
-    """By which derivatives (B, classes) with respect to logits are multiplied, so that fp16 holds what follows.
+    """By which derivatives (B, ...) with respect to logits or features are multiplied, so that fp16 holds what follows.
 
     A power of two (B,), for each image its own: less where an objective is so steep that fp16 would overflow.
     """
-    steepest = torch.stack([each.abs().amax(dim=1) for each in by_logits]).amax(dim=0)
+    steepest = torch.stack([each.abs().flatten(1).amax(dim=1) for each in by_logits]).amax(dim=0)
     return _LOSS_SCALE * torch.exp2(-steepest.log2().ceil().clamp(min=0))
 
 
@@ -53,6 +56,31 @@ class Slope(NamedTuple):
     gradient: Tensor
     values: Tensor
     logits: Tensor
+
+
+def layers_of_each(classifiers: Sequence[Classifier], named: LayerNames) -> list[str]:
+    """A layer of each classifier; raises InputError where one has no such layer, or there are not as many."""
+    names = [named] * len(classifiers) if named is None or isinstance(named, str) else list(named)
+    if len(names) != len(classifiers):
+        raise InputError(
+            f"layer: {len(names)} names for {len(classifiers)} surrogates; give one for each, or one for all"
+        )
+    return [classifier.layer(name) for classifier, name in zip(classifiers, names, strict=True)]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is done inside one classifier.
+
+    Attributes:
+        changes: by the names of layers, what becomes of their answers.
+        layer: which layer answers in place of the network; None for the network itself.
+        objective: of that layer's features, (features (B, ...), goal) -> (B,).
+    """
+
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    layer: str | None = None
+    objective: Objective | None = None
 
 
 _NO_PASSES = torch.tensor(0)
@@ -127,6 +155,7 @@ class Surrogates:
         self._precision = precision
         self._windows = windows(view)
         self._weights: Tensor | None = None
+        self._inside: Mapping[Classifier, Inside] = {}
         self.tally = Tally() if tally is None else tally
         self.active: Tensor | None = None
 
@@ -154,6 +183,27 @@ class Surrogates:
     def weighed(self, weights: Tensor) -> "Surrogates":
         """The same with logits added up by weights, (models, B), instead of fused."""
         return self._changed(_weights=weights)
+
+    def seen(self, inside: Mapping[Classifier, Inside]) -> "Surrogates":
+        """The same with something done inside each classifier; only one may have a layer that answers in its place."""
+        return self._changed(_inside=dict(inside))
+
+    @property
+    def layer(self) -> str:
+        """The layer that answers in place of the only classifier."""
+        return str(self._inside[self._classifiers[0]].layer)
+
+    def at(self, layers: LayerNames) -> dict[Classifier, "Surrogates"]:
+        """For each classifier the same with it alone, one of its layers in its place.
+
+        Raises:
+            InputError: there is no such layer.
+        """
+        names = layers_of_each(self._classifiers, layers)
+        return {
+            classifier: member.seen({classifier: Inside(layer=name)})
+            for classifier, member, name in zip(self._classifiers, self.members, names, strict=True)
+        }
 
     def redrawn(self, draws: Draws) -> "Surrogates":
         """The same behind a random defence that is drawn once, by these draws; itself where nothing is random."""
@@ -219,6 +269,33 @@ class Surrogates:
         gradients = [self._gradient(each, looks, canvases, keep=each is not chosen[-1]) for each in chosen]
         return logits.detach(), torch.stack(gradients, dim=1)
 
+    def features(self, canvases: Tensor) -> Tensor:
+        """What the only classifier's layer answers, (B, ...), to float canvases (B, 3, S, S) in [0, 1].
+
+        Nothing flows back through it.
+        """
+        with torch.no_grad():
+            return self._looks(canvases)[0]
+
+    def sensitivity(self, canvases: Tensor, objective: Objective, goal: Goal) -> Tensor:
+        """The gradient (B, ...) of an objective of the only classifier's logits with respect to its layer's features.
+
+        Args:
+            canvases: float (B, 3, S, S) in [0, 1].
+        """
+        (classifier,) = self._classifiers
+        cut: list[Tensor] = []
+
+        def leaf(answer: Tensor) -> Tensor:
+            cut.append(answer.detach().requires_grad_())
+            return cut[-1].clone()  # what follows may write into it
+
+        whole = self.seen({classifier: Inside({self.layer: leaf})})
+        with self._reduced_precision(canvases.device):
+            looks = whole._looks(canvases)
+            values = objective(looks[0], goal)
+        return self._gradient(values, looks, cut[0])
+
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
 
@@ -259,16 +336,16 @@ class Surrogates:
             return self._arrived(gradient, copies=copies)
         by_logits = torch.autograd.grad(summed, looks, retain_graph=True)
         scale = _scale(by_logits)
-        scaled = [each * scale[:, None] for each in by_logits]
+        scaled = [each * per_image(scale, each.dim()) for each in by_logits]
         (gradient,) = torch.autograd.grad(looks, canvases, scaled, retain_graph=keep)
-        return self._arrived(gradient / per_image(scale), copies=copies)
+        return self._arrived(gradient / per_image(scale, gradient.dim()), copies=copies)
 
     def _arrived(self, gradient: Tensor, *, copies: int = 1) -> Tensor:
-        """Counts a gradient with respect to canvases, (B, 3, S, S); zero for an image where it is not finite."""
+        """Counts a gradient with respect to canvases or features, (B, ...); zero for images where it is not finite."""
         self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite if self.active is None else finite | ~self.active)
-        return torch.where(per_image(finite), gradient, 0)
+        return torch.where(per_image(finite, gradient.dim()), gradient, 0)
 
     def _counted(self, images: int) -> Tensor:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
@@ -279,9 +356,19 @@ class Surrogates:
         return [averaged(each) for each in zip(*looks, strict=True)]
 
     def _looks_at(self, shown: Tensor) -> list[Tensor]:
-        return [look(each, self._view, shown, self._field_of_view).float() for each in self._classifiers]
+        return [self._answer(each, shown).float() for each in self._classifiers]
+
+    def _answer(self, classifier: Classifier, shown: Tensor) -> Tensor:
+        """Logits; or a layer's features, of the first window that it is shown."""
+        inside = self._inside.get(classifier, Inside())
+        show = partial(look, classifier, self._view, shown, self._field_of_view)
+        with changing(classifier.network, inside.changes):
+            return show() if inside.layer is None else features(classifier.network, inside.layer, show)
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
+        own = self._inside.get(self._classifiers[0], Inside()).objective
+        if own is not None:
+            return own(looks[0], goal)
         if self._fuse == "losses" and self._weights is None:
             return torch.stack([objective(each, goal) for each in looks]).mean(dim=0)
         return objective(self._fused(looks), goal)

@@ -46,6 +46,8 @@ Pixels = Annotated[float, Unit.PIXELS]
 """A change of single values, of [0, 1] pixels, whatever the attack's norm."""
 Memory = Annotated[T, Carried()]
 """A decay, say: `decay: Memory[float] = 1.0`."""
+LayerNames = str | tuple[str, ...] | None
+"""A layer of each surrogate by the network's own name: one for all, one for each, or the usual ones."""
 Redraws = Annotated[int, Drawn()]
 """How often what is random is drawn."""
 

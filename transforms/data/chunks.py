@@ -1,7 +1,7 @@
 """Image references and the fixed chunks they travel in."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -37,6 +37,21 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A reference to what another tool has made of an image.
+
+    Attributes:
+        uri: where the encoded bytes are, as of an `ImageRef`.
+        sha256: of these bytes, hexadecimal.
+        problem: why it cannot be used, known from the listing alone ("" if nothing is wrong).
+    """
+
+    uri: str
+    sha256: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A fixed slice of the sorted manifest: the unit in which images are loaded, attacked and evaluated."""
 
@@ -55,6 +70,19 @@ class Work:
 
     chunk: Chunk
     attacks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What attacks take besides canvases and models.
+
+    Attributes:
+        pool: images that they may mix in.
+        pictures: by the name of an attack that another tool has made, and by image id: what it has made of the image.
+    """
+
+    pool: Sequence[ImageRef] = ()
+    pictures: Mapping[str, Mapping[str, Picture]] = field(default_factory=dict)
 
 
 def one_of_each_class(refs: Sequence[ImageRef], seed: int, most: int = 16) -> tuple[ImageRef, ...]:

@@ -51,7 +51,12 @@ G. Markham, "Two Issues with the JPEG Standard", 2016, LJT-01-003)."""
 _SOS, _EOI = b"\xda", b"\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone
 _TIFF_TILE = (322, 323)
+_TIFF_BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has."""
+_CANVAS_BITS = 8
+_OPAQUE = 255
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -162,6 +167,39 @@ def decode(data: bytes, canvas: CanvasSpec) -> Decoded:
     except Exception as error:  # On hostile bytes Pillow raises anything from SyntaxError to struct.error.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise BadImage(f"cannot be decoded: {reason}") from error
+
+
+def decode_as_is(data: bytes, side: int) -> NDArray[np.uint8]:
+    """Decodes a picture that is a canvas already, under the bounds of `decode`; no value of a pixel changes.
+
+    Args:
+        side: of the canvas, pixels.
+
+    Returns:
+        uint8 (3, side, side), RGB, C-contiguous.
+
+    Raises:
+        BadImage: it is no image, of another size, not of 8 bits a channel, or transparent somewhere.
+    """
+    decoded = decode(data, CanvasSpec(side, side))
+    if (decoded.width, decoded.height) != (side, side):
+        raise BadImage(f"{decoded.width} x {decoded.height} pixels, where the canvas has {side} x {side}")
+    with Image.open(_Metered(data), formats=formats()) as image:
+        bits = _bits(image, data)
+        if bits != _CANVAS_BITS:
+            raise BadImage(f"{image.format} of {bits or 'an unknown number of'} bits a channel, where the canvas has 8")
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != _OPAQUE:
+            raise BadImage("transparent somewhere, as a canvas is not")
+    return decoded.canvas
+
+
+def _bits(image: Image.Image, data: bytes) -> int | None:
+    """Bits a channel, as stored; None of formats of which Pillow does not tell."""
+    if image.format == "PNG":
+        return max(data[_PNG_DEPTH], _CANVAS_BITS)  # of fewer, a palette's say, each becomes one of 8
+    if isinstance(image, TiffImageFile):
+        return int(max(*image.tag_v2.get(_TIFF_BITS, (1,)), _CANVAS_BITS))
+    return _CANVAS_BITS if image.format in ("BMP", "GIF", "JPEG", "WEBP") else None
 
 
 class _Metered(BytesIO):

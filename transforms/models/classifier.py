@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transforms.errors import InputError, unknown
+from transforms.models.layers import Layer, layers_of, usual_layer
+from transforms.models.probes import probes
 
 # Pillow's nearest takes the pixel at the centre, as torch's "nearest-exact" does; torch's "nearest" does not.
 _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
@@ -145,6 +148,23 @@ class Classifier(nn.Module):
     def device(self) -> torch.device:
         """Where windows must be."""
         return self.mean.device
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The network's layers, in the order in which they answer."""
+        return layers_of(self.network, self, probes(2, self.preprocessing.input_size).to(self.device))
+
+    def layer(self, name: str | None) -> str:
+        """A layer, or the usual one where no name is given (`usual_layer`); raises InputError where there is none."""
+        if name is None:
+            return usual_layer(self.layers, self.preprocessing.input_size)
+        if name not in (names := [each.name for each in self.layers]):
+            if name in dict(self.network.named_modules()):
+                raise InputError(
+                    f"layer {name!r} answers more than once in a pass, or not with one tensor; take another"
+                )
+            raise unknown("layer", name, names)
+        return name
 
     def forward(self, windows: Tensor) -> Tensor:
         expected = self.preprocessing

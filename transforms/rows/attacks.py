@@ -24,6 +24,7 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "recipe": spec.recipe,
         "surrogates": list(spec.surrogates),
         "fuse": spec.fuse if len(spec.surrogates) > 1 else None,
+        "victim": spec.victim,
         "view": spec.view,
         "through": spec.defense.name,
         "objective": dict(spec.parameters).get("objective"),
@@ -41,11 +42,10 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
         seed: the experiment's.
         batch: the clean canvases of the images that were attacked.
     """
-    clean, adversarial, attack = attacked.clean, attacked.adversarial, spec.build()
+    attack = spec.build()
     rows = []
     for item in np.flatnonzero(attacked.finite).tolist():
         canvas, label = attacked.canvases[item], batch.labels[item]
-        before, after = int(clean[item].argmax()), int(adversarial[item].argmax())
         target = None if attacked.targets is None else int(attacked.targets[item])
         rows.append(
             {
@@ -53,20 +53,32 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
                 **made_by(spec, seed),
                 "label": label,
                 "target": target,
-                "clean_predicted": before,
-                "clean_confidence": float(clean[item, before]),
-                "adversarial_predicted": after,
-                "adversarial_confidence": float(adversarial[item, after]),
-                "success": after != label if target is None else after == target,
+                **_answers(attacked, item, label, target),
                 "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
                 **attack.columns(batch.pixels[item], canvas),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
+                "queries": int(attacked.queries[item]),
                 "canvas_sha256": canvas_sha256(canvas),
             }
         )
     return rows
+
+
+def _answers(attacked: Attacked, item: int, label: int, target: int | None) -> dict[str, Any]:
+    """What the surrogates say; nothing where there are none."""
+    clean, adversarial = attacked.clean[item], attacked.adversarial[item]
+    if not clean.size:
+        return {}
+    before, after = int(clean.argmax()), int(adversarial.argmax())
+    return {
+        "clean_predicted": before,
+        "clean_confidence": float(clean[before]),
+        "adversarial_predicted": after,
+        "adversarial_confidence": float(adversarial[after]),
+        "success": after != label if target is None else after == target,
+    }
 
 
 def _unless_nan(value: np.floating) -> float | None:

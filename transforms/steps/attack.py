@@ -1,19 +1,20 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.targets import Column
-from transforms.data.chunks import Chunk, ImageRef, Work
-from transforms.data.decode import CanvasSpec
+from transforms.data.chunks import Chunk, ImageRef, Material, Picture, Work
+from transforms.data.decode import BadImage, CanvasSpec
 from transforms.data.outcomes import Attacked
-from transforms.data.pixels import CanvasBatch
+from transforms.data.pixels import CanvasBatch, Pixels
 from transforms.rows.attacks import attack_rows
 from transforms.rows.canvases import canvas_table
 from transforms.rows.failures import failure_row, not_finite_rows
@@ -24,7 +25,8 @@ from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish, read
-from transforms.storage.images import read_batch
+from transforms.storage.images import read_batch, read_picture
+from transforms.storage.store import Store
 from transforms.storage.stored_canvases import CanvasRef
 
 
@@ -34,10 +36,9 @@ class AttackImages(beam.PTransform):
     Side effect: publishes canvases, rows of `attacks`, and failures. Idempotent: what is stored is not attacked again.
     """
 
-    def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], pool: Sequence[ImageRef]) -> None:
-        """`pool` holds the images that attacks may mix in."""
+    def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], material: Material) -> None:
         super().__init__()
-        self._chunks = AttackChunk(context, attacks, pool)
+        self._chunks = AttackChunk(context, attacks, material)
 
     def expand(self, work: beam.PCollection) -> beam.PCollection:
         return work | "Attack chunk" >> beam.ParDo(self._chunks)
@@ -46,10 +47,10 @@ class AttackImages(beam.PTransform):
 class AttackChunk(Step):
     """The attacks on one chunk, one after the other."""
 
-    def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], pool: Sequence[ImageRef]) -> None:
+    def __init__(self, context: StepContext, attacks: Sequence[AttackSpec], material: Material) -> None:
         super().__init__(context)
         self._attacks = tuple(attacks)
-        self._pool = tuple(pool)
+        self._material = material
         self._pool_read: CanvasBatch | None = None
 
     def process(self, work: Work) -> Iterator[CanvasRef]:
@@ -62,14 +63,16 @@ class AttackChunk(Step):
                 if not all(store.has(part) for part in attack_parts(work.chunk.index, spec.name)):
                     batch = batch or read(store, clean)
                     mixed_in = self._pictures() if batch.labels and spec.build().pool != "unused" else None
-                    publish(store, attack_chunk(self._context, spec, work.chunk, batch, mixed_in))
+                    pictures = self._material.pictures.get(spec.name)
+                    publish(store, attack_chunk(self._context, spec, work.chunk, batch, mixed_in, pictures))
                 yield CanvasRef(work.chunk, spec.name)
 
     def _pictures(self) -> CanvasBatch:
         """The images of the pool that can be read and do not kill, read once for all chunks."""
         if self._pool_read is None:
-            ids = [ref.image_id for ref in self._pool]
-            groups = guarded(self._context.store, "pool", ids, partial(_read_some, self._pool, self._context.canvas))
+            pool = self._material.pool
+            ids = [ref.image_id for ref in pool]
+            groups = guarded(self._context.store, "pool", ids, partial(_read_some, pool, self._context.canvas))
             self._pool_read = CanvasBatch.joined([read_batch([], self._context.canvas), *(read for _, read in groups)])
         return self._pool_read
 
@@ -79,12 +82,18 @@ def _read_some(pool: Sequence[ImageRef], canvas: CanvasSpec, some: Sequence[int]
 
 
 def attack_chunk(
-    context: StepContext, spec: AttackSpec, chunk: Chunk, batch: CanvasBatch, pool: CanvasBatch | None
+    context: StepContext,
+    spec: AttackSpec,
+    chunk: Chunk,
+    batch: CanvasBatch,
+    pool: CanvasBatch | None,
+    listed: Mapping[str, Picture] | None,
 ) -> list[Rows]:
     """Attacks a chunk's clean canvases, if any; an image that cannot be attacked costs one row of `failures`.
 
     Args:
         pool: what the attack may mix in.
+        listed: what another tool has made of the images, by their ids; None for an attack that is made here.
 
     Returns:
         The parts that come of it, in the order of publication.
@@ -92,10 +101,16 @@ def attack_chunk(
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
     batch, failures = _aimed(spec, chunk, batch)
     groups: list[tuple[list[int], Attacked]] = []
+    pictures = None
+    if listed is not None and batch.labels:
+        batch, pictures, unusable = read_pictures(context.store, f"{canvases_at.path} pictures", listed, batch)
+        failures += unusable
     if batch.labels:
-        for name in spec.surrogates:
-            context.models[name]  # Before the guard: a process that dies of loading a model is not put down to images.
-        work = partial(_attack_some, context, spec, batch, pool)
+        # Before the guard: a process that dies of loading a model is not put down to images.
+        context.models.surrogates(spec)
+        if spec.victim is not None:
+            context.models.target(spec.victim)
+        work = partial(_attack_some, context, spec, batch, pool, pictures)
         groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
     failures += death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
     rows, canvases = [], []
@@ -126,9 +141,55 @@ def _aimed(spec: AttackSpec, chunk: Chunk, batch: CanvasBatch) -> tuple[CanvasBa
     return replace(aimed, targets=tuple(given[each].label for each in aimed.image_ids)), failures
 
 
+def read_pictures(
+    store: Store, unit: str, listed: Mapping[str, Picture], batch: CanvasBatch
+) -> tuple[CanvasBatch, Pixels, list[dict[str, Any]]]:
+    """Reads what another tool has made of canvases, at least one.
+
+    Args:
+        unit: a name for it (see `guarded`).
+
+    Returns:
+        The canvases of which there is a usable picture; the pictures, uint8 (N, 3, S, S), likewise; and a row of
+        `failures` for each of the others.
+    """
+    asked = [listed[image_id] for image_id in batch.image_ids]
+    groups = guarded(store, unit, batch.image_ids, partial(_read_pictures, asked, batch.pixels.shape[-1]))
+    failures = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
+    found: dict[int, Pixels] = {}
+    for kept, read_of_them in groups:
+        for number, said in zip(kept, read_of_them, strict=True):
+            if isinstance(said, str):
+                uri = asked[number].uri or None
+                failures.append(failure_row(batch.image_ids[number], BadImage.__name__, said, uri))
+            else:
+                found[number] = said
+    pictures = np.stack([found[number] for number in sorted(found)]) if found else batch.pixels[:0]
+    return batch.take(sorted(found)), pictures, failures
+
+
+def _read_pictures(asked: Sequence[Picture], side: int, some: Sequence[int]) -> list[Pixels | str]:
+    """Each picture, or why it cannot be used."""
+    found: list[Pixels | str] = []
+    for number in some:
+        try:
+            with timed("read", 1):
+                found.append(read_picture(asked[number], side))
+        except BadImage as error:
+            found.append(str(error))
+    return found
+
+
 def _attack_some(
-    context: StepContext, spec: AttackSpec, batch: CanvasBatch, pool: CanvasBatch | None, some: Sequence[int]
+    context: StepContext,
+    spec: AttackSpec,
+    batch: CanvasBatch,
+    pool: CanvasBatch | None,
+    pictures: Pixels | None,
+    some: Sequence[int],
 ) -> Attacked:
-    classifiers = [context.models[name] for name in spec.surrogates]
     with timed("attack", len(some)):
-        return attack_batch(spec, classifiers, batch.take(some), context.conditions, pool)
+        given = None if pictures is None else pictures[list(some)]
+        victim = None if spec.victim is None else context.models.target(spec.victim)
+        surrogates = context.models.surrogates(spec)
+        return attack_batch(spec, surrogates, batch.take(some), context.conditions, pool, given, victim)

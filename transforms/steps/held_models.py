@@ -6,6 +6,7 @@ from typing import Any
 
 from apache_beam.utils.shared import Shared
 
+from transforms.attacks.spec import AttackSpec
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Numerics, torch_device
@@ -21,7 +22,8 @@ class HeldModels:
     """The models of an experiment by name, each loaded when first asked for and shared by all DoFns of a process.
 
     So a run that adds one model to many loads one. `models[name]` has gradients, if any has; `models.target(name)` is
-    for predictions; each is run by the engine of its pin. Picklable: what is loaded stays behind.
+    for predictions; each is run by the engine of its pin. `models.surrogates(spec)` are those that an attack follows.
+    Picklable: what is loaded stays behind.
     """
 
     def __init__(self, pins: Mapping[str, ModelPin], device: str, numerics: Numerics = "exact") -> None:
@@ -30,9 +32,10 @@ class HeldModels:
         self._numerics: Numerics = numerics
         self._shared = {(use, name): Shared() for name in pins for use in (*_ENGINES, "loaded")}
         self._held: dict[tuple[str, str], Prepared] = {}
+        self._plain: dict[str, Classifier] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_held": {}}
+        return {**self.__dict__, "_held": {}, "_plain": {}}
 
     def __getitem__(self, name: str) -> Classifier:
         """The model as attacks follow it.
@@ -41,6 +44,11 @@ class HeldModels:
             InputError: the weights found here are not those that the run was started with, or its engine cannot run it.
         """
         return self._prepared("gradients", name).classifier
+
+    def surrogates(self, spec: AttackSpec) -> list[Classifier]:
+        """The models that an attack follows: as torch has loaded them if it needs their modules; raises InputError
+        likewise."""
+        return [self._as_loaded(name) if spec.plain else self[name] for name in spec.surrogates]
 
     def target(self, name: str) -> Classifier:
         """The model as it predicts; raises InputError likewise."""
@@ -63,15 +71,23 @@ class HeldModels:
         return self._held[use, name]
 
     def _prepare(self, use: str, name: str) -> Prepared:
-        # Shared, so that it is one where both are torch's; gone where engines have taken it over.
-        loaded = self._shared["loaded", name].acquire(lambda: self._load(name))
         try:
-            found = prepared(loaded, _ENGINES[use], getattr(self._pins[name], use), self._numerics)
+            found = prepared(self._loaded(name), _ENGINES[use], getattr(self._pins[name], use), self._numerics)
         except InputError as error:
             raise InputError(f"models.{name}.{use}: {error}") from None
         resolved: dict[str, Any] = {use: found.engine}
         self._pins[name] = replace(self._pins[name], **resolved)  # other processes choose no other
         return found
+
+    def _as_loaded(self, name: str) -> Classifier:
+        if name not in self._plain:
+            self._plain[name] = self._loaded(name)
+        return self._plain[name]
+
+    def _loaded(self, name: str) -> Classifier:
+        # Shared, so that it is one where both are torch's; gone where engines have taken it over.
+        loaded: Classifier = self._shared["loaded", name].acquire(lambda: self._load(name))
+        return loaded
 
     def _load(self, name: str) -> Classifier:
         pinned = self._pins[name]

@@ -4,13 +4,14 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import sha256
 from time import sleep
 
 import numpy as np
 
-from transforms.data.chunks import ImageRef
-from transforms.data.decode import BadImage, CanvasSpec, Decoded, decode
-from transforms.data.pixels import CanvasBatch
+from transforms.data.chunks import ImageRef, Picture
+from transforms.data.decode import BadImage, CanvasSpec, Decoded, decode, decode_as_is
+from transforms.data.pixels import CanvasBatch, Pixels
 from transforms.errors import StoppedError
 from transforms.storage.files import is_remote, read_bytes, whole_file
 from transforms.storage.parquet_images import read_row, row_of
@@ -61,6 +62,24 @@ def read_batch(refs: Sequence[ImageRef], canvas: CanvasSpec) -> CanvasBatch:
     shape = len(found), 3, canvas.crop, canvas.crop
     pixels = np.array([each for _, each in found], np.uint8).reshape(shape)
     return CanvasBatch(tuple(ref.image_id for ref, _ in found), tuple(ref.label for ref, _ in found), pixels)
+
+
+def read_picture(picture: Picture, side: int) -> Pixels:
+    """Reads a picture that another tool has made of a canvas of so many pixels.
+
+    Returns:
+        uint8 (3, side, side).
+
+    Raises:
+        BadImage: it cannot be used, and that is the picture's fault.
+        StoppedError, OSError: like `image_bytes`, or it is not the one that was listed.
+    """
+    if picture.problem:
+        raise BadImage(picture.problem)
+    data = _read(picture.uri)
+    if sha256(data).hexdigest() != picture.sha256:
+        raise StoppedError(f"{picture.uri} was changed after the run began; give the same command again")
+    return decode_as_is(data, side)
 
 
 def _read(uri: str) -> bytes:

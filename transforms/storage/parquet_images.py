@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from transforms.errors import said_by
 from transforms.storage import files
 
-COLUMNS = ("image", "img")
-"""Names of the column, in the order in which they are looked for."""
+COLUMNS = ("image", "img", "canvas")
+"""Names of the column, in the order in which they are looked for; the last is a run directory's."""
 _MAX_GROUP = 2**30
 """Bytes that the images of a row group may take; Hugging Face writes some 10 MB."""
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transforms.attacks.gradients import FeatureUse
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
+from transforms.attacks.parts.features import FeatureImportance
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.transformations import (
     Angles,
@@ -24,7 +26,7 @@ from transforms.attacks.parts.transformations import (
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
-from transforms.attacks.units import Pixels
+from transforms.attacks.units import LayerNames, Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
@@ -123,6 +125,19 @@ def lf(
     return replace(loop, band=band, step=in_coefficients(loop.ball, band, loop.alpha))
 
 
+def fia(
+    loop: AttackLoop, *, layer: LayerNames = None, ensemble_number: int = 30, drop_probability: float = 0.3
+) -> AttackLoop:
+    """Feature importance: a layer's features, weighed by the mean gradient of pictures with random holes."""
+    return _inside(loop, FeatureImportance(layer, ensemble_number, drop_probability))
+
+
+def _inside(loop: AttackLoop, use: FeatureUse) -> AttackLoop:
+    if loop.features is not None:
+        raise InputError("recipe: two of its parts look inside the surrogates; name one")
+    return replace(loop, features=use)
+
+
 def _shown(loop: AttackLoop, transformation: Transformation) -> AttackLoop:
     return replace(loop, transformations=(*loop.transformations, transformation))
 
@@ -151,5 +166,6 @@ PARTS = {
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
     "anda": Part("Fang et al. 2024, CVPR", (anda,)),
+    "fia": Part("Wang et al. 2021, arXiv:2107.14185", (fia,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }

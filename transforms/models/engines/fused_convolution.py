@@ -2,16 +2,21 @@
 
 In evaluation mode a batch norm is a linear map, so it is folded into the weights of the convolution before it. The
 kernel applies the activation while its result is still in the cache. The backward pass computes the gradient of the
-input alone, and needs nothing of the forward pass but where the activation cut off.
+input alone, and needs nothing of the forward pass but where the activation cut off. Under autocast in bfloat16, all of
+it is done in bfloat16 where the processor has instructions for that.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from transforms.models.device import is_emulated
 
 Activation = Literal["none", "relu", "relu6"]
 _POST_OPS: dict[Activation, tuple[str, list[float]]] = {
@@ -22,6 +27,7 @@ _POST_OPS: dict[Activation, tuple[str, list[float]]] = {
 _SIX = 6.0
 Pair = tuple[int, int]
 _ONE: Pair = (1, 1)
+_TWO: Pair = (2, 2)
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class Convolution:
     """What is to become one kernel.
 
     Attributes:
-        weight: float32 (out, in / groups, h, w).
-        bias: float32 (out,).
+        weight: float32 or bfloat16 (out, in / groups, h, w).
+        bias: the same (out,).
         stride, padding, dilation: vertical and horizontal, pixels; as many zeros on either side.
         groups: as of `torch.nn.Conv2d`.
         activation: what follows it.
@@ -81,9 +87,48 @@ class Convolution:
         weight = torch.cat([each.transpose(0, 1) for each in groups])
         return Convolution(weight, torch.zeros_like(weight[:, 0, 0, 0]), _ONE, padding, self.dilation, self.groups)
 
+    @property
+    def phases(self) -> "list[tuple[Pair, Convolution]] | None":
+        """Maps the gradient of the output to that of the input, where the stride is 2 and each channel is for itself.
+
+        Every second row and column of the input's gradient is a convolution of a stride of 1: four of them, each with
+        its first row and column. None where the gradient is no such four. They take inputs of twice the output's side.
+        """
+        depthwise = self.groups == len(self.weight) and self.weight.shape[1] == 1
+        if self.stride != _TWO or self.dilation != _ONE or not depthwise:
+            return None
+        return [((row, column), self._phase(row, column)) for row, column in product(range(2), repeat=2)]
+
+    def _phase(self, row: int, column: int) -> "Convolution":
+        (down, rows), (right, columns) = (
+            _reaches(first, side, padding)
+            for first, side, padding in zip((row, column), self.weight.shape[2:], self.padding, strict=True)
+        )
+        weight = self.weight.new_zeros(len(self.weight), 1, 2 * down + 1, 2 * right + 1)
+        for (to_row, from_row), (to_column, from_column) in product(rows, columns):
+            weight[:, :, to_row, to_column] = self.weight[:, :, from_row, from_column]
+        return Convolution(weight, torch.zeros_like(self.bias), _ONE, (down, right), _ONE, self.groups)
+
+    def to(self, dtype: torch.dtype) -> "Convolution":
+        """The same in another precision."""
+        return replace(self, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
+
+
+def _reaches(first: int, side: int, padding: int) -> tuple[int, list[Pair]]:
+    """Along one axis: what of a kernel of `side` meets every second value of the input, from the `first` on.
+
+    Input 2 m + first meets output m + reach by the kernel's value 2 reach = first + padding - place.
+
+    Returns:
+        The farthest reach, and for each value its place in a kernel of twice that and one, and in the whole kernel.
+    """
+    reaches = {place: (first + padding - place) // 2 for place in range(side) if (first + padding - place) % 2 == 0}
+    farthest = max(map(abs, reaches.values()), default=0)
+    return farthest, [(reach + farthest, place) for place, reach in reaches.items()]
+
 
 class FusedConvolution(nn.Module):
-    """A `Convolution` as one kernel: float32 (B, in, H, W) -> float32 (B, out, H', W'), both best channels last.
+    """A `Convolution` as one kernel: (B, in, H, W) -> (B, out, H', W'), both best channels last, in its weights' dtype.
 
     Attributes:
         owns_gradient: whether nobody else holds the gradient of its output, so that it may be changed in place.
@@ -94,19 +139,35 @@ class FusedConvolution(nn.Module):
         self._forward = _Kernel(convolution)
         transposed = convolution.transposed
         self._backward = None if transposed is None else _Kernel(transposed)
+        # oneDNN's gradient in bfloat16 takes twenty times as long as these; in float32 they take as long.
+        phases = convolution.phases if convolution.weight.dtype == torch.bfloat16 else None
+        self._phases = [(first, _Kernel(each)) for first, each in phases or ()]
         self._activation = convolution.activation
         self.owns_gradient = False
 
     def forward(self, pictures: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            if dtype == torch.bfloat16 and not is_emulated("bf16", pictures.device):
+                return self._in_bf16.with_gradient(pictures.to(dtype))
             return self._plain(pictures)  # Which layers a reduced precision is good for is torch's to say.
+        return self.with_gradient(pictures)
+
+    @cached_property
+    def _in_bf16(self) -> "FusedConvolution":
+        reduced = FusedConvolution(self._forward.convolution.to(torch.bfloat16))
+        reduced.owns_gradient = self.owns_gradient
+        return reduced
+
+    def with_gradient(self, pictures: Tensor) -> Tensor:
+        """The output, through which autograd finds the gradient of the input where it is wanted."""
         if torch.is_grad_enabled() and pictures.requires_grad:
             return cast(Tensor, _WithGradient.apply(pictures, self))
         return self.output(pictures)
 
     def output(self, pictures: Tensor) -> Tensor:
         """The forward pass alone."""
-        return cast(Tensor, self._forward(pictures))
+        return self._forward(pictures)
 
     def _plain(self, pictures: Tensor) -> Tensor:
         sums = self._forward.sums(pictures)
@@ -130,9 +191,17 @@ class FusedConvolution(nn.Module):
         if output is not None:
             gradient = self._let_through(gradient, output)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        if self._backward is None:
-            return self._forward.input_gradient(gradient, shape)
-        return cast(Tensor, self._backward(gradient))
+        if self._backward is not None:
+            return self._backward(gradient)
+        if self._phases and shape[2:] == (2 * gradient.shape[2], 2 * gradient.shape[3]):
+            return self._by_phases(gradient, shape)
+        return self._forward.input_gradient(gradient, shape)
+
+    def _by_phases(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+        wanted = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last)
+        for (row, column), kernel in self._phases:
+            wanted[:, :, row::2, column::2] = kernel(gradient)
+        return wanted
 
     def _let_through(self, gradient: Tensor, output: Tensor) -> Tensor:
         into = gradient if self.owns_gradient else torch.empty_like(output)
@@ -143,38 +212,35 @@ class FusedConvolution(nn.Module):
         return into
 
 
-class _Kernel(nn.Module):
+class _Kernel:
     """oneDNN's convolution with an activation, without gradients."""
 
     def __init__(self, convolution: Convolution) -> None:
-        super().__init__()
-        self.weight: Tensor
-        self.bias: Tensor
         weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", convolution.bias.detach())
+        self.convolution = replace(convolution, weight=weight, bias=convolution.bias.detach())
         self._sizes = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
         self._post_op = _POST_OPS[convolution.activation]
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def __call__(self, pictures: Tensor) -> Tensor:
+        weight, bias = self.convolution.weight, self.convolution.bias
         stride, padding, dilation, groups = self._sizes
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            pictures, self.weight, self.bias, padding, stride, dilation, groups, *self._post_op, ""
+            pictures, weight, bias, padding, stride, dilation, groups, *self._post_op, ""
         )
         return output
 
     def sums(self, pictures: Tensor) -> Tensor:
         """The convolution alone, by torch's own function, whose gradients autograd knows."""
-        return F.conv2d(pictures, self.weight, self.bias, *self._sizes)
+        return F.conv2d(pictures, self.convolution.weight, self.convolution.bias, *self._sizes)
 
     def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """The gradient of the input, of a `shape`, from that of the sums before the activation."""
-        stride, padding, dilation, groups = self._sizes
+        weight, (stride, padding, dilation, groups) = self.convolution.weight, self._sizes
         # Values of the input are asked for by gradients of weights alone.
         like = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         wanted: Tensor
         wanted, _, _ = torch.ops.aten.convolution_backward(
-            gradient, like, self.weight, None, stride, padding, dilation, False, (0, 0), groups, (True, False, False)
+            gradient, like, weight, None, stride, padding, dilation, False, (0, 0), groups, (True, False, False)
         )
         return wanted
 
