@@ -1,6 +1,7 @@
 """Candidates: the victim is asked no more often than it may be, and what is kept is what it says."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.support.attacks import Counted, Table, Watched, as_is, batch_of, bent, some_canvases, surrogates
+from tests.support.runs import invoke, refused, rows, run, tiny, written
 from transforms.attacks.balls import LinfBall
 from transforms.attacks.drivers.candidates import Candidates
 from transforms.attacks.engine import attack_batch
@@ -137,3 +139,40 @@ def test_queries_help_against_the_victim_and_cost_what_is_said() -> None:
     assert found.forwards.tolist() == [sum(passes[:queries]) for queries in found.queries.tolist()]
     once = attacked_by("candidates", Counted(bent(1)), **{**names, "queries": 1})
     assert (once.canvases == alone.canvases).all()  # fgsm draws nothing
+
+
+def test_a_run_says_whom_it_asked_and_how_often(tmp_path: Path) -> None:
+    """In waves of two models as well as at once; the rows are the same."""
+    asked = {"recipe": "candidates", "recipes": ["fgsm", "bim"], "queries": 2, "surrogates": ["lite0"], "eps": "4/255"}
+    experiment = tiny(attacks={"asked": {**asked, "victim": "lite1"}}, targets=["lite1"], defenses=[])
+    whole, waves = tmp_path / "whole", tmp_path / "waves"
+    run(written(tmp_path, experiment), whole)
+    run(written(tmp_path, {**experiment, "targets": ["lite0", "lite1"]}), waves, "--models-in-memory", "2")
+    assert rows(whole, "attacks") == rows(waves, "attacks")
+    fooled = {row["image_id"]: not row["correct"] for row in rows(whole, "predictions") if row["attack"] == "asked"}
+    for row in rows(whole, "attacks"):
+        assert (row["victim"], row["surrogates"]) == ("lite1", ["lite0"])
+        assert row["queries"] == 2 or (row["queries"] == 1 and fooled[row["image_id"]])
+    assert invoke("verify", whole).exit_code == 0
+    said = " ".join(invoke("table", whole).stdout.split())
+    assert "asked on lite1, 2 times an image at most" in said
+    answer = invoke("sql", whole, "select bool_and(asked) as a from answers where attack = 'asked'", "--format", "csv")
+    assert answer.stdout.split() == ["a", "True"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ({}, "victim: candidates asks a model"),
+        ({"victim": "lite0"}, "victim: lite0 is a surrogate"),
+        ({"victim": "lite7"}, "unknown model in attacks.a.victim: 'lite7'"),
+        ({"victim": "lite1", "recipe": "pgd"}, "victim: pgd asks no model"),
+        ({"victim": "lite1", "recipes": []}, "recipes: is empty"),
+        ({"victim": "lite1", "recipes": ["bim", "bim"]}, "'bim' is listed twice"),
+        ({"victim": "lite1", "recipes": ["bim"]}, "queries: 10 is more than the 1 candidates"),
+        ({"victim": "lite1", "recipes": ["square"]}, "recipes: square is no candidate"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, attack: dict[str, Any], said: str) -> None:
+    attacks = {"a": {"recipe": "candidates", "surrogates": ["lite0"], "eps": "4/255", **attack}}
+    assert said in refused(written(tmp_path, tiny(attacks=attacks)), tmp_path / "run")
