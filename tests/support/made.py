@@ -81,7 +81,8 @@ def _publish(store: Store, table: str, rows: Iterable[Row], chunks: Mapping[str,
     parts = defaultdict[Part, list[Row]](list)
     for row in rows:
         keys = tuple(row[name] for name in TABLES[table].partitions)
-        inside = {name: row[name] for name in TABLES[table].columns.names}
+        columns = TABLES[table].columns
+        inside = {each.name: row.get(each.name) if each.nullable else row[each.name] for each in columns}
         parts[Part(table, chunks.get(row["image_id"], 0), keys)].append(inside)
     for part, some in parts.items():
         store.publish(part, rows_table(table, some))
@@ -97,7 +98,7 @@ def _image(row: Row, label: int) -> Row:
         "height": 224,
         "labelled_by": None,
     }
-    return {**usual, "labelled_by": None, "bytes_sha256": sha256(name.encode()).hexdigest(), **row}
+    return {**usual, "bytes_sha256": sha256(name.encode()).hexdigest(), **row}
 
 
 def _attack(row: Row, label: int, surrogates: list[str]) -> Row:
