@@ -9,7 +9,6 @@ from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
-    RATES,
     Cases,
     described,
     quoted,
@@ -17,6 +16,7 @@ from pipeline.results.outcomes import (
     usual_denominator,
 )
 from pipeline.results.statistics import Mean, Rate
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import variant_of
 
@@ -35,12 +35,13 @@ def crosstab(
     wanted: Cases | None = None,
     *,
     worst: bool = False,
+    verdict: Verdict = "mean",
 ) -> Sheet:
     """A metric with its uncertainty by two of `KEYS`. Of each other key one value is meant.
 
     Args:
         rows, columns: keys.
-        metric, denominator: as `findings.measured` says.
+        metric, denominator, verdict: as `findings.measured` says.
         wanted: values by key, of the rows and columns in this order; by default those of the last experiment.
         worst: whether all attacks together are one more row or column; see `findings.worst_case`.
 
@@ -58,18 +59,19 @@ def crosstab(
         raise InputError("worst case: it is over attacks; make them the rows or the columns")
     cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
     numbers = _labelled(
-        findings.measured(run, metric, denominator, cases).rows, by_name=bool((wanted or {}).get("attack"))
+        findings.measured(run, metric, denominator, cases, verdict).rows, by_name=bool((wanted or {}).get("attack"))
     )
     if worst:
         import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
 
-        together = findings.worst_case(run, metric, denominator, cases).rows.assign(attack=WORST, shown=WORST)
+        together = findings.worst_case(run, metric, denominator, cases, verdict).rows
+        together = together.assign(attack=WORST, shown=WORST)
         numbers = pd.concat([numbers, together], ignore_index=True)
     used = denominator or usual_denominator(metric)
     return Sheet(
-        title=_title(run, metric, used, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
+        title=_title(run, metric, used, verdict, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
         **_grid(numbers, rows, columns, cases),
-        numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
+        numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used, verdict=verdict),
         notes=[
             uncertainty(metric),
             *white_box(run, cases),
@@ -89,13 +91,13 @@ def cell(number: Any) -> str:
     return str(Mean(number.mean, int(number.of), number.low, number.high))
 
 
-def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
-    models = []
+def _title(run: "Run", metric: str, denominator: str, verdict: Verdict, fixed: Mapping[str, str]) -> str:
+    models = "the run's models"
     if denominator == "all-models-correct":
         query = "select distinct model from predictions where attack = 'none' and defense = 'none' order by model"
-        models = [", ".join(name for (name,) in run.rows(query)[1])]
+        models = ", ".join(name for (name,) in run.rows(query)[1])
     place = [shown(key, value, alone=True) for key, value in fixed.items()]
-    return "; ".join([described(metric, denominator, *models), ", ".join(place)])
+    return "; ".join([described(metric, denominator, models, verdict), ", ".join(place)])
 
 
 def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":
@@ -139,5 +141,5 @@ def _targeted(run: "Run", cases: Cases) -> list[str]:
 _TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
 _WORST = {
     "success": "Worst case: the images that some attack of the table turns.",
-    **dict.fromkeys(RATES[1:], "Worst case: the images that are right when clean and under each attack of the table."),
+    "accuracy": "Worst case: the images that are right when clean and under each attack of the table.",
 }
