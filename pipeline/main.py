@@ -53,6 +53,7 @@ class Thing(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     MODELS = "models"
+    MODIFIERS = "modifiers"
     LAYERS = "layers"
     VIEWS = "views"
 

@@ -51,6 +51,7 @@ TABLES = {
             "width": (pa.int32(), "of the upright original, pixels"),
             "height": (pa.int32(), "of the upright original, pixels"),
             "bytes_sha256": (pa.string(), "of the encoded file"),
+            "labelled_by": (_Optional(pa.string()), "the model whose prediction the label is; null if it was given"),
         },
     ),
     "attacks": _table(
@@ -58,7 +59,10 @@ TABLES = {
             "image_id": (pa.string(), "as in `images`"),
             "recipe": (pa.string(), "the literature's name"),
             "surrogates": (pa.list_(pa.string()), "models whose gradients were followed, or that judge `pictures`"),
-            "fuse": (_Optional(pa.string()), "what is averaged over several surrogates"),
+            "fuse": (
+                _Optional(pa.string()),
+                "what is averaged over several surrogates; drawn: nothing, one is followed in each step",
+            ),
             "victim": (_Optional(pa.string()), "the model that the attack asked about what it made"),
             "view": (pa.string(), "how the surrogates looked at the canvas"),
             "through": (pa.string(), "the defence that the attack knows, as in `defense`, or `none`"),
