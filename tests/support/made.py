@@ -102,7 +102,8 @@ def _image(row: Row, label: int) -> Row:
 
 
 def _attack(row: Row, label: int, surrogates: list[str]) -> Row:
-    usual = {
+    usual: Row = {
+        **dict.fromkeys(TABLES["attacks"].columns.names),
         **{"recipe": "pgd", "surrogates": surrogates, "fuse": None, "view": "center", "through": "none"},
         **{"objective": "cross-entropy", "label": label, "target": None, "norm": "linf", "eps": _BUDGET, "steps": 10},
         **{"seed": 0, "clean_predicted": label, "clean_confidence": 0.5, "success": True, "minimal_norm": None},
@@ -112,7 +113,8 @@ def _attack(row: Row, label: int, surrogates: list[str]) -> Row:
         **row,
     }
     turned = usual["target"] if usual["target"] is not None else (usual["label"] + 1) % 1000
-    return {"adversarial_predicted": turned if usual["success"] else usual["label"], **usual}
+    said = turned if usual["success"] else usual["label"]
+    return {**usual, "adversarial_predicted": row.get("adversarial_predicted", said)}
 
 
 def _prediction(row: Row, label: int, targets: Mapping[str, int | None]) -> Row:
