@@ -208,9 +208,20 @@ class Surrogates:
         return self._changed(_inside={each.network: done for each, done in inside.items()})
 
     @property
+    def only(self) -> Classifier:
+        """The classifier, where there is one."""
+        (classifier,) = self._classifiers
+        return classifier
+
+    @property
     def layer(self) -> str:
         """The layer that answers in place of the only classifier."""
-        return str(self._inside[self._classifiers[0].network].layer)
+        return str(self._inside[self.only.network].layer)
+
+    @property
+    def whole(self) -> "Surrogates":
+        """The same with nothing done inside."""
+        return self._changed(_inside={})
 
     def at(self, layers: LayerNames) -> dict[Classifier, "Surrogates"]:
         """For each classifier the same with it alone, one of its layers in its place.
@@ -317,18 +328,33 @@ class Surrogates:
         Args:
             canvases: float (B, 3, S, S) in [0, 1].
         """
-        (classifier,) = self._classifiers
         cut: list[Tensor] = []
 
         def leaf(answer: Tensor) -> Tensor:
             cut.append(answer.detach().requires_grad_())
             return cut[-1].clone()  # what follows may write into it
 
-        whole = self.seen({classifier: Inside({self.layer: leaf})})
+        whole = self.seen({self.only: Inside({self.layer: leaf})})
         with self._reduced_precision(canvases.device):
             looks = whole._looks(canvases, whole._followed)
             values = objective(looks[0], goal)
-        return self._gradient(values, looks, cut[0])
+        return self._gradient(values, looks, cut[0]).float()
+
+    def answers(self, canvases: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """What layers of the only classifier answer, (B, ...) each, to float canvases (B, 3, S, S) in [0, 1].
+
+        Nothing flows back through them.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str, answer: Tensor) -> Tensor:
+            found[layer] = answer.clone()  # what follows may write into it
+            return answer
+
+        with torch.no_grad():
+            kept = self.seen({self.only: Inside({each: partial(keep, each) for each in layers})})
+            kept._looks(canvases, kept._followed)
+        return found
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
