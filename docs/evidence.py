@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 from megalith import open_run
 from pipeline.main import app as megalith
+from pipeline.report.budgets import over_cost
 from pipeline.report.lowpass import sweep
 from pipeline.report.section import Section
 from pipeline.report.transfer import transfer
@@ -44,6 +45,7 @@ KEPT = ROOT / "data" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES: dict[str, tuple[str, Callable[[Run], Section | None], str]] = {
     "docs/questions/one-network.svg": ("quickstart", transfer, "Untargeted attacks"),
+    "docs/attacks-evidence.svg": ("recipes-lite0", over_cost, "Success and passes"),
     "docs/questions/lowpass.svg": ("lowpass-sweep", sweep, "Accuracy behind lowpass, by cutoff"),
 }
 """By file: the kept rows, the section of a report, and the title of its exhibit."""
@@ -109,11 +111,12 @@ def unpacked(name: str) -> Iterator[Path]:
 
 def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
     partitions = list(TABLES[table].partitions)
+    columns = [each for each in TABLES[table].columns.names if each in rows.column_names]  # the others are newer
     for keys in rows.group_by(partitions).aggregate([]).to_pylist() if partitions else [{}]:
         chosen = rows
         for column, value in keys.items():
             chosen = chosen.filter(pc.equal(chosen[column], value))
-        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(TABLES[table].columns.names)
+        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(columns)
 
 
 def _table(command: list[str]) -> str:

@@ -42,6 +42,7 @@ QUICK: dict[str, Any] = {
     "structures": 2,
     "shuffles": 2,
     "shifts": 3,
+    "patch_size": 4,
     "operators": 2,
     "auxiliary": 1,
     "warpings": 2,
@@ -54,7 +55,7 @@ QUICK: dict[str, Any] = {
 }
 """Parameters that make a quick attack of any recipe."""
 
-PATHS = ("mi-di-ti", "vmi-di-ti-si", "mi-admix-ti", "pgd-ssa", "ni-dem", "bim-lf", "cwa-di")
+PATHS = ("mi-di-ti", "vmi-di-ti-si", "mi-admix-ti", "pgd-ssa", "ni-dem", "bim-lf", "cwa-di", "mi-patchout")
 """Combinations beside the named recipes."""
 
 

@@ -255,6 +255,39 @@ _CUT_OFF = 2.0
 
 
 @dataclass(frozen=True)
+class PatchOut(BaseTransformation):
+    """A perturbation without some of its patches, which lie side by side from the upper left corner
+    (Wei et al. 2022, arXiv:2109.04176).
+
+    Attributes:
+        kept: the share of patches whose perturbation stays.
+        side: of a patch, pixels of the canvas.
+    """
+
+    kept: float
+    side: int
+    copies: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        within("(0, 1)", patches_kept=self.kept)
+        at_least(1, patch_size=self.side)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        width = points.shape[-1]
+        across = -(-width // self.side)
+        count = round(self.kept * across**2)
+        if not 0 < count < across**2:
+            raise InputError(
+                f"patch_size: {self.side} cuts {width} pixels into {across**2} patches, of which {count} would stay; "
+                "take less"
+            )
+        order = draws.permutation(across**2, "patches")
+        flags = torch.zeros(len(points), across**2).scatter(1, order[:, :count], 1.0).view(-1, 1, across, across)
+        mask = flags.repeat_interleave(self.side, dim=2).repeat_interleave(self.side, dim=3)[..., :width, :width]
+        return batch.clean + mask.to(points.device) * (points - batch.clean)
+
+
+@dataclass(frozen=True)
 class BlockShuffle(BaseTransformation):
     """The canvas cut by a grid of random lines, whose rows and columns change places and whose blocks are rotated a
     little (Wang et al. 2024, arXiv:2308.10299; the lines are drawn as in the authors' code).

@@ -156,25 +156,23 @@ def is_adapted(name: str) -> bool:
     return name not in RECIPES and ("/" in name or name in plugin_names())
 
 
-def behind_random(name: str, draws: int) -> Recipe:
-    """A recipe whose surrogates are behind a random defence: what it keeps is judged over several draws.
+def with_changing(made: Recipe, why: str, **surrogates: Any) -> Recipe:
+    """A recipe whose surrogates change from one step to the next.
 
     Args:
-        draws: how often they are drawn to judge a canvas.
+        why: a recipe without the loop cannot take them, to which the error adds which ones can.
+        surrogates: attributes of `AttackLoop` that say how they change.
 
     Raises:
-        InputError: there is no such recipe, or it does not average over draws.
+        InputError: it has no loop.
     """
-    made = recipe(name)
     if made.chain[-1] is not common:
-        raise InputError(
-            f"defense: it is random, which {name} does not average over; recipes of the loop do (pgd, say)"
-        )
+        raise InputError(f"{why}; recipes of the loop do (pgd, say)")
 
-    def against_random(loop: AttackLoop) -> AttackLoop:
-        return replace(loop, model_draws=draws)
+    def changing(loop: AttackLoop) -> AttackLoop:
+        return replace(loop, **surrogates)
 
-    return replace(made, chain=(*made.chain[:-1], against_random, common))
+    return replace(made, chain=(*made.chain[:-1], changing, common))
 
 
 def _twice(parts: Sequence[str]) -> str | None:

@@ -27,6 +27,7 @@ from transforms.attacks.parts.transformations import (
     Everywhere,
     Mixing,
     MixMask,
+    PatchOut,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
@@ -111,6 +112,11 @@ def bsr(
 ) -> AttackLoop:
     """Block shuffle and rotation, by up to `rotation` degrees (the paper's tau)."""
     return _shown(loop, BlockShuffle(shuffles, shuffle_blocks, rotation, rotation_kind))
+
+
+def patchout(loop: AttackLoop, *, patches_kept: float = 0.6633, patch_size: int = 16) -> AttackLoop:
+    """Perturbations without some of their patches: gradients of the others (the paper keeps 130 of 196)."""
+    return _shown(loop, PatchOut(patches_kept, patch_size))
 
 
 def anda(loop: AttackLoop, *, shifts: int = 5, shift_range: float = 0.3) -> AttackLoop:
@@ -224,6 +230,7 @@ PARTS = {
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
+    "patchout": Part("Wei et al. 2022, arXiv:2109.04176", (patchout,)),
     "anda": Part("Fang et al. 2024, CVPR", (anda,)),
     "fia": Part("Wang et al. 2021, arXiv:2107.14185", (fia,)),
     "rpa": Part("Zhang et al. 2022, IJCAI", (rpa,)),
