@@ -371,7 +371,7 @@ def test_cfm_counts_convolutions_from_a_quarter_of_the_side_on() -> None:
     attacked, batch = surrogates(Convolutions(), side=16), batch_of(some_canvases(3, side=16), [0, 1, 2])
     gradients = Gradients(attacked, OBJECTIVES["logit"], batch)
     (mixed,) = CleanFeatureMixup(1.0, 0.75).begin()(gradients, batch.clean, batch.draws)(attacked, batch.draws)
-    changes = mixed._inside[mixed.only].changes
+    changes = mixed._inside[mixed.only.network].changes
     assert list(changes) == ["quarter", "eighth", "head"]
     shares = [change.args[1] for change in changes.values() if isinstance(change, partial)]
     assert [tuple(each.shape) for each in shares] == [(3, 5, 1, 1), (3, 6, 1, 1), (3, 4)]

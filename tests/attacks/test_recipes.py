@@ -363,7 +363,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
         **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0 if name == "decowa" else 0.2},
         **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
-        **{"shifts": 2, "shift_range": 0.7},
+        **{"shifts": 2, "shift_range": 0.7, "patches_kept": 0.3, "patch_size": 2},
         **{"gamma": {"naa": 0.1, "ilpd": 0.6}.get(name, 1.0), "xi": 0.5},
         **{"layer": "second", "ensemble_number": 3, "drop_probability": 0.7, "integrated_steps": 3, "eta": 0.5},
         **{"reference_steps": 3, "sigma": 0.3, "feature_decay": 0.1, "mix_probability": 0.9, "mix_limit": 0.2},
@@ -403,7 +403,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     models = for_recipe(name)
     targets = [1, 2, 3, 0] if made.goals == "targeted" else None
     few: dict[str, Any] = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3}
-    few |= {"inner_steps": 1} if name == "p2fa" else {}
+    few |= {"inner_steps": 1} if name == "p2fa" else {"steps": 5} if name == "mi-patchout" else {}
     base = {key: value for key, value in {**QUICK, **few}.items() if key in made.parameters}
     batch = batch_of(some_canvases(4), [0, 1, 2, 3], targets)
 
