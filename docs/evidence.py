@@ -110,12 +110,14 @@ def unpacked(name: str) -> Iterator[Path]:
 
 
 def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
-    partitions = list(TABLES[table].partitions)
+    """A kept table's parts. Columns that are younger than the rows are null."""
+    partitions, columns = list(TABLES[table].partitions), TABLES[table].columns
     for keys in rows.group_by(partitions).aggregate([]).to_pylist() if partitions else [{}]:
         chosen = rows
         for column, value in keys.items():
             chosen = chosen.filter(pc.equal(chosen[column], value))
-        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(TABLES[table].columns.names)
+        whole = pa.concat_tables([columns.empty_table(), chosen.drop_columns(partitions)], promote_options="default")
+        yield Part(table, 0, tuple(keys[each] for each in partitions)), whole.select(columns.names)
 
 
 def _table(command: list[str]) -> str:
