@@ -110,14 +110,13 @@ def unpacked(name: str) -> Iterator[Path]:
 
 
 def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
-    """A kept table's parts. Columns that are younger than the rows are null."""
-    partitions, columns = list(TABLES[table].partitions), TABLES[table].columns
+    partitions = list(TABLES[table].partitions)
+    columns = [each for each in TABLES[table].columns.names if each in rows.column_names]  # the others are newer
     for keys in rows.group_by(partitions).aggregate([]).to_pylist() if partitions else [{}]:
         chosen = rows
         for column, value in keys.items():
             chosen = chosen.filter(pc.equal(chosen[column], value))
-        whole = pa.concat_tables([columns.empty_table(), chosen.drop_columns(partitions)], promote_options="default")
-        yield Part(table, 0, tuple(keys[each] for each in partitions)), whole.select(columns.names)
+        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(columns)
 
 
 def _table(command: list[str]) -> str:

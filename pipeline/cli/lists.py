@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from transforms.attacks.adapters.registry import plugin_names
 from transforms.attacks.balls import BALLS
+from transforms.attacks.modifiers.registry import MODIFIERS
+from transforms.attacks.modifiers.registry import parameters as modifier_parameters
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
 from transforms.attacks.recipes.names import RECIPES, recipe
@@ -97,6 +99,13 @@ def defenses() -> Iterator[tuple[str, ...]]:
         yield name, _first_line(defense_function(name)), ", ".join(parameter_types(name))
 
 
+def modifiers() -> Iterator[tuple[str, ...]]:
+    """What changes a surrogate while its gradients are taken, with the parameters' defaults."""
+    for name, function in MODIFIERS.items():
+        defaults = ", ".join(f"{key}: {_written(default)}" for key, (_, default) in modifier_parameters(name).items())
+        yield name, _first_line(function), defaults, function().source
+
+
 def models(part: str = "") -> Iterator[tuple[str, ...]]:
     """Those with this in their names, and what they are shown."""
     for name in source_names():
@@ -107,7 +116,8 @@ def models(part: str = "") -> Iterator[tuple[str, ...]]:
             colours = f"{shown.channels} to {shown.value_range:g}"
             moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
             published = "" if found.published is None else f"{found.published:.1%}"
-            yield name, resized, str(shown.input_size), colours, *moments, published
+            robust = "" if found.published_robust is None else f", AutoAttack {found.published_robust:.1%}"
+            yield name, resized, str(shown.input_size), colours, *moments, published + robust
 
 
 def _layers(model: str | None) -> Page:
@@ -128,6 +138,7 @@ _LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
     "attacks": (["recipe", "kind", "norms", "forwards", "backwards", "source"], attacks),
     "defenses": (["defense", "what", "parameters"], defenses),
     "models": (["model", "resize", "crop", "range", "mean", "std", "published"], models),
+    "modifiers": (["modifier", "what", "parameters", "source"], modifiers),
     "views": (["view", "what"], views),
 }
 """Headings of each list, and what gives its rows."""

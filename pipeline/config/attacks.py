@@ -3,37 +3,37 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
-    Field,
     PlainSerializer,
     PlainValidator,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    create_model,
     model_serializer,
     model_validator,
 )
 
-from pipeline.config.base import Name, Ratio, Strict, different, one_of
+from pipeline.config.base import Name, Ratio, Strict, one_of
+from pipeline.config.parameters import parameter_model, plain_parameters
+from pipeline.config.surrogates import Surrogates
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
-from transforms.attacks.units import Carried, Drawn, LayerNames, Unit
-from transforms.data.classes import resolve_class
+from transforms.attacks.targets import Column, Ranked, Target, parse_targets
+from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.pixels import WHITE
+from transforms.data.verdicts import Verdict
 from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.differentiable import APPROXIMATE, Backward, has_choice
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
 from transforms.models.device import Precision
 from transforms.models.views import VIEWS, windows
-from transforms.rows.parts import variant_name
+from transforms.rows.parts import targeted_name, variant_name
 
 _OTHER_WORDS = {
     **dict.fromkeys(("epsilon", "budget", "radius"), "eps"),
@@ -44,6 +44,8 @@ _OTHER_WORDS = {
 """What other libraries call keys of an attack."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
+
+_CHOICES = ", ".join(APPROXIMATE)
 
 View = Annotated[str, one_of("view", VIEWS)]
 Norm = Annotated[str, one_of("norm", BALLS)]
@@ -84,6 +86,12 @@ def _known_names(known: bool | tuple[Defense, ...]) -> bool | list[str]:
     return known if isinstance(known, bool) else [each.name for each in known]
 
 
+def _as_written(target: Target | tuple[Target, ...] | None) -> int | str | list[int | str] | None:
+    if isinstance(target, tuple):
+        return [each if isinstance(each, int) else str(each) for each in target]
+    return target if target is None or isinstance(target, int) else str(target)
+
+
 OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
 
 
@@ -91,7 +99,7 @@ class AttackConfig(Strict):
     """An attack: a recipe with its parameters, the surrogates it follows, its budget and its goal."""
 
     recipe: str
-    surrogates: Annotated[tuple[Name, ...], AfterValidator(different)] = ()
+    surrogates: Surrogates = ()
     victim: Name | None = None
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
@@ -99,11 +107,15 @@ class AttackConfig(Strict):
     adaptive: Annotated[bool | tuple[Defense, ...], PlainValidator(_known_defenses), PlainSerializer(_known_names)] = (
         False
     )
+    backward: Annotated[Backward, one_of("backward", get_args(Backward))] = "identity"
+    verdict: Annotated[Verdict, one_of("verdict", get_args(Verdict))] = "mean"
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
     gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
     eps: Ratio
-    target: Annotated[int, BeforeValidator(resolve_class)] | None = None
+    target: Annotated[
+        Target | tuple[Target, ...] | None, PlainValidator(parse_targets), PlainSerializer(_as_written)
+    ] = None
     parameters: SerializeAsAny[Strict]  # validated as the recipe's model, whose keys run.json holds
 
     @model_validator(mode="before")
@@ -130,13 +142,13 @@ class AttackConfig(Strict):
         return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
-    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_every_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
         shared.pop("gradients")
-        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
-        return {**shared, **plain, **parameters}
+        gradients = self.specs("", ())[0].gradients
+        return {**shared, **({} if gradients is None else {"gradients": gradients}), **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -145,16 +157,30 @@ class AttackConfig(Strict):
             raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
         if self.target is not None and made.goals == "untargeted":
             raise InputError(f"target: {self.recipe} cannot be targeted")
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        followed = [str(each) for each in targets if isinstance(each, Ranked)]
+        if followed and not self.surrogates:
+            raise InputError(f"target: {followed[0]} is by the answer of surrogates, of which there are none")
         if self.target is None and made.goals == "targeted":
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
         if self.adaptive and made.kind == "pictures":
             raise InputError("adaptive: pictures that are made already know no further defence; leave it out")
         if self.adaptive and self.defense != NO_DEFENSE:
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
-        if self.precision != "fp32" and not made.gradients:
-            raise InputError(f"precision: {self.precision} has no effect on {self.recipe}, which takes no gradients")
-        if self.gradients is not None and not made.gradients:
-            raise InputError(f"gradients: {self.gradients} has no effect on {self.recipe}, which takes none")
+        return self
+
+    @model_validator(mode="after")
+    def _of_gradients(self) -> "AttackConfig":
+        """Refuses what changes gradients alone where none are taken."""
+        modified = "modify" if any(each.modifiers for each in self.surrogates) else None
+        asked = {
+            "precision": None if self.precision == "fp32" else self.precision,
+            "gradients": self.gradients,
+            "surrogates": modified,
+        }
+        for key, value in asked.items():
+            if value is not None and not recipe(self.recipe).gradients:
+                raise InputError(f"{key}: {value} has no effect on {self.recipe}, which takes no gradients")
         return self
 
     @model_validator(mode="after")
@@ -166,16 +192,28 @@ class AttackConfig(Strict):
             raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
         if self.victim is not None and not made.asks:
             raise InputError(f"victim: {self.recipe} asks no model; leave it out")
-        if self.victim in self.surrogates:
+        if self.victim in self.models:
             raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
         if not self.surrogates and (self.fuse, self.view) != (None, "center"):
             key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
             raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
         if self.fuse is not None and len(self.surrogates) == 1:
             raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse == "drawn" and made.models > 1:
+            raise InputError(f"fuse: {self.recipe} follows its surrogates one by one, by itself; leave drawn out")
         if self.fuse is not None and self.fuse not in made.fusions:
             way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
             raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
+        return self
+
+    @model_validator(mode="after")
+    def _knows_a_defense(self) -> "AttackConfig":
+        if self.backward == "smooth" and not recipe(self.recipe).gradients:
+            raise InputError(f"backward: smooth has no effect on {self.recipe}, which takes no gradients")
+        if self.backward == "smooth" and not (self.adaptive or has_choice(self.defense)):
+            raise InputError(f"backward: smooth has no effect on {self.defense.name}; it has on {_CHOICES}")
+        if self.verdict != "mean" and not (self.adaptive or self.defense.random):
+            raise InputError(f"verdict: {self.verdict} has no effect, because the attack knows no random defence")
         return self
 
     @model_validator(mode="after")
@@ -233,13 +271,25 @@ class AttackConfig(Strict):
                 raise InputError(f"{key}: {given[key]} has no effect with {carried.by}: 0; take a {carried.by} above 0")
         return self
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The surrogates, by name."""
+        return tuple(each.model for each in self.surrogates)
+
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
-        """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
+        """As the pipeline takes it, once for each target of a list; of an adaptive attack also a variant for each
+        defence that it is to know."""
+        if isinstance(self.target, tuple):
+            each_alone = ((targeted_name(name, str(each)), each) for each in self.target)
+            return tuple(spec for own, each in each_alone for spec in self._specs(own, each, every_defense))
+        return self._specs(name, self.target, every_defense)
+
+    def _specs(self, name: str, target: Target | None, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
         plain = AttackSpec(
             name=name,
             recipe=self.recipe,
-            parameters=tuple((key, _plain(value)) for key, value in self.parameters),
-            surrogates=self.surrogates,
+            parameters=plain_parameters(self.parameters),
+            surrogates=self.models,
             fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense,
@@ -247,15 +297,25 @@ class AttackConfig(Strict):
             gradients=self.gradients,
             norm=self.norm,
             eps=float(self.eps),
-            target=self.target,
+            target=target,
+            backward=self.backward,
+            verdict=self.verdict,
             victim=self.victim,
+            modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )
+        plain = replace(plain, gradients="torch" if plain.plain else None)
         if not self.adaptive:
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
         variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
         drawn_once = ((each, each.drawn_once()) for each in (plain, *variants))
         return tuple(each if once.build().redraws else once for each, once in drawn_once)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the labels CSV that it takes targets from."""
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        return tuple(each.name for each in targets if isinstance(each, Column))
 
     def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
         """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""
@@ -272,30 +332,4 @@ def _parameter_model(name: str) -> type[Strict]:
     for key in parameters:
         if key in AttackConfig.model_fields:
             raise InputError(f"recipe: {name} calls a parameter {key!r}, which is a key of every attack; rename it")
-    fields: dict[str, Any] = {key: (_written(key, hint), default) for key, (hint, default) in parameters.items()}
-    return create_model(name, __base__=Strict, **fields)
-
-
-_WRITTEN: dict[Any, Any] = {
-    float: Ratio,
-    float | None: Ratio | None,
-    tuple[float, ...]: tuple[Ratio, ...],
-    tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
-    LayerNames: LayerNames,
-}
-"""What a user writes for a type: floats may be fractions."""
-
-
-def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it."""
-    if hint in _WRITTEN:
-        return _WRITTEN[hint]
-    if get_origin(hint) is Literal:
-        return Annotated[hint, one_of(key, get_args(hint))]
-    return Annotated[hint, Field(strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):  # a specification is hashable
-        return tuple(_plain(each) for each in value)
-    return float(value) if isinstance(value, Fraction) else value
+    return parameter_model(name, parameters)

@@ -17,6 +17,7 @@ from transforms.attacks.recipes.names import recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.data.decode import CanvasSpec
 from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.differentiable import has_choice
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
 from transforms.models.device import Numerics
@@ -114,8 +115,10 @@ class Experiment(Strict):
         for name in self.targets:
             if name not in self.models:
                 raise unknown("model in targets:", name, self.models)
+        if self.images.labeller not in {None, *self.models}:
+            raise unknown("model in images.labels:", self.images.labeller, self.models)
         for attack, config in self.attacks.items():
-            for name in config.surrogates:
+            for name in config.models:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
             if config.victim is not None and config.victim not in self.models:
@@ -134,7 +137,11 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.surrogates)
+            self._check_view(f"attacks.{attack}.view", config.view, config.models)
+            if config.columns and self.images.csv is None:
+                raise InputError(
+                    f"attacks.{attack}.target: column {config.columns[0]} is one of a CSV; give images.labels"
+                )
         for view in self.views:
             self._check_view("views", view, self.targets)
         for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
@@ -177,9 +184,16 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{error}; or list those that it is to know under adaptive:") from None
         if unused is not None:
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
+        known = config.adaptive if isinstance(config.adaptive, tuple) else self.defenses
+        if config.backward == "smooth" and not any(map(has_choice, known)):
+            raise InputError(f"attacks.{attack}.backward: smooth has no effect on any of the defences")
+        if config.verdict != "mean" and not any(each.random for each in known):
+            raise InputError(
+                f"attacks.{attack}.verdict: {config.verdict} has no effect, because none of the defences is random"
+            )
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.surrogates if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source
@@ -200,9 +214,14 @@ class Experiment(Strict):
 
     @property
     def used_models(self) -> dict[str, ModelConfig]:
-        """The models that are targets, surrogates or victims, by name."""
-        used = {*self.targets, *(name for attack in self.specs for name in attack.models)}
+        """The models that are targets, surrogates or victims, or give labels, by name."""
+        used = {*self.targets, *(name for attack in self.specs for name in attack.models), self.images.labeller}
         return {name: config for name, config in self.models.items() if name in used}
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Columns of the labels CSV that attacks take their targets from."""
+        return tuple(dict.fromkeys(name for attack in self.attacks.values() for name in attack.columns))
 
     @property
     def specs(self) -> tuple[AttackSpec, ...]:

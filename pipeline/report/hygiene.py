@@ -80,6 +80,11 @@ def _near_published(run: "Run") -> str | None:
     return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
 
 
+def _near_published_robust(run: "Run") -> str | None:
+    values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published_robust.items())
+    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+
+
 def _always(sql: str) -> Callable[["Run"], str | None]:
     return lambda _: sql
 
@@ -109,7 +114,8 @@ order by all
 _GROWS = """
 with rates as (
   select series, attack, any_value({key}) as {key}, count_if(success)::bigint as successes, count(*) as "of"
-  from attacks join {series} using (attack) where success is not null group by series, attack)
+  from attacks join {series} using (attack) where success is not null and label is distinct from target
+  group by series, attack)
 select series, attack, {key}, successes, "of",
   successes / "of" >= max(successes / "of") over (
     partition by series order by {key} range between unbounded preceding and 1e-9 preceding) as holds
@@ -158,6 +164,23 @@ wilson as (
   from rates)
 select model, successes, "of", rate, high, published::double as published, high >= published - {far} as holds
 from wilson left join (values {values}) as known(model, published) using (model) order by model
+"""
+
+_PUBLISHED_ROBUST = """
+with rates as (
+  select model, seen.attack, count_if(correct)::bigint as successes, count(*) as "of"
+  from predictions as seen join attacks on attacks.image_id = seen.image_id and attacks.attack = seen.attack
+  where recipe = 'autoattack' and norm = 'linf' and abs(eps - 4 / 255) < 1e-9 and attacks.target is null
+    and surrogates = [model] and through = 'none' and defense = 'none' and seen.view = {view}
+  group by all),
+wilson as (
+  select *, 1.959964 ** 2 / "of" as spread, successes / "of" as rate,
+    (rate + spread / 2 - sqrt(spread * rate * (1 - rate) + spread ** 2 / 4)) / (1 + spread) as low,
+    (rate + spread / 2 + sqrt(spread * rate * (1 - rate) + spread ** 2 / 4)) / (1 + spread) as high
+  from rates)
+select model, attack, successes, "of", rate, low, high, published::double as published,
+  high >= published - {far} and low <= published + {far} as holds
+from (values {values}) as known(model, published) left join wilson using (model) order by model, attack
 """
 
 _BUDGET = """
@@ -231,6 +254,15 @@ CHECKS = (
         "models may be within ten points of what was published, or better: Wilson's upper bound reaches that far",
         "run.json has no published accuracy of these models: runs of this version note it where it is known.",
         "Check weights, preprocessing and labels: success on a broken model means little.",
+    ),
+    Check(
+        "Robust accuracy is near the published one",
+        _near_published_robust,
+        "models are within ten points of what AutoAttack at 4/255 (L∞) left of them as published: Wilson's interval "
+        "reaches that far",
+        "It needs a model of `robustbench/`, and `{recipe: autoattack, surrogates: [MODEL], eps: 4/255}`.",
+        "Far below it, the model is not the published one, or is shown pictures otherwise; far above, the attack is "
+        "not what it should be.",
     ),
     Check(
         "Defences are attacked adaptively",

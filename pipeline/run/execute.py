@@ -26,6 +26,7 @@ from pipeline.run.progress import progress_bar
 from pipeline.run.runners import is_direct, run_to_end
 from pipeline.run.segments import write_manifest
 from pipeline.run.shard import Shard
+from transforms.attacks.engine import as_followed
 from transforms.data.chunks import Work
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
@@ -112,9 +113,10 @@ def _check_insides(experiment: Experiment, models: "_Models") -> None:
     """Raises InputError for a surrogate inside which an attack finds nothing of what it looks for."""
     for spec in experiment.specs:
         attack = spec.build()
-        if attack.looks_inside:
+        if spec.modifiers or attack.looks_inside:
             try:
-                attack.check_models(models.held(spec.surrogates).surrogates(spec))
+                surrogates = models.held(spec.surrogates).surrogates(spec)
+                attack.check_models(as_followed(spec, surrogates))
             except InputError as error:
                 raise InputError(f"attacks.{spec.name}: {error}") from None
 
@@ -264,7 +266,8 @@ def _compute(
         while not done:
             try:
                 for wave in waves:
-                    context = StepContext(store, models.held(wave.models), experiment.canvas.spec, conditions)
+                    held, labeller = models.held(wave.models), experiment.images.labeller
+                    context = StepContext(store, held, experiment.canvas.spec, conditions, labeller)
                     rounds = _rounds(prepared, wave, options)
                     for work in rounds:
                         root = beam.Pipeline(options=options)

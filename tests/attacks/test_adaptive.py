@@ -13,7 +13,7 @@ from tests.support.runs import Finished, Json, invoke, refused, rows, run, tiny,
 from transforms.attacks.balls import LinfBall
 from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import cross_entropy
-from transforms.attacks.recipes.names import behind_random
+from transforms.attacks.recipes.names import recipe, with_changing
 from transforms.defenses.differentiable import differentiable
 from transforms.defenses.grid import parse
 
@@ -171,7 +171,11 @@ def attacked(network: torch.nn.Module, ids: list[int], **parameters: Any) -> tor
         defense=[differentiable(noise, batch.draws.at("judging", n)) for n in range(noise.repeats)],
         redraw=partial(differentiable, noise),
     )
-    return behind_random("bim", noise.repeats).make(LinfBall(8 / 255), **parameters)(models, batch).canvases
+    return (
+        with_changing(recipe("bim"), "", model_draws=noise.repeats)
+        .make(LinfBall(8 / 255), **parameters)(models, batch)
+        .canvases
+    )
 
 
 def test_each_gradient_is_of_another_draw_and_none_of_those_that_judge() -> None:
@@ -196,7 +200,7 @@ def test_the_cost_behind_a_random_defence_is_what_is_really_paid(name: str, more
         defense=[differentiable(noise, batch.draws.at("judging", n)) for n in range(noise.repeats)],
         redraw=partial(differentiable, noise),
     )
-    made = behind_random(name, noise.repeats)
+    made = with_changing(recipe(name), "", model_draws=noise.repeats)
     few = {key: QUICK[key] for key in QUICK if key in made.parameters}
     attack = made.make(LinfBall(8 / 255), **{**few, **more})
     attack(models, batch)

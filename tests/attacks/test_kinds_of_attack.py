@@ -48,6 +48,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "combined": {**LITE0, "recipe": "mi-di-ti-lf", "steps": 2, "eot": 2, "keep": "best"},
     "admix": {**LITE0, "recipe": "admix", "steps": 1, "mixed_images": 2, "scales": 2},
     "ensemble": {**LITE0, "recipe": "cwa", "surrogates": ["lite0", "lite1"], "steps": 1, "fuse": "losses"},
+    "drawn": {**LITE0, "recipe": "bim", "surrogates": ["lite0", "lite1"], "steps": 3, "fuse": "drawn"},
     "known": {**LITE0, "recipe": "bim", "steps": 2, "defense": "lowpass:cutoff=0.5"},
     "fixations": {**LITE0, "recipe": "fgsm", "view": "saccades"},
     "half": {**LITE0, "recipe": "bim", "steps": 2, "precision": "bf16", "objective": "margin"},
@@ -97,6 +98,7 @@ def test_every_kind_keeps_its_budget_and_counts_its_passes(attack: str, kinds: P
         ("combined", (2 * 2 + 2, 2 * 2)),  # two draws in each of two steps, and two looks at what to keep
         ("admix", (4, 4)),  # two pictures, two scales
         ("ensemble", (4, 4)),  # both together, then each
+        ("drawn", (3, 3)),  # one of two in each step
         ("known", (2, 2)),
         ("fixations", (5, 5)),
         ("library", (2, 2)),
@@ -111,6 +113,7 @@ def test_what_the_columns_say_of_each_kind(kinds: Path) -> None:
         return {tuple(row[column] for column in columns) for row in made(kinds, attack)}
 
     assert say("ensemble", "fuse", "objective") == {("losses", "cross-entropy")}
+    assert say("drawn", "fuse") == {("drawn",)}
     assert say("known", "fuse", "through", "view") == {(None, "lowpass:cutoff=0.5", "center")}
     assert say("fixations", "through", "view") == {("none", "saccades")}
     assert say("half", "objective") == {("margin",)}
@@ -180,8 +183,8 @@ def attack_with_a_pool(folder: str, experiment: str) -> None:
     canvas, store = loaded.canvas.spec, Store(folder)
     refs = list_images(loaded.images, loaded.seed).refs
     chunk = make_chunks(refs, 2)[0]
-    publish(store, load_chunk(store, chunk, canvas))
     context = StepContext(store, HeldModels({"lite0": pin("coarse0")}, "cpu"), canvas, conditions_of(loaded))
+    publish(store, load_chunk(context, chunk))
     (spec,) = [each for each in loaded.specs if each.name == "admix"]
     worker = AttackChunk(context, [spec], Material(one_of_each_class(refs, loaded.seed)))
     assert list(worker.process(Work(chunk, frozenset(["admix"]))))

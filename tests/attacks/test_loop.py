@@ -46,9 +46,9 @@ from transforms.attacks.engine import attack_batch
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.protocol import Attack
-from transforms.attacks.recipes.names import RECIPES, recipe
+from transforms.attacks.recipes.names import RECIPES, recipe, with_changing
 from transforms.attacks.spec import AttackSpec
-from transforms.attacks.surrogates import FUSIONS
+from transforms.attacks.surrogates import FUSIONS, Surrogates
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import NO_DEFENSE
 from transforms.errors import InputError
@@ -244,7 +244,7 @@ def test_the_boundary_of_a_linear_model_is_crossed_where_it_is(name: str) -> Non
 
     def fallen(eps: float) -> Tensor:
         more = {**QUICK, **MANY, "steps": 60 if made.kind == "minimal-norm" else 10}
-        if made.goals == "targeted":
+        if made.goals == "targeted" or name == "ilpd":
             more["alpha"] = eps / 5
         attack = make(name, norm, eps, **{key: more[key] for key in made.parameters if key in more})
         models = surrogates(*[boundary.network] * made.models)
@@ -798,3 +798,74 @@ def test_restarting_after_success_stops() -> None:
     labels = [(each + 1) % 4 for each in surrogates(bent()).logits(canvases / 255).argmax(dim=1).tolist()]
     found_by(quick("pgd", keep="first", restarts=50), surrogates(network), batch_of(canvases, labels))
     assert network.forwards <= 2 * 2 and network.backwards <= 2
+
+
+# --- one surrogate at a time
+
+
+def drawn(name: str, *networks: nn.Module, **parameters: Any) -> tuple[Attack, Surrogates]:
+    """A recipe of the loop that follows one of the networks in each step."""
+    made = with_changing(recipe(name), "", in_turn=True)
+    few = {key: QUICK[key] for key in QUICK if key in made.parameters}
+    return made.make(LinfBall(12 / 255), **{**few, **parameters}), surrogates(*networks, fuse="drawn")
+
+
+class Followed(nn.Module):
+    """Notes its number whenever it is shown something."""
+
+    def __init__(self, network: nn.Module, number: int, order: list[int]) -> None:
+        super().__init__()
+        self.network, self.number, self.order = network, number, order
+
+    def forward(self, windows: Tensor) -> Tensor:
+        self.order.append(self.number)
+        logits: Tensor = self.network(windows)
+        return logits
+
+
+def test_each_surrogate_is_followed_once_before_any_is_again() -> None:
+    order: list[int] = []
+    attack, models = drawn("bim", *(Followed(bent(seed), seed, order) for seed in range(4)), steps=40)
+    attack(models, batch_of(some_canvases(2), [0, 1]))
+    turns = [order[start : start + 4] for start in range(0, 40, 4)]
+    assert all(sorted(each) == [0, 1, 2, 3] for each in turns)
+    assert len({tuple(each) for each in turns}) > 5  # in another order each time
+
+
+def test_steps_are_those_of_the_surrogates_drawn() -> None:
+    """BIM written out on whichever of two linear models each step follows."""
+    weights = [slope_weights(4, seed) for seed in range(2)]
+    order: list[int] = []
+    networks = [Followed(Sums(each), number, order) for number, each in enumerate(weights)]
+    canvases, ball = some_canvases(3), LinfBall(12 / 255)
+    attack, models = drawn("bim", *networks, steps=4, alpha=3 / 255)
+    found = found_by(attack, models, batch_of(canvases, [0, 1, 2]))
+    points = canvases.double().numpy().reshape(3, -1) / 255
+    clean = points.copy()
+    for chosen in order:
+        logits = points @ weights[chosen].T
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        gradient = (shares - np.eye(4)[[0, 1, 2]]) @ weights[chosen]
+        points = (points + 3 / 255 * np.sign(gradient)).clip(clean - ball.eps, clean + ball.eps).clip(0, 1)
+    assert len(order) == 4 and np.array_equal(found.flatten(1).numpy(), np.rint(points * 255))
+
+
+def test_drawn_surrogates_are_the_same_for_all_images_and_cost_what_is_said() -> None:
+    canvases = some_canvases(4)
+    for name, more in (("mi-fgsm", {"keep": "best"}), ("vmi-fgsm", {}), ("gi-fgsm", {}), ("pgd", {"restarts": 2})):
+        attack, models = drawn(name, bent(0), bent(1), bent(2), **more)
+        together = found_by(attack, models, batch_of(canvases, [0, 1, 2, 3]))
+        cost = attack.cost(3)
+        assert (models.tally.forwards.tolist(), models.tally.backwards.tolist()) == ([cost[0]] * 4, [cost[1]] * 4)
+        for item in range(4):
+            attack, models = drawn(name, bent(0), bent(1), bent(2), **more)
+            alone = found_by(attack, models, batch_of(canvases[item : item + 1], [item], first=item))
+            assert torch.equal(alone[0], together[item])
+
+
+def test_what_is_kept_is_judged_by_all_surrogates() -> None:
+    networks = [Counted(bent(seed)) for seed in range(3)]
+    attack, models = drawn("bim", *networks, steps=4, keep="best")
+    attack(models, batch_of(some_canvases(1), [0]))
+    assert sum(each.backwards for each in networks) == 4
+    assert sum(each.forwards for each in networks) == 4 + 4 * 3

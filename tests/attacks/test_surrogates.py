@@ -45,7 +45,7 @@ fusions = pytest.mark.parametrize("fuse", FUSIONS)
 
 def by_hand(fuse: str, logits: list[np.ndarray], wanted: int) -> float:
     """Cross-entropy of two models' fused logits for one image."""
-    if fuse == "logits":
+    if fuse in ("logits", "drawn"):  # as long as none is drawn
         return float(-np.log(softmax((logits[0] + logits[1]) / 2)[wanted]))
     if fuse == "probabilities":
         return float(-np.log((softmax(logits[0]) + softmax(logits[1]))[wanted] / 2))

@@ -38,6 +38,7 @@ from transforms.attacks.parts.transformations import (
     DiverseInput,
     Mixing,
     MixMask,
+    PatchOut,
     ResizedDiversity,
     Scales,
     SpectrumSimulation,
@@ -194,6 +195,28 @@ def test_masks_multiply_scaled_pictures() -> None:
         found = usmm(points, copy, draws, batch)
         assert torch.allclose(found, (factor * points * (0.5 + added)).clamp(max=1), atol=1e-6)
         assert torch.equal(torch.autograd.grad((found * pulled).sum(), points)[0], pulled)
+
+
+# PatchOut ------------------------------------------------------------------------------------------------------------
+
+
+def test_patches_of_the_perturbation_are_left_out() -> None:
+    """Of 9 patches, those at the far sides narrower, the nearest whole number to 60 % stay; each image has its own."""
+    batch = batch_of(some_canvases(40), [0] * 40)
+    points = batch.clean + 0.01
+    found = PatchOut(0.6, 5)(points, 0, batch.draws, batch)
+    kept = (found - batch.clean)[:, :, ::5, ::5] > 0.005
+    assert torch.equal(kept, kept[:, :1].expand_as(kept)) and set(kept[:, 0].flatten(1).sum(dim=1).tolist()) == {5}
+    mask = kept.repeat_interleave(5, dim=2).repeat_interleave(5, dim=3)[..., :SIDE, :SIDE]
+    assert torch.allclose(found, torch.where(mask, points, batch.clean), atol=1e-6)
+    assert kept[:, 0].flatten(1).unique(dim=0).shape[0] > 20
+    assert (kept[:, 0].float().mean(dim=0) - 5 / 9).abs().max() < 0.25
+
+
+def test_patches_that_would_all_stay_are_refused() -> None:
+    batch = batch_of(some_canvases(1), [0])
+    with pytest.raises(InputError, match="patch_size: 12 cuts 12 pixels into 1 patches, of which 1 would stay"):
+        PatchOut(0.6, 12)(batch.clean, 0, batch.draws, batch)
 
 
 # Spectrum simulation -------------------------------------------------------------------------------------------------
@@ -489,6 +512,7 @@ ALL: dict[str, Transformation] = {
     "sia": StructureInvariance(2, 3),
     "bsr": BlockShuffle(2, 2, 24.0),
     "anda": Translations(3, 0.3),
+    "patchout": PatchOut(0.6, 5),
 }
 
 

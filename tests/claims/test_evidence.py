@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from docs import evidence
@@ -71,15 +70,3 @@ def test_kept_rows_are_the_runs(small_run: Finished, tmp_path: Path, monkeypatch
             assert sorted(rows(run_directory, table), key=repr) == sorted(rows(small_run.output, table), key=repr)
         names = [Path(row["uri"]).name for row in rows(small_run.output, "images")]
         assert sorted(row["uri"] for row in rows(run_directory, "images")) == sorted(names)
-
-
-def test_columns_younger_than_kept_rows_are_null(
-    small_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evidence, "KEPT", tmp_path)
-    keep(small_run.output, "small", commit="0123abc")
-    attacks = tmp_path / "small" / "attacks.parquet"
-    pq.write_table(pq.read_table(attacks).drop_columns(["minimal_norm"]), attacks)
-    with unpacked("small") as run_directory:
-        found = open_run(str(run_directory)).attacks
-    assert len(found) == len(rows(small_run.output, "attacks")) and found["minimal_norm"].isna().all()

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config.experiment import load_experiment
 from tests.support.runs import tiny, written
+from transforms.attacks.modifiers.registry import ModifierSpec
 from transforms.attacks.spec import AttackSpec
 from transforms.errors import InputError
 from transforms.models.sources.registry import model_source
@@ -119,3 +120,111 @@ def test_a_black_box_is_attacked_by_what_takes_no_gradients(tmp_path: Path, monk
     assert specs(tmp_path, recipe="foolbox/BoundaryAttack", **minimal)
     assert "gives no gradients, which bim follows" in refusal(tmp_path, recipe="bim")
     assert "which foolbox/L2FMNAttack follows" in refusal(tmp_path, recipe="foolbox/L2FMNAttack", **minimal)
+
+
+def test_a_verdict_needs_draws_to_be_over(tmp_path: Path) -> None:
+    noise = "noise:sigma=0.05,repeats=2"
+    (judged,) = specs(tmp_path, recipe="pgd", verdict="majority", defense=noise)
+    assert (judged.verdict, judged.defense.name) == ("majority", noise)
+    assert specs(tmp_path, recipe="pgd", defense=noise)[0].verdict == "mean"
+    for defense in ("none", "jpeg:quality=75"):
+        said = refusal(tmp_path, recipe="pgd", verdict="worst-of-n", defense=defense)
+        assert "attacks.a: verdict: worst-of-n has no effect, because the attack knows no random defence" in said
+    adaptive = refusal(tmp_path, recipe="pgd", verdict="worst-of-n", adaptive=True)
+    assert "attacks.a.verdict: worst-of-n has no effect, because none of the defences is random" in adaptive
+    said = refusal(tmp_path, recipe="pgd", verdict="mode", defense=noise)
+    assert "unknown verdict 'mode'" in said
+
+
+def test_a_smooth_approximation_needs_a_defence_that_has_one(tmp_path: Path) -> None:
+    assert specs(tmp_path, recipe="pgd", backward="smooth", defense="jpeg:quality=75")[0].backward == "smooth"
+    assert specs(tmp_path, recipe="pgd", backward="smooth", adaptive=True)[1].backward == "smooth"  # behind jpeg
+    said = refusal(tmp_path, recipe="pgd", backward="smooth", defense="blur:sigma=1.0")
+    assert "attacks.a: backward: smooth has no effect on blur:sigma=1.0; it has on jpeg" in said
+    said = refusal(tmp_path, recipe="square", backward="smooth", defense="jpeg:quality=75")
+    assert "attacks.a: backward: smooth has no effect on square, which takes no gradients" in said
+
+
+# --- modified surrogates
+
+
+def modified(modify: Any, **more: Any) -> dict[str, Any]:
+    return {"recipe": "mi-fgsm", "surrogates": [{"model": "lite0", "modify": modify}], **more}
+
+
+@pytest.mark.parametrize(
+    "modify", ["sgm", ["sgm"], {"sgm": None}, {"sgm": {}}, {"sgm": {"gamma": 0.2}}, {"sgm": {"gamma": "1/5"}}]
+)
+def test_a_modifier_may_be_written_short(modify: Any, tmp_path: Path) -> None:
+    (spec,) = specs(tmp_path, **modified(modify))
+    assert spec.surrogates == ("lite0",) and spec.plain
+    assert spec.modifiers == (("lite0", (ModifierSpec("sgm", (("gamma", 0.2),)),)),)
+
+
+def test_each_surrogate_has_modifiers_of_its_own(tmp_path: Path) -> None:
+    both = ["lite1", {"model": "lite0", "modify": {"ghost": {"skip_range": 0.3}, "sgm": {}}}]
+    (spec,) = specs(tmp_path, recipe="mi-fgsm", surrogates=both)
+    assert spec.surrogates == ("lite1", "lite0")
+    assert [(name, [each.name for each in some]) for name, some in spec.modifiers] == [("lite0", ["sgm", "ghost"])]
+
+
+def test_run_json_has_every_parameter_and_is_read_again(tmp_path: Path) -> None:
+    attacks = {
+        "a": {**modified("tgr"), "eps": "4/255"},
+        "b": {"recipe": "bim", "surrogates": ["lite0"], "eps": "4/255"},
+    }
+    experiment = load_experiment(str(written(tmp_path, tiny(attacks=attacks))))
+    defined = experiment.model_dump(mode="json")["attacks"]
+    modify = {"tgr": {"attention": "1/4", "qkv": "3/4", "mlp": "1/2"}}
+    assert defined["a"]["surrogates"] == [{"model": "lite0", "modify": modify}]
+    assert defined["b"]["surrogates"] == ["lite0"]  # as it was before there were modifiers
+    assert load_experiment(str(written(tmp_path, tiny(attacks=defined)))).specs == experiment.specs
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (modified("smg"), "surrogates.0.modify: unknown key 'smg'; did you mean 'sgm'?"),
+        (modified({"sgm": 0.5}), "surrogates.0.modify.sgm: should be a section of keys, not 0.5"),
+        (modified({"sgm": {"gama": 0.5}}), "surrogates.0.modify.sgm: unknown key 'gama'; did you mean 'gamma'?"),
+        (modified({"sgm": {"gamma": 1}}), "surrogates.0: modify.sgm.gamma: 1.0 is not in [0, 1)"),
+        (modified({"att": {"truncated": 1.5}}), "surrogates.0.modify.att.truncated: input should be a valid integer"),
+        (modified(["sgm", "sgm"]), "surrogates.0: 'sgm' is listed twice"),
+        (modified([]), "surrogates.0: modify: [] is neither a name nor a section"),
+        (modified(7), "surrogates.0: modify: 7 is neither a name nor a section"),
+        (modified("sgm", recipe="square"), "surrogates: modify has no effect on square, which takes no gradients"),
+        (modified("ghost", recipe="cw", norm="l2", eps=2), "surrogates: ghost is random, which cw does not draw anew"),
+        (modified("ghost", recipe="torchattacks/PGD"), "surrogates: ghost is random, which torchattacks/PGD does not"),
+        (modified("sgm", eot=2), "eot: 2 without a random"),
+        ({"recipe": "bim", "surrogates": ["lite0", {"model": "lite0", "modify": "sgm"}]}, "'lite0' is listed twice"),
+        ({"recipe": "bim", "surrogates": [{"model": "lite0", "modified": "sgm"}]}, "unknown key 'modified'"),
+        ({"recipe": "bim", "surrogates": [{"modify": "sgm"}]}, "surrogates.0.model: is missing"),
+        ({"recipe": "bim", "surrogates": "lite0"}, "surrogates: should be a list, as in [lite0]"),
+        ({"recipe": "bim", "surrogates": []}, "surrogates: bim needs 1 or more, not 0"),
+        ({"recipe": "bim", "surrogates": [{"model": "liteO"}]}, "unknown model in attacks.a.surrogates: 'liteO'"),
+    ],
+)
+def test_what_makes_no_sense_of_a_modifier_is_refused(attack: dict[str, Any], words: str, tmp_path: Path) -> None:
+    assert words in refusal(tmp_path, **attack)
+
+
+def test_a_random_modifier_may_be_averaged(tmp_path: Path) -> None:
+    (spec,) = specs(tmp_path, **modified("ghost", eot=3))
+    assert spec.build().redraws
+
+
+# --- one surrogate at a time
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        ({"recipe": "svre"}, "fuse: svre follows its surrogates one by one, by itself; leave drawn out"),
+        ({"recipe": "cw", "norm": "l2", "eps": 2}, "fuse: cw fuses by logits or probabilities, not by drawn"),
+        ({"recipe": "apgd-ce"}, "fuse: apgd-ce does not draw a surrogate for each step; recipes of the loop do"),
+        ({"recipe": "bim", "surrogates": ["lite0"]}, "fuse: drawn has no effect with one surrogate"),
+        ({"recipe": "fgsm"}, "fuse: drawn would follow a single surrogate in a single step"),
+    ],
+)
+def test_surrogates_are_drawn_where_that_makes_sense(attack: dict[str, Any], words: str, tmp_path: Path) -> None:
+    assert words in refusal(tmp_path, **{"surrogates": BOTH, "fuse": "drawn", **attack})

@@ -1,6 +1,7 @@
 """Rows of predictions from log-probabilities made by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ def _rows(
     given = Answers(batch.labels)
     for each in answers:
         given.add(each)
-    return prediction_rows(batch, given.summed_up(), parse(defense), target, all_probabilities=all_probabilities)
+    if target is not None:
+        batch = replace(batch, targets=(target,) * len(batch.labels))
+    return prediction_rows(batch, given.summed_up(), parse(defense), all_probabilities=all_probabilities)
 
 
 def test_a_row_by_hand() -> None:
@@ -93,6 +96,7 @@ def test_of_a_random_defence_probabilities_are_averaged_and_their_spread_is_said
     assert row["label_confidence"] == pytest.approx(np.mean(of_the_label), rel=1e-5)
     assert row["label_confidence_std"] == pytest.approx(np.std(of_the_label, ddof=1), rel=1e-5)
     assert (row["predicted"], row["correct"], row["agreement"]) == (0, True, pytest.approx(2 / 3))
+    assert row["votes"] == [0, 0, 7]
     assert (row["abstained"], row["certified_radius"]) == (None, None)
 
 
@@ -108,7 +112,9 @@ def test_a_single_answer_has_no_spread_and_is_what_the_model_said() -> None:
     answers = Answers(range(5))
     answers.add(given)
     assert np.array_equal(answers.summed_up().log_probabilities, given)
-    assert {row[key] for row in _rows(given) for key in ("label_confidence_std", "agreement", "abstained")} == {None}
+    assert {
+        row[key] for row in _rows(given) for key in ("label_confidence_std", "votes", "agreement", "abstained")
+    } == {None}
 
 
 def test_votes_decide_behind_smoothing_and_an_abstention_is_not_correct() -> None:

@@ -1,26 +1,48 @@
 """The engine: attacks a chunk of canvases in micro-batches, and regroups them between the stages of a cascade."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.targets import wanted
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import WHITE, CanvasBatch, Pixels
 from transforms.defenses.differentiable import differentiable
+from transforms.errors import InputError
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import Precision
 from transforms.models.views import VIEWS
 from transforms.randomness import Draws
+
+
+def as_followed(spec: AttackSpec, classifiers: Sequence[Classifier]) -> list[Classifier]:
+    """The surrogates as they give gradients.
+
+    Args:
+        classifiers: as `attack_batch` takes them.
+
+    Raises:
+        InputError: a network lacks what is to be modified.
+    """
+    modifiers, found = dict(spec.modifiers), []
+    for name, classifier in zip(spec.surrogates, classifiers, strict=True):
+        by = {each.name: each.make() for each in modifiers.get(name, ())}
+        try:
+            found.append(Modified(classifier, by) if by else classifier)
+        except InputError as error:
+            raise InputError(f"surrogates.{name}.modify: {error}") from None
+    return found
 
 
 def attack_batch(
@@ -37,7 +59,8 @@ def attack_batch(
     A cascade's later stages get the images that still stand, together: no pass is spent on the others.
 
     Args:
-        classifiers: the surrogates, in the order of `spec.surrogates`, on one device.
+        classifiers: the surrogates, in the order of `spec.surrogates`, on one device; as torch has loaded
+            them where `spec.plain` says so.
         pool: what an attack may mix in; None where there is nothing.
         pictures: uint8 like those of the batch, what another tool has made of them; None for an attack that makes them.
         victim: the model that the attack asks, on the same device; None for an attack that asks none.
@@ -52,6 +75,22 @@ def attack_batch(
         again = chunk.in_micro_batches(stage, standing, stage=number)
         attacked = _with(attacked, standing, again)
     return attacked
+
+
+def clean_answer(
+    spec: AttackSpec, classifiers: Sequence[Classifier], batch: CanvasBatch, conditions: Conditions
+) -> Tensor:
+    """The fused surrogates' logits (N, classes) for clean canvases, at least one: as the attack looks at them, but not
+    through the defence that it knows. No pass of the attack."""
+    surrogates = Surrogates(classifiers, VIEWS[spec.view], conditions.field_of_view, spec.fuse)
+    canvases = torch.from_numpy(batch.pixels)
+
+    def work(items: list[int]) -> tuple[Tensor]:
+        with torch.inference_mode():
+            return (surrogates.logits(canvases[items].to(classifiers[0].device).float() / WHITE).cpu(),)
+
+    (logits,) = in_micro_batches(work, len(batch.labels), conditions.micro_batch)
+    return logits
 
 
 class _UnderAttack:
@@ -69,6 +108,7 @@ class _UnderAttack:
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
+        self._followed = as_followed(spec, classifiers)
         self._batch = batch
         self._conditions = conditions
         self._device = classifiers[0].device if classifiers else torch.device("cpu")
@@ -80,7 +120,7 @@ class _UnderAttack:
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
         self._pictures = None if pictures is None else torch.from_numpy(pictures)
         self._victim = victim
-        self._goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
+        self._goal = Goal(self._labels, self._wanted())
 
     def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
         """Attacks some of the chunk's images, by number."""
@@ -89,12 +129,20 @@ class _UnderAttack:
             return self._attack(attack, [images[item] for item in items], stage)
 
         found = in_micro_batches(work, len(images), self._conditions.micro_batch)
-        return Attacked(*(each.numpy() for each in found))
+        targets = None if self._goal.targets is None else self._goal.targets[images].numpy()
+        return replace(Attacked(*(each.numpy() for each in found)), targets=targets)
 
     def standing(self, attacked: Attacked) -> list[int]:
         """The numbers of the images that the attack has not brought to its goal."""
         reached = self._goal.reached(torch.from_numpy(attacked.adversarial)).numpy()
         return np.flatnonzero(~reached & attacked.finite).tolist()
+
+    def _wanted(self) -> Tensor | None:
+        """The targets, int64 (N,)."""
+        if self._spec.target is None:
+            return None
+        answer = partial(clean_answer, self._spec, self._classifiers, self._batch, self._conditions)
+        return wanted(self._spec.target, self._batch, self._conditions.seed, answer)
 
     def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
         canvases = self._canvases[items].to(self._device)
@@ -112,7 +160,7 @@ class _UnderAttack:
         found = attack(surrogates, task)
         judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
-        clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
+        clean, adversarial = (_probabilities(judges, each, goal) for each in (canvases, found.canvases))
         finite = torch.ones(len(items), dtype=torch.bool)
         if tally.finite is not None:
             # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
@@ -131,31 +179,34 @@ class _UnderAttack:
     def _surrogates(self, draws: Draws, precision: Precision) -> Surrogates:
         spec = self._spec
         judging = draws.at("judging")
+        shown = partial(differentiable, spec.defense, backward=spec.backward)
         return Surrogates(
             self._classifiers,
             VIEWS[spec.view],
             self._conditions.field_of_view,
             spec.fuse,
-            defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
-            redraw=partial(differentiable, spec.defense) if spec.defense.random else None,
+            followed=self._followed,
+            defense=[shown(judging.at("repeat", n)) for n in range(spec.defense.repeats)],
+            redraw=shown if spec.defense.random else None,
+            verdict=spec.verdict,
             precision=precision,
         )
 
 
-def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+def _probabilities(surrogates: Surrogates, canvases: Tensor, goal: Goal) -> Tensor:
     """Of uint8 canvases, float (B, classes) on the CPU; without surrogates, of no classes."""
     if not surrogates.members:
         return torch.empty(len(canvases), 0)
     with torch.inference_mode():
-        return surrogates.logits(canvases.float() / WHITE).softmax(dim=1).cpu()
+        return surrogates.judged(canvases.float() / WHITE, goal).softmax(dim=1).cpu()
 
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     """Some images' results replaced by those of a later stage, with the passes of both."""
-    replaced = {each.name: getattr(attacked, each.name).copy() for each in fields(Attacked)}
+    replaced = {each.name: getattr(attacked, each.name).copy() for each in fields(Attacked) if each.name != "targets"}
     for name, values in replaced.items():
         before = values[items]
         values[items] = getattr(again, name)
         if name in {"forwards", "backwards", "queries"}:
             values[items] += before
-    return Attacked(**replaced)
+    return replace(attacked, **replaced)

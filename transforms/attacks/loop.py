@@ -62,6 +62,10 @@ class AttackLoop(BaseAttack):
         random_start: whether to begin at a random point of the ball instead of the image.
         model_draws: how often the surrogates are drawn to judge a canvas where they are random themselves, as behind a
             random defence; 0 where they are not.
+        random_gradients: whether the surrogates' gradients are random by themselves.
+        in_turn: whether each step follows one surrogate, in random order, each once before any is followed again (LGV,
+            Gubri et al. 2022, arXiv:2207.13129). The order is the same for all images of an experiment, so that a batch
+            asks one surrogate; what is kept is judged by all of them.
         restarts: independent runs; of each image the best is kept: one that reaches the goal before one that does
             not, then the one with the highest objective, then the earliest.
     """
@@ -84,6 +88,8 @@ class AttackLoop(BaseAttack):
     keep: Keep = "last"
     random_start: bool = False
     model_draws: int = 0
+    random_gradients: bool = False
+    in_turn: bool = False
     restarts: int = 1
 
     def __post_init__(self) -> None:
@@ -95,13 +101,18 @@ class AttackLoop(BaseAttack):
             raise InputError(
                 f"eot: {self.eot} without a random transformation or defense would average the same gradient"
             )
+        if self.in_turn and self.features is not None:
+            raise InputError("fuse: drawn would follow one surrogate, and this recipe the features of all of them")
+        if self.in_turn and self.steps == 1:
+            raise InputError("fuse: drawn would follow a single surrogate in a single step; take 2 steps or more")
         if self.keep != "last" and self.steps == 1:
             raise InputError(f"keep: {self.keep} has no effect on a single step")
 
     @property
     def redraws(self) -> bool:
         inside = self.features is not None and self.features.redraws
-        return inside or self.model_draws > 0 or any(each.random for each in self.transformations)
+        drawn = any(each.random for each in self.transformations)
+        return inside or self.model_draws > 0 or self.random_gradients or drawn
 
     @property
     def pool(self) -> PoolUse:
@@ -115,7 +126,7 @@ class AttackLoop(BaseAttack):
     @property
     def _random(self) -> bool:
         inside = self.features is not None and self.features.random
-        return inside or self.random_start or self.estimator.random or self.redraws
+        return inside or self.random_start or self.estimator.random or self.redraws or self.in_turn
 
     @property
     def _judges(self) -> bool:
@@ -127,10 +138,10 @@ class AttackLoop(BaseAttack):
         copies = self.eot
         for each in self.transformations:
             copies *= each.copies
-        steps = self.search_steps + self.steps
-        forwards, backwards = self.estimator.passes(steps, models, copies, self.redraws)
+        steps, followed = self.search_steps + self.steps, 1 if self.in_turn else models
+        forwards, backwards = self.estimator.passes(steps, followed, copies, self.redraws)
         if self.features is not None:
-            more = self.features.passes(steps, models, forwards)
+            more = self.features.passes(steps, models, copies, forwards)
             forwards, backwards = forwards + more[0], backwards + more[1]
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards
@@ -181,7 +192,8 @@ class AttackLoop(BaseAttack):
         for number in range(-self.search_steps, self.steps):
             if number == 0:
                 adversarial = start
-            asked = replace(gradients, surrogates=kept.counting(gradients.surrogates))
+            surrogates = self._followed(gradients.surrogates, draws, self.search_steps + number)
+            asked = replace(gradients, surrogates=kept.counting(surrogates))
             if renew is not None:
                 asked = replace(asked, way=renew(asked, adversarial, draws.at("inside", number)))
             ahead = adversarial + lookahead * accumulated
@@ -194,6 +206,14 @@ class AttackLoop(BaseAttack):
                 kept.offer(asked, self.ball.to_grid(batch.canvases, adversarial), last=last)
             if kept.finished:
                 return
+
+    def _followed(self, surrogates: Surrogates, draws: Draws, number: int) -> Surrogates:
+        """The surrogates of a step, by its number from 0."""
+        if not self.in_turn:
+            return surrogates
+        turn, place = divmod(number, len(surrogates))
+        order = draws.at("turn", turn).shared.permutation(len(surrogates), "surrogates")
+        return surrogates.following(int(order[0, place]))
 
     def _inside(self, points: Tensor, clean: Tensor) -> Tensor:
         if self.band is None:

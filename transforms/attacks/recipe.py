@@ -19,8 +19,8 @@ Kind = Literal["gradient", "minimal-norm", "score", "cascade", "pictures", "othe
 Goals = Literal["any", "untargeted", "targeted"]
 Mark = TypeVar("Mark")
 
-LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each != "losses")
-"""Fusions of an attack that asks fused logits on which side of the boundary it is; averaged losses may disagree."""
+LOGIT_FUSIONS: tuple[str, ...] = tuple(each for each in FUSIONS if each not in ("losses", "drawn"))
+"""Fusions of an attack that asks fused logits on which side of the boundary it is; others may disagree."""
 
 
 @dataclass(frozen=True)

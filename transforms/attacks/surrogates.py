@@ -8,11 +8,14 @@ from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
 from transforms.attacks.units import LayerNames
+from transforms.attacks.verdicts import decided
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
@@ -20,7 +23,7 @@ from transforms.models.layers import Change, changing, features
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
-Fusion = Literal["logits", "probabilities", "losses"]
+Fusion = Literal["logits", "probabilities", "losses", "drawn"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS_SCALE = 1024.0
@@ -56,6 +59,11 @@ class Slope(NamedTuple):
     gradient: Tensor
     values: Tensor
     logits: Tensor
+
+
+def _over(draws: list[list[Tensor]]) -> list[Tensor]:
+    """Each model's logits, probabilities averaged over the draws of a defence."""
+    return [averaged(each) for each in zip(*draws, strict=True)]
 
 
 def layers_of_each(classifiers: Sequence[Classifier], named: LayerNames) -> list[str]:
@@ -132,8 +140,10 @@ class Surrogates:
         field_of_view: float,
         fuse: Fusion = "logits",
         *,
+        followed: Sequence[Classifier] = (),
         defense: Sequence[Transform] = (_unchanged,),
         redraw: Callable[[Draws], Transform] | None = None,
+        verdict: Verdict = "mean",
         precision: Precision = "fp32",
         tally: Tally | None = None,
     ) -> None:
@@ -141,27 +151,36 @@ class Surrogates:
 
         Args:
             field_of_view: the part of the images' centre squares that the canvases hold, in (0, 1].
-            fuse: what is averaged over the models.
+            fuse: what is averaged over the models; `drawn` is what `following` is for, and averages logits elsewhere.
+            followed: what gives gradients in place of the models, one for each, such as modified ones; by default, the
+                models.
             defense: what the models see instead of the canvases; of several, each model's probabilities are averaged.
             redraw: makes one more of them where they are random, so that gradients are not of those that judge.
+            verdict: what decides of several whether a goal is reached (see `verdicts.decided`).
             precision: of gradients. Everything that is judged is computed in fp32.
         """
         self._classifiers = tuple(classifiers)
+        self._followed = tuple(followed) or self._classifiers
         self._view = view
         self._field_of_view = field_of_view
         self._fuse = fuse
         self._defense = tuple(defense)
         self._redraw = redraw
+        self._verdict = verdict
         self._precision = precision
         self._windows = windows(view)
         self._weights: Tensor | None = None
-        self._inside: Mapping[Classifier, Inside] = {}
+        self._inside: Mapping[nn.Module, Inside] = {}
         self.tally = Tally() if tally is None else tally
         self.active: Tensor | None = None
 
     @property
     def members(self) -> tuple["Surrogates", ...]:
-        return tuple(self._changed(_classifiers=(each,), _fuse="logits", _weights=None) for each in self._classifiers)
+        pairs = zip(self._classifiers, self._followed, strict=True)
+        return tuple(
+            self._changed(_classifiers=(judge,), _followed=(followed,), _fuse="logits", _weights=None)
+            for judge, followed in pairs
+        )
 
     def counting(self, active: Tensor) -> "Surrogates":
         """The same, counting only for images that are still attacked, bool (B,).
@@ -186,12 +205,23 @@ class Surrogates:
 
     def seen(self, inside: Mapping[Classifier, Inside]) -> "Surrogates":
         """The same with something done inside each classifier; only one may have a layer that answers in its place."""
-        return self._changed(_inside=dict(inside))
+        return self._changed(_inside={each.network: done for each, done in inside.items()})
+
+    @property
+    def only(self) -> Classifier:
+        """The classifier, where there is one."""
+        (classifier,) = self._classifiers
+        return classifier
 
     @property
     def layer(self) -> str:
         """The layer that answers in place of the only classifier."""
-        return str(self._inside[self._classifiers[0]].layer)
+        return str(self._inside[self.only.network].layer)
+
+    @property
+    def whole(self) -> "Surrogates":
+        """The same with nothing done inside."""
+        return self._changed(_inside={})
 
     def at(self, layers: LayerNames) -> dict[Classifier, "Surrogates"]:
         """For each classifier the same with it alone, one of its layers in its place.
@@ -206,8 +236,19 @@ class Surrogates:
         }
 
     def redrawn(self, draws: Draws) -> "Surrogates":
-        """The same behind a random defence that is drawn once, by these draws; itself where nothing is random."""
-        return self if self._redraw is None else self._changed(_defense=(self._redraw(draws),))
+        """The same with what is random, defence or modifiers, drawn once by these draws; itself where nothing is."""
+        if not self.random:
+            return self
+        defense = self._defense if self._redraw is None else (self._redraw(draws),)
+        followed = tuple(each.drawn(draws) if isinstance(each, Modified) else each for each in self._followed)
+        return self._changed(_defense=defense, _followed=followed)
+
+    def following(self, number: int) -> "Surrogates":
+        """The same with gradients of one of the models alone, by its number; all of them judge."""
+        return self._changed(_followed=(self._followed[number],))
+
+    def __len__(self) -> int:
+        return len(self._classifiers)
 
     def _changed(self, **attributes: object) -> "Surrogates":
         """The same but for some attributes."""
@@ -218,12 +259,11 @@ class Surrogates:
     @property
     def random(self) -> bool:
         """Whether they answer otherwise when `redrawn`."""
-        return self._redraw is not None
+        return self._redraw is not None or any(isinstance(each, Modified) and each.random for each in self._followed)
 
-    @property
-    def _passes(self) -> int:
+    def _passes(self, models: Sequence[Classifier]) -> int:
         """Passes of one network over one window that one look at canvases takes."""
-        return len(self._classifiers) * len(self._defense) * self._windows
+        return len(models) * len(self._defense) * self._windows
 
     @property
     def exact(self) -> bool:
@@ -233,16 +273,21 @@ class Surrogates:
     def logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1].
 
-        For judging: nothing flows back through them.
+        Nothing flows back through them.
         """
         with torch.no_grad():
-            return self._fused(self._looks(canvases))
+            return self._fused(self._looks(canvases, self._classifiers))
+
+    def judged(self, canvases: Tensor, goal: Goal) -> Tensor:
+        """Logits (B, classes) that the verdict goes by: `logits` where it is the mean."""
+        with torch.no_grad():
+            return self._decided(self._draws(canvases, self._classifiers), goal)
 
     def judge(self, canvases: Tensor, objective: Objective, goal: Goal) -> tuple[Tensor, Tensor]:
         """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `slope` is of."""
         with torch.no_grad():
-            looks = self._looks(canvases)
-            return goal.reached(self._fused(looks)), self._values(looks, objective, goal)
+            draws = self._draws(canvases, self._classifiers)
+            return goal.reached(self._decided(draws, goal)), self._values(_over(draws), objective, goal)
 
     def slope(
         self, canvases: Tensor, objective: Objective, goal: Goal, *, copies: Sequence[Transform] = (_unchanged,)
@@ -254,7 +299,7 @@ class Surrogates:
         """
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
-            seen = [self._looks(copy(canvases)) for copy in copies]
+            seen = [self._looks(copy(canvases), self._followed) for copy in copies]
             looks = [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
             values, logits = self._values(looks, objective, goal), self._fused(looks)
         return Slope(self._gradient(values, looks, canvases, copies=len(copies)), values.detach(), logits.detach())
@@ -263,7 +308,7 @@ class Surrogates:
         """Fused logits (B, classes), and the gradients (B, K, 3, S, S) of those of `classes`, int64 (B, K)."""
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
-            looks = self._looks(canvases)
+            looks = self._looks(canvases, self._followed)
             logits = self._fused(looks)
         chosen = logits.gather(1, classes).unbind(dim=1)
         gradients = [self._gradient(each, looks, canvases, keep=each is not chosen[-1]) for each in chosen]
@@ -275,7 +320,7 @@ class Surrogates:
         Nothing flows back through it.
         """
         with torch.no_grad():
-            return self._looks(canvases)[0]
+            return self._looks(canvases, self._classifiers)[0]
 
     def sensitivity(self, canvases: Tensor, objective: Objective, goal: Goal) -> Tensor:
         """The gradient (B, ...) of an objective of the only classifier's logits with respect to its layer's features.
@@ -283,18 +328,33 @@ class Surrogates:
         Args:
             canvases: float (B, 3, S, S) in [0, 1].
         """
-        (classifier,) = self._classifiers
         cut: list[Tensor] = []
 
         def leaf(answer: Tensor) -> Tensor:
             cut.append(answer.detach().requires_grad_())
             return cut[-1].clone()  # what follows may write into it
 
-        whole = self.seen({classifier: Inside({self.layer: leaf})})
+        whole = self.seen({self.only: Inside({self.layer: leaf})})
         with self._reduced_precision(canvases.device):
-            looks = whole._looks(canvases)
+            looks = whole._looks(canvases, whole._followed)
             values = objective(looks[0], goal)
-        return self._gradient(values, looks, cut[0])
+        return self._gradient(values, looks, cut[0]).float()
+
+    def answers(self, canvases: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """What layers of the only classifier answer, (B, ...) each, to float canvases (B, 3, S, S) in [0, 1].
+
+        Nothing flows back through them.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str, answer: Tensor) -> Tensor:
+            found[layer] = answer.clone()  # what follows may write into it
+            return answer
+
+        with torch.no_grad():
+            kept = self.seen({self.only: Inside({each: partial(keep, each) for each in layers})})
+            kept._looks(canvases, kept._followed)
+        return found
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
@@ -305,7 +365,7 @@ class Surrogates:
         """
         if not (torch.is_grad_enabled() and canvases.requires_grad):
             return self.logits(canvases)
-        if not all(each.differentiable for each in self._classifiers):
+        if not all(each.differentiable for each in self._followed):
             raise InputError("a surrogate gives no gradients, which this attack follows; take it as a target")
         scale = torch.ones(len(canvases), device=canvases.device)
 
@@ -316,7 +376,7 @@ class Surrogates:
         canvases = canvases.view_as(canvases)  # a hook on what belongs to the caller would outlive this call
         canvases.register_hook(lambda gradient: self._arrived(gradient / per_image(scale)))  # type: ignore[no-untyped-call]
         with self._reduced_precision(canvases.device):
-            logits = self._fused(self._looks(canvases))
+            logits = self._fused(self._looks(canvases, self._followed))
         if self._precision == "fp16":
             logits.register_hook(scaled)  # type: ignore[no-untyped-call]
         return logits
@@ -342,7 +402,7 @@ class Surrogates:
 
     def _arrived(self, gradient: Tensor, *, copies: int = 1) -> Tensor:
         """Counts a gradient with respect to canvases or features, (B, ...); zero for images where it is not finite."""
-        self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes)
+        self.tally.count(self._counted(len(gradient)), backwards=copies * self._passes(self._followed))
         finite = gradient.isfinite().flatten(1).all(dim=1)
         self.tally.check(finite if self.active is None else finite | ~self.active)
         return torch.where(per_image(finite, gradient.dim()), gradient, 0)
@@ -350,23 +410,31 @@ class Surrogates:
     def _counted(self, images: int) -> Tensor:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
 
-    def _looks(self, canvases: Tensor) -> list[Tensor]:
-        self.tally.count(self._counted(len(canvases)), forwards=self._passes)
-        looks = [self._looks_at(defended(canvases)) for defended in self._defense]
-        return [averaged(each) for each in zip(*looks, strict=True)]
+    def _looks(self, canvases: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
+        return _over(self._draws(canvases, models))
 
-    def _looks_at(self, shown: Tensor) -> list[Tensor]:
-        return [self._answer(each, shown).float() for each in self._classifiers]
+    def _draws(self, canvases: Tensor, models: Sequence[Classifier]) -> list[list[Tensor]]:
+        """For each draw of the defence, each model's logits."""
+        self.tally.count(self._counted(len(canvases)), forwards=self._passes(models))
+        return [self._looks_at(defended(canvases), models) for defended in self._defense]
+
+    def _decided(self, draws: list[list[Tensor]], goal: Goal) -> Tensor:
+        if self._verdict == "mean":
+            return self._fused(_over(draws))
+        return decided(self._verdict, [self._fused(each) for each in draws], goal)
+
+    def _looks_at(self, shown: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
+        return [self._answer(each, shown).float() for each in models]
 
     def _answer(self, classifier: Classifier, shown: Tensor) -> Tensor:
         """Logits; or a layer's features, of the first window that it is shown."""
-        inside = self._inside.get(classifier, Inside())
+        inside = self._inside.get(classifier.network, Inside())
         show = partial(look, classifier, self._view, shown, self._field_of_view)
         with changing(classifier.network, inside.changes):
             return show() if inside.layer is None else features(classifier.network, inside.layer, show)
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
-        own = self._inside.get(self._classifiers[0], Inside()).objective
+        own = self._inside.get(self._followed[0].network, Inside()).objective
         if own is not None:
             return own(looks[0], goal)
         if self._fuse == "losses" and self._weights is None:

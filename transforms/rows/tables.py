@@ -51,6 +51,7 @@ TABLES = {
             "width": (pa.int32(), "of the upright original, pixels"),
             "height": (pa.int32(), "of the upright original, pixels"),
             "bytes_sha256": (pa.string(), "of the encoded file"),
+            "labelled_by": (_Optional(pa.string()), "the model whose prediction the label is; null if it was given"),
         },
     ),
     "attacks": _table(
@@ -58,7 +59,10 @@ TABLES = {
             "image_id": (pa.string(), "as in `images`"),
             "recipe": (pa.string(), "the literature's name"),
             "surrogates": (pa.list_(pa.string()), "models whose gradients were followed, or that judge `pictures`"),
-            "fuse": (_Optional(pa.string()), "what is averaged over several surrogates"),
+            "fuse": (
+                _Optional(pa.string()),
+                "what is averaged over several surrogates; drawn: nothing, one is followed in each step",
+            ),
             "victim": (_Optional(pa.string()), "the model that the attack asked about what it made"),
             "view": (pa.string(), "how the surrogates looked at the canvas"),
             "through": (pa.string(), "the defence that the attack knows, as in `defense`, or `none`"),
@@ -114,6 +118,7 @@ TABLES = {
             "top5_labels": (pa.list_(pa.int16()), "most probable first"),
             "top5_confidences": (pa.list_(pa.float32()), "their probabilities"),
             "label_confidence_std": (_Optional(pa.float32()), "standard deviation of label_confidence over repeats"),
+            "votes": (_Optional(pa.list_(pa.int16())), "most probable class of each repeat, in their order"),
             "agreement": (_Optional(pa.float32()), "share of repeats whose most probable class is predicted"),
             "abstained": (_Optional(pa.bool_()), "behind `smoothing`, whether the votes were too close"),
             "certified_radius": (_Optional(pa.float64()), "behind `smoothing`, the certified L2 radius"),
