@@ -140,7 +140,8 @@ def run(
             print_times(outcome.cost)
         results = open_run(output)
         if outcome.finished:
-            print_summary(results, console())
+            with results.asked_at_once():
+                print_summary(results, console())
             command = "megalith" if shutil.which("megalith") else sys.argv[0]
             page = " --output report.html" if is_remote(output) else ""
             print(_NEXT_STEPS.format(command=command, output=shlex.quote(output), page=page))

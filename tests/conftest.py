@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ pytest_plugins = [
 # Every process of the tests runs this checkout, beside the models that tests are quick with.
 sys.path.insert(0, str(INSTALLED))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INSTALLED), str(ROOT), os.environ.get("PYTHONPATH"))))
+
+# What one process of the suite has exported the others need not; nothing is left of it, nor taken from earlier runs.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = TemporaryDirectory(prefix="megalith-cache-")
+    os.environ["MEGALITH_CACHE"] = _cache.name
 
 # Keras chooses its backend when it is imported, once per process.
 os.environ["KERAS_BACKEND"] = "torch"

@@ -1,9 +1,12 @@
 """Plug-ins: code of a user's own package. Whatever goes wrong in it is one line, and its random draws are keyed."""
 
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -32,11 +35,24 @@ def installed(group: str, what: str) -> dict[str, EntryPoint]:
         InputError: two of them have one name.
     """
     found: dict[str, EntryPoint] = {}
-    for each in entry_points(group=group):
+    for each in _entry_points(group, tuple(map(_state, sys.path))):
         other = found.setdefault(each.name, each)
         if other.value != each.value:
             raise InputError(f"{what} {each.name!r} is offered twice, by {other.value} and by {each.value}")
     return found
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, _places: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Of all packages, whose files take long to read; of the same places there is the same to say."""
+    return entry_points(group=group)
+
+
+def _state(folder: str) -> tuple[str, int]:
+    """A place where packages are, and when one came or went, in nanoseconds."""
+    with suppress(OSError):
+        return folder, Path(folder or ".").stat().st_mtime_ns
+    return folder, 0
 
 
 def loaded(group: str, what: str, name: str) -> Any:

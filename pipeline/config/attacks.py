@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Ratio, Strict, one_of
+from pipeline.config.base import Name, Ratio, Strict, one_of
 from pipeline.config.parameters import parameter_model, plain_parameters
 from pipeline.config.surrogates import Surrogates
 from transforms.attacks.balls import BALLS
@@ -90,6 +90,7 @@ class AttackConfig(Strict):
 
     recipe: str
     surrogates: Surrogates = ()
+    victim: Name | None = None
     fuse: Annotated[Fusion, one_of("fusion", FUSIONS)] | None = None
     view: View = "center"
     defense: OneDefense = NO_DEFENSE
@@ -144,20 +145,8 @@ class AttackConfig(Strict):
             raise InputError(f"target: {self.recipe} cannot be targeted")
         if self.target is None and made.goals == "targeted":
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
-        if len(self.surrogates) < made.models:
-            raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
-        if not self.surrogates and (self.fuse, self.view) != (None, "center"):
-            key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
-            raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
         if self.adaptive and made.kind == "pictures":
             raise InputError("adaptive: pictures that are made already know no further defence; leave it out")
-        if self.fuse is not None and len(self.surrogates) == 1:
-            raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
-        if self.fuse == "drawn" and made.models > 1:
-            raise InputError(f"fuse: {self.recipe} follows its surrogates one by one, by itself; leave drawn out")
-        if self.fuse is not None and self.fuse not in made.fusions:
-            way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
-            raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
         if self.adaptive and self.defense != NO_DEFENSE:
             raise InputError(f"adaptive: the attack knows {self.defense.name} already; leave out one of the two")
         return self
@@ -174,6 +163,29 @@ class AttackConfig(Strict):
         for key, value in asked.items():
             if value is not None and not recipe(self.recipe).gradients:
                 raise InputError(f"{key}: {value} has no effect on {self.recipe}, which takes no gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _models(self) -> "AttackConfig":
+        made = recipe(self.recipe)
+        if len(self.surrogates) < made.models:
+            raise InputError(f"surrogates: {self.recipe} needs {made.models} or more, not {len(self.surrogates)}")
+        if made.asks and self.victim is None:
+            raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
+        if self.victim is not None and not made.asks:
+            raise InputError(f"victim: {self.recipe} asks no model; leave it out")
+        if self.victim in self.surrogate_names:
+            raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
+        if not self.surrogates and (self.fuse, self.view) != (None, "center"):
+            key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
+            raise InputError(f"{key}: {value} has no effect without surrogates, the models that judge; name them")
+        if self.fuse is not None and len(self.surrogates) == 1:
+            raise InputError(f"fuse: {self.fuse} has no effect with one surrogate")
+        if self.fuse == "drawn" and made.models > 1:
+            raise InputError(f"fuse: {self.recipe} follows its surrogates one by one, by itself; leave drawn out")
+        if self.fuse is not None and self.fuse not in made.fusions:
+            way = f"fuses by {' or '.join(made.fusions)}" if made.fusions else "weighs its surrogates by itself"
+            raise InputError(f"fuse: {self.recipe} {way}, not by {self.fuse}")
         return self
 
     @model_validator(mode="after")
@@ -232,8 +244,8 @@ class AttackConfig(Strict):
         return self
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """The surrogates, by name."""
+    def surrogate_names(self) -> tuple[str, ...]:
+        """Without what modifies them."""
         return tuple(each.model for each in self.surrogates)
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
@@ -242,7 +254,7 @@ class AttackConfig(Strict):
             name=name,
             recipe=self.recipe,
             parameters=plain_parameters(self.parameters),
-            surrogates=self.models,
+            surrogates=self.surrogate_names,
             fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense,
@@ -252,6 +264,7 @@ class AttackConfig(Strict):
             eps=float(self.eps),
             target=self.target,
             modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
+            victim=self.victim,
         )
         if not self.adaptive:
             return (plain,)

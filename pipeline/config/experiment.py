@@ -115,9 +115,11 @@ class Experiment(Strict):
             if name not in self.models:
                 raise unknown("model in targets:", name, self.models)
         for attack, config in self.attacks.items():
-            for name in config.models:
+            for name in config.surrogate_names:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
+            if config.victim is not None and config.victim not in self.models:
+                raise unknown(f"model in attacks.{attack}.victim:", config.victim, self.models)
         return self
 
     @model_validator(mode="after")
@@ -132,7 +134,7 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.models)
+            self._check_view(f"attacks.{attack}.view", config.view, config.surrogate_names)
         for view in self.views:
             self._check_view("views", view, self.targets)
         for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
@@ -177,7 +179,7 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.surrogate_names if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source
@@ -198,8 +200,8 @@ class Experiment(Strict):
 
     @property
     def used_models(self) -> dict[str, ModelConfig]:
-        """The models that are targets or surrogates, by name."""
-        used = {*self.targets, *(name for attack in self.attacks.values() for name in attack.models)}
+        """The models that are targets, surrogates or victims, by name."""
+        used = {*self.targets, *(name for attack in self.specs for name in attack.models)}
         return {name: config for name, config in self.models.items() if name in used}
 
     @property

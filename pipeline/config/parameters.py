@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
-from pipeline.config.base import Ratio, Strict, one_of
+from pipeline.config.base import Ratio, Strict, different, one_of
 from transforms.attacks.units import LayerNames
 
 
@@ -25,16 +25,20 @@ def plain_parameters(section: Strict) -> tuple[tuple[str, Any], ...]:
     return tuple((key, _plain(value)) for key, value in section)
 
 
+_WRITTEN: dict[Any, Any] = {
+    float: Ratio,
+    float | None: Ratio | None,
+    tuple[float, ...]: tuple[Ratio, ...],
+    tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
+    LayerNames: LayerNames,
+}
+"""What a user writes for a type: floats may be fractions."""
+
+
 def _written(key: str, hint: Any) -> Any:
-    """The type of a parameter as a user writes it: floats may be fractions."""
-    if hint is float:
-        return Ratio
-    if hint == float | None:
-        return Ratio | None
-    if hint == tuple[float, ...]:
-        return tuple[Ratio, ...]
-    if hint == LayerNames:
-        return hint
+    """The type of a parameter as a user writes it."""
+    if hint in _WRITTEN:
+        return _WRITTEN[hint]
     if get_origin(hint) is Literal:
         return Annotated[hint, one_of(key, get_args(hint))]
     return Annotated[hint, Field(strict=True)]

@@ -15,7 +15,8 @@ _INK = "currentColor"
 
 def shown(chart: "alt.TopLevelMixin", description: str) -> Json:
     """A chart's specification; the description is what a screen reader says."""
-    found: Json = chart.to_dict()
+    # Altair takes as long to compare charts with Vega-Lite's schema as to make them; a test does that.
+    found: Json = chart.to_dict(validate=False)
     found.pop("$schema", None)
     text = {"labelColor": _INK, "titleColor": _INK, "labelLimit": 320, "titleLimit": 400}
     lines = {"domainColor": _INK, "tickColor": _INK, "gridColor": "#8884"}
@@ -56,21 +57,29 @@ def rate_matrix(rows: Sequence[Json], down: str, across: str, description: str) 
     base = alt.Chart(data([{**row, "shown": _percent(row)} for row in rows])).encode(
         x=alt.X(f"{across}:N", sort=keys["x"], axis=alt.Axis(orient="top", labelAngle=-30), title=None),
         y=alt.Y(f"{down}:N", sort=keys["y"], title=None),
-        tooltip=[f"{down}:N", f"{across}:N", *_RATE_TIPS],
+        tooltip=_tips(f"{down}:N", f"{across}:N", *_RATE_TIPS),
     )
     cells = base.mark_rect().encode(
         color=alt.Color("rate:Q", scale=alt.Scale(domain=[0, 1], scheme="oranges"), legend=None),
-        stroke=alt.condition("datum.marked", alt.value(_INK), alt.value(None)),
-        strokeWidth=alt.value(2),
+        stroke=alt.StrokeValue(None, condition={"test": "datum.marked", "value": _INK}),
+        strokeWidth=alt.StrokeWidthValue(2),
     )
     words = base.mark_text(fontSize=11).encode(
-        text="shown:N", color=alt.condition("datum.rate > 0.7", alt.value("white"), alt.value("black"))
+        text=alt.Text("shown:N"),
+        color=alt.ColorValue("black", condition={"test": "datum.rate > 0.7", "value": "white"}),
     )
     size = {"width": {"step": 92}, "height": {"step": 30}}
     return shown((cells + words).properties(**size), description)
 
 
 _RATE_TIPS = ("successes:Q", "of:Q", "rate:Q", "low:Q", "high:Q")
+
+
+def _tips(*fields: str) -> "list[alt.Tooltip]":
+    """What is shown of a point below the mouse. Of a plain string Altair looks for its class among all, for 20 ms."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    return [*map(alt.Tooltip, fields)]
 
 
 def _percent(row: Json) -> str:
@@ -92,13 +101,13 @@ def rate_lines(
     colours, shapes = _told_apart(colour, _names(rows, colour))
     base = alt.Chart().encode(
         x=alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False)),
-        tooltip=[f"{x}:Q", f"{colour}:N", *_RATE_TIPS],
+        tooltip=_tips(f"{x}:Q", f"{colour}:N", *_RATE_TIPS),
         **colours,
     )
     share = alt.Y("rate:Q", title=y_title, scale=_SHARE(), axis=alt.Axis(format="%"))
     line = base.mark_line().encode(y=share)
-    bars = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
-    points = base.mark_point(filled=True, size=50).encode(y="rate:Q", **shapes)
+    bars = base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
+    points = base.mark_point(filled=True, size=50).encode(y=alt.Y("rate:Q"), **shapes)
     return _faceted(bars + line + points, rows, facet, description)
 
 
@@ -145,7 +154,7 @@ def lines(rows: Sequence[Json], description: str) -> Json:
         x=alt.X("frequency:Q", title="frequency, share of Nyquist"),
         y=alt.Y("density:Q", title="energy, multiple of white noise", scale=alt.Scale(type="log")),
         color=alt.Color("attack:N", sort=_names(rows, "attack")),
-        tooltip=["attack:N", "frequency:Q", "density:Q", "share:Q", "images:Q"],
+        tooltip=_tips("attack:N", "frequency:Q", "density:Q", "share:Q", "images:Q"),
     )
     return shown(base.mark_line(point=True).properties(width=480, height=280), description)
 
@@ -163,10 +172,10 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
     points = base.mark_point(filled=True, size=80).encode(
         color=alt.Color("attack:N", sort=_names(named, "attack")),
         shape=alt.Shape("rivals:N", title="goal and budget", sort=_names(named, "rivals")),
-        opacity=alt.condition("datum.pareto", alt.value(1), alt.value(0.45)),
-        tooltip=["attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS],
+        opacity=alt.OpacityValue(0.45, condition={"test": "datum.pareto", "value": 1}),
+        tooltip=_tips("attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS),
     )
-    return _faceted(front.encode(detail="rivals:N") + points, named, "model", description)
+    return _faceted(front.encode(detail=alt.Detail("rivals:N")) + points, named, "model", description)
 
 
 def _rivals(row: Json) -> str:
@@ -180,12 +189,12 @@ def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, descript
     colours, shapes = _told_apart(colour, _names(rows, colour))
     base = alt.Chart().encode(
         y=alt.Y(f"{down}:N", sort=_names(rows, down), title=None),
-        tooltip=[f"{down}:N", f"{colour}:N", f"{facet}:N", *_RATE_TIPS],
+        tooltip=_tips(f"{down}:N", f"{colour}:N", f"{facet}:N", *_RATE_TIPS),
         **colours,
     )
     share = alt.X("low:Q", title="accuracy", scale=_SHARE(), axis=alt.Axis(format="%"))
-    bars = base.mark_rule(opacity=0.5).encode(x=share, x2="high:Q")
-    points = base.mark_point(filled=True, size=60).encode(x="rate:Q", **shapes)
+    bars = base.mark_rule(opacity=0.5).encode(x=share, x2=alt.X2("high:Q"))
+    points = base.mark_point(filled=True, size=60).encode(x=alt.X("rate:Q"), **shapes)
     return _panels((bars + points).properties(width=240, height={"step": 20}), rows, facet, description)
 
 
@@ -202,7 +211,7 @@ def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:
             y=alt.Y("recovery:Q", title="accuracy recovered", axis=alt.Axis(format="%")),
             color=alt.Color("defense:N", sort=_names(rows, "defense"), scale=alt.Scale(scheme="tableau20")),
             shape=kinds,
-            tooltip=["defense:N", "knows:N", "attack:N", "clean_cost:Q", "recovery:Q", *_RATE_TIPS],
+            tooltip=_tips("defense:N", "knows:N", "attack:N", "clean_cost:Q", "recovery:Q", *_RATE_TIPS),
         )
     )
     return _faceted(points, rows, "attack", description)
@@ -215,14 +224,14 @@ def reliability(rows: Sequence[Json], description: str) -> Json:
     diagonal = (
         alt.Chart(data([{"confidence": 0, "rate": 0}, {"confidence": 1, "rate": 1}]))
         .mark_line(strokeDash=[4, 4], color="#888")
-        .encode(x="confidence:Q", y="rate:Q")
+        .encode(x=alt.X("confidence:Q"), y=alt.Y("rate:Q"))
     )
     base = alt.Chart(data(rows)).encode(
         x=alt.X("confidence:Q", title="confidence", scale=_SHARE()),
         color=alt.Color("model:N", sort=_names(rows, "model")),
-        tooltip=["model:N", "confidence:Q", *_RATE_TIPS],
+        tooltip=_tips("model:N", "confidence:Q", *_RATE_TIPS),
     )
-    bars = base.mark_rule(opacity=0.4).encode(y="low:Q", y2="high:Q")
+    bars = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     line = base.mark_line(point=True).encode(y=alt.Y("rate:Q", title="accuracy", scale=_SHARE()))
     return shown((diagonal + bars + line).properties(width=360, height=360), description)
 
@@ -242,12 +251,12 @@ def probabilities(rows: Sequence[Json], marked: dict[int, str], description: str
     ]
     base = alt.Chart().encode(
         x=alt.X("class:Q", title="class", scale=alt.Scale(domain=[0, 999], nice=False)),
-        tooltip=["model:N", "class:Q", "probability:Q", "meaning:N"],
+        tooltip=_tips("model:N", "class:Q", "probability:Q", "meaning:N"),
     )
     colours, shapes = _told_apart("meaning", [*marked.values(), "other"])
     height = alt.Y("probability:Q", scale=_SHARE())
-    stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.datum(0), **colours)
+    stems = base.mark_rule(strokeWidth=2).encode(y=height, y2=alt.Y2Datum(0), **colours)
     named = base.transform_filter("datum.meaning !== 'other'").mark_point(filled=True, size=50)
-    points = named.encode(y="probability:Q", **colours, **shapes)
+    points = named.encode(y=alt.Y("probability:Q"), **colours, **shapes)
     layers = (stems + points).properties(width=300, height=120)
     return _panels(layers, seen, "model", description)

@@ -56,7 +56,8 @@ def report(run: "Run") -> str:
     """The page as HTML. What readers of the run warn of stands on it, and is warned of once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sections = [section for make in SECTIONS if (section := make(run)) is not None]
+        with run.asked_at_once():
+            sections = [section for make in SECTIONS if (section := make(run)) is not None]
     said = list(dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning))
     for message in said:
         warnings.warn(message, stacklevel=2)

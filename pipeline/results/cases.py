@@ -77,6 +77,19 @@ def white_box(run: "Run", cases: Cases) -> list[str]:
     return [f"White-box, where the attack follows the model's gradients: {said}."] if said else []
 
 
+def asked(run: "Run", cases: Cases) -> list[str]:
+    """Which attacks asked which of the models, as one sentence or none."""
+    _, rows = run.rows(
+        "select attack, victim, max(queries) from attacks where victim is not null group by all order by all"
+    )
+    said = "; ".join(
+        f"{attack} on {victim}, {queries} times an image at most"
+        for attack, victim, queries in rows
+        if attack in cases["attack"] and victim in cases["model"]
+    )
+    return [f"Not transfer alone, because the attack asked the model about what it made: {said}."] if said else []
+
+
 def beyond_budget(run: "Run", attacks: Collection[str]) -> list[str]:
     """Which of the attacks, made by other tools, are beyond their budget on some pictures, as one sentence or none."""
     _, rows = run.rows(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pipeline.results.cases import beyond_budget, chosen, not_attacked, shown, white_box
+from pipeline.results.cases import asked, beyond_budget, chosen, not_attacked, shown, white_box
 from pipeline.results.findings import WORST, one_target, worst_outcomes
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
@@ -85,7 +85,13 @@ def within(
     ]
     lines = [line for each in both for line in _lines(each, rest, cases, ["image_id"])]
     over = [f"Worst case over {', '.join(each for each in cases['attack'] if each != CLEAN)}."] if worst else []
-    notes = [*white_box(run, cases), *beyond_budget(run, cases["attack"]), *not_attacked(run, cases), *over]
+    notes = [
+        *white_box(run, cases),
+        *asked(run, cases),
+        *beyond_budget(run, cases["attack"]),
+        *not_attacked(run, cases),
+        *over,
+    ]
     return _compared(metric, denominator, lines, both, notes)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
-from pipeline.results.cases import beyond_budget, chosen, not_attacked, shown, shown_attack, white_box
+from pipeline.results.cases import asked, beyond_budget, chosen, not_attacked, shown, shown_attack, white_box
 from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
@@ -73,6 +73,7 @@ def crosstab(
         notes=[
             uncertainty(metric),
             *white_box(run, cases),
+            *asked(run, cases),
             *beyond_budget(run, cases["attack"]),
             *(_targeted(run, cases) if metric == "success" else []),
             *not_attacked(run, cases),

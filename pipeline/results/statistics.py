@@ -34,10 +34,12 @@ class Rate:
         """(0, 1) without images."""
         if not self.of:
             return 0.0, 1.0
-        from scipy.stats import binomtest  # noqa: PLC0415 - takes a second, and queries need none
-
-        interval = binomtest(self.successes, self.of).proportion_ci(confidence_level=0.95, method="wilson")
-        return float(interval.low), float(interval.high)
+        rate, share = self.successes / self.of, _Z**2 / self.of
+        middle = rate + share / 2
+        half = sqrt(share * (rate * (1 - rate) + share / 4))
+        # At the ends exactly, whatever rounding does.
+        low = 0.0 if self.successes == 0 else (middle - half) / (1 + share)
+        return low, 1.0 if self.successes == self.of else (middle + half) / (1 + share)
 
     def __str__(self) -> str:
         """As in `17/18 94% [74–99]`."""

@@ -2,11 +2,11 @@
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import gettempdir
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import duckdb
@@ -27,6 +27,7 @@ from transforms.storage.store import Store
 if TYPE_CHECKING:  # pandas takes a second to import, and SQL answers without
     import pandas as pd
 
+T = TypeVar("T")
 SCHEMA = ["table", "column", "type", "meaning"]
 _MENDED = "if a part is damaged, `megalith verify` names it, and running the experiment again makes it anew"
 
@@ -42,6 +43,7 @@ class Run:
         if record is None:
             raise InputError(f"{path!r} is not a run directory: it has no {RUN_JSON}")
         self.record: RunRecord = record
+        self._kept: duckdb.DuckDBPyConnection | None = None
 
     def __getattr__(self, table: str) -> "pd.DataFrame":
         if table not in TABLES:
@@ -95,8 +97,7 @@ class Run:
 
     def sql(self, query: str) -> "pd.DataFrame":
         """Answers a query in DuckDB's SQL over the tables and views of `schema`; raises InputError if it is wrong."""
-        with self._answer(query) as answer:
-            return answer.df()
+        return self._answer(query, lambda answer: answer.df())
 
     def rows(self, query: str, files: Sequence[str] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Like `sql`, as the names of columns and plain Python values, null as None.
@@ -104,8 +105,7 @@ class Run:
         Args:
             files: paths of CSV, JSON or Parquet files that the query may read as well, as in `from 'my/labels.csv'`.
         """
-        with self._answer(query, files) as answer:
-            return answer.columns, answer.fetchall()
+        return self._answer(query, lambda answer: (answer.columns, answer.fetchall()), files)
 
     def schema(self) -> list[tuple[str, str, str, str]]:
         """The columns of all tables and views, each with `SCHEMA`: its type is SQL's."""
@@ -117,11 +117,38 @@ class Run:
             for column, meaning in meanings.items()
         ]
 
-    def _for_duckdb(self, dataset: ds.Dataset) -> ds.Dataset:
-        return _remote().for_duckdb(dataset) if is_remote(self.store.root) else dataset
+    @contextmanager
+    def asked_at_once(self) -> Iterator[None]:
+        """All queries in the body see the files that are there now, for the price of one look at the run directory."""
+        with self._connected() as connection:
+            self._kept = connection
+            try:
+                yield
+            finally:
+                self._kept = None
+
+    def _answer(self, query: str, fetched: Callable[[duckdb.DuckDBPyRelation], T], files: Sequence[str] = ()) -> T:
+        """What is fetched of a query's answer; raises InputError if it is wrong."""
+        try:
+            if self._kept is not None and not files:
+                # A file may have gone meanwhile, and a wrong query breaks off the transaction: it is asked anew.
+                with suppress(duckdb.Error):
+                    return fetched(_asked(self._kept, query))
+            with self._connected(files) as connection:
+                return fetched(_asked(connection, query))
+        except duckdb.Error as error:
+            # Where a part cannot be read, Arrow adds a traceback.
+            reason, _, _ = str(error).partition(" Detail: Python exception:")
+            raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
+        except RuntimeError as error:
+            # Whatever a signal's handler raises while DuckDB is at work, it says this instead.
+            if str(error) != "Query interrupted":
+                raise
+            raise KeyboardInterrupt from None
 
     @contextmanager
-    def _answer(self, query: str, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyRelation]:
+    def _connected(self, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database of the tables, views and files, which from now on is only read."""
         # What does not fit into memory is put aside; by default where the user is, and under one name for all.
         aside = f"{gettempdir()}/megalith-{uuid4().hex}"
         with duckdb.connect(config={"temp_directory": aside}) as connection:
@@ -131,25 +158,15 @@ class Run:
             connection.register("classes", classes())
             for name, view in VIEWS.items():
                 connection.execute(f"create view {name} as {view.sql}")
-            try:
-                for path in files:
-                    _take_in(connection, path)
-                with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, which has no bar
-                    connection.execute("set enable_progress_bar = false")
-                connection.execute(_NOTHING_ELSE)
-                kinds = [statement.type for statement in connection.extract_statements(query)]
-                if len(kinds) != 1 or kinds[0] not in _QUERIES:
-                    raise InputError("sql: give one query, which only reads: select * from predictions limit 10")
-                yield connection.sql(query)
-            except duckdb.Error as error:
-                # Where a part cannot be read, Arrow adds a traceback.
-                reason, _, _ = str(error).partition(" Detail: Python exception:")
-                raise InputError(f"sql: {_with_a_hint(reason, query)}") from None
-            except RuntimeError as error:
-                # Whatever a signal's handler raises while DuckDB is at work, it says this instead.
-                if str(error) != "Query interrupted":
-                    raise
-                raise KeyboardInterrupt from None
+            for path in files:
+                _take_in(connection, path)
+            with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, which has no bar
+                connection.execute("set enable_progress_bar = false")
+            connection.execute(_NOTHING_ELSE)
+            yield connection
+
+    def _for_duckdb(self, dataset: ds.Dataset) -> ds.Dataset:
+        return _remote().for_duckdb(dataset) if is_remote(self.store.root) else dataset
 
     def success(self, denominator: str = "clean-correct") -> "pd.DataFrame":
         """Success of each attack on each model: see `findings.success`."""
@@ -208,6 +225,14 @@ set lock_configuration = true;
 begin transaction read only
 """
 """A query reads the tables: no file, no address, no variable of Python. Nor does it write, or make a table or view."""
+
+
+def _asked(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    """The answer to one query that only reads; raises InputError where it is something else."""
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if len(kinds) != 1 or kinds[0] not in _QUERIES:
+        raise InputError("sql: give one query, which only reads: select * from predictions limit 10")
+    return connection.sql(query)
 
 
 def _take_in(connection: duckdb.DuckDBPyConnection, path: str) -> None:

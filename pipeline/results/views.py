@@ -43,6 +43,7 @@ select seen.image_id, seen.attack, seen.model, seen.view, seen.defense,
             when seen.target is null then not seen.correct
             else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success,
        attacks.recipe, attacks.surrogates, list_contains(attacks.surrogates, seen.model) as white_box,
+       coalesce(attacks.victim = seen.model, false) as asked,
        attacks.success as surrogates_fooled, attacks.through, attacks.norm, attacks.eps, attacks.steps,
        attacks.linf, attacks.l2, attacks.ssim
 from predictions as seen
@@ -77,6 +78,7 @@ _ANSWERS_MEAN = {
     "recipe": TABLES["attacks"].meanings["recipe"],
     "surrogates": TABLES["attacks"].meanings["surrogates"],
     "white_box": "the model is one of the surrogates",
+    "asked": "the model is the victim, which the attack asked about what it made",
     "surrogates_fooled": "`success` in `attacks`: the attack succeeds on its surrogates",
     **{name: TABLES["attacks"].meanings[name] for name in ("through", "norm", "eps", "steps", "linf", "l2", "ssim")},
 }

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -147,6 +148,7 @@ def _changes(old: Json, new: Json, path: str = "") -> list[tuple[str, Any, Any]]
     return sorted(found, key=lambda change: (not change[0].endswith((".recipe", ".source")), change[0]))
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions on which the last bit of a row depends."""
     found = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}

@@ -123,11 +123,11 @@ def _check_insides(experiment: Experiment, models: "_Models") -> None:
 
 def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
     """With a micro-batch found by timing, where numerics are fast and nothing says how large it is."""
-    attacks = [spec for spec in prepared.experiment.specs if spec.surrogates]
     defined = prepared.record.definitions
-    if defined.numerics == "exact" or defined.micro_batch or not attacks:
+    attack = next((each for each in prepared.experiment.specs if each.surrogates), None)
+    if defined.numerics == "exact" or defined.micro_batch or attack is None:
         return prepared
-    surrogate = models.held(attacks[0].surrogates).surrogates(attacks[0])[0]
+    surrogate = models.held(attack.surrogates).surrogates(attack)[0]
     size = quickest(partial(seconds_of_a_gradient, surrogate), defined.chunk_size)
     record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
     return replace(prepared, record=record)

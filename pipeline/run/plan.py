@@ -234,8 +234,8 @@ def make_waves(experiment: Experiment, missing: Tasks, models_in_memory: int | N
         return [Wave(missing, models, experiment.targets)]
     made = missing.where("kind", ["load", "attack"])
     attacked = {kind.attack for kind, *_ in made.tally()}
-    surrogates = {spec.name: spec.surrogates for spec in experiment.specs if spec.name in attacked}
-    groups = _grouped(surrogates, models_in_memory) or [([], ())]
+    needed_by = {spec.name: spec.models for spec in experiment.specs if spec.name in attacked}
+    groups = _grouped(needed_by, models_in_memory) or [([], ())]
     waves = [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
     looking = {kind.model for kind, *_ in missing.tally()}
     wanted = [name for name in experiment.targets if name in looking]
@@ -245,13 +245,13 @@ def make_waves(experiment: Experiment, missing: Tasks, models_in_memory: int | N
     return waves
 
 
-def _grouped(surrogates: Mapping[str, Sequence[str]], models_in_memory: int) -> list[tuple[list[str], tuple[str, ...]]]:
-    """Attacks, each put into the first group that has room for its surrogates, with the models of the group."""
+def _grouped(models: Mapping[str, Sequence[str]], models_in_memory: int) -> list[tuple[list[str], tuple[str, ...]]]:
+    """Attacks, each put into the first group that has room for its models, with the models of the group."""
     groups: list[tuple[list[str], tuple[str, ...]]] = []
-    for attack, names in surrogates.items():
+    for attack, names in models.items():
         if len(names) > models_in_memory:
             raise InputError(
-                f"--models-in-memory: attack {attack} needs its {len(names)} surrogates at once, not {models_in_memory}"
+                f"--models-in-memory: attack {attack} needs its {len(names)} models at once, not {models_in_memory}"
             )
         for place, (attacks, held) in enumerate(groups):
             together = tuple(dict.fromkeys([*held, *names]))

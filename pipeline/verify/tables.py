@@ -35,7 +35,8 @@ TIE = {"exact": 0.0, "fast": 2e-2}
 _ROUNDING = 1e-6
 _NAMED = 100
 """Missing tasks that are named, at most: a large run that has hardly begun lacks millions."""
-_DISTANCES = ("linf", "l2", "l1", "l0", "psnr", "ssim")
+_DISTANCES = {**dict.fromkeys(("linf", "l2", "l1", "l0", "psnr", "ssim"), _ROUNDING), "ciede2000": 1e-3}
+"""By how much each may differ; a colour difference is computed in single precision."""
 
 Row = Mapping[str, Any]
 
@@ -193,14 +194,27 @@ def check_agreement(run: Run) -> Check:
     return check
 
 
-HOW = ("recipe", "surrogates", "fuse", "view", "through", "objective", "target", "norm", "eps", "steps", "seed")
+HOW = (
+    "recipe",
+    "surrogates",
+    "fuse",
+    "victim",
+    "view",
+    "through",
+    "objective",
+    "target",
+    "norm",
+    "eps",
+    "steps",
+    "seed",
+)
 """The columns of `rows.attacks.made_by`."""
 
 
 def check_definitions(run: Run) -> Check:
     """Compares how rows of `attacks` say that they were made with the definitions of run.json."""
     check = Check("attacks were made as run.json defines them")
-    most = "max(forwards), max(backwards)"
+    most = "max(forwards), max(backwards), coalesce(max(queries), 0)"
     _, made = run.rows(f"select attack, {', '.join(HOW)}, {most} from attacks group by all order by all")  # noqa: S608 - our own text
     names = [attack for attack, *_ in made]
     for attack, *values in made:
@@ -213,10 +227,12 @@ def check_definitions(run: Run) -> Check:
             said = first_problem(error) if isinstance(error, ValidationError) else printable(error)
             check.unknown.append(f"attacks.{attack}: what defines it cannot be read on this machine: {said}")
             continue
-        *how, forwards, backwards = values
+        *how, forwards, backwards, queries = values
         differ = [key for key, value in zip(HOW, how, strict=True) if value != expected[key]]
         if not is_adapted(spec.recipe):  # What others cost is an estimate, and no bound.
             differ += ["forwards"] * (forwards > passes[0]) + ["backwards"] * (backwards > passes[1])
+        asked = 0 if spec.victim is None else dict(spec.parameters)["queries"]
+        differ += ["queries"] * (queries > asked)
         if differ:
             check.wrong.append(f"attacks.{attack}: rows have another {', '.join(differ)} than run.json")
     return check
@@ -292,5 +308,9 @@ def _not_described(clean: Pixels, canvas: Pixels, row: Row) -> list[str]:
     beyond = 0 if np.isnan(row["excess"]) else row["excess"]  # which pictures of another tool may be, and say
     if found[row["norm"]] > row["eps"] + beyond + _ROUNDING:
         faults.append(f"its {row['norm']} is {found[row['norm']]:.6f}, beyond {row['eps']:.6f}")
-    differ = [name for name in _DISTANCES if not math.isclose(found[name], row[name], abs_tol=_ROUNDING)]
+    differ = [
+        name
+        for name, within in _DISTANCES.items()
+        if not (np.isnan(row[name]) or math.isclose(found[name], row[name], abs_tol=within))  # older runs lack some
+    ]
     return faults + [f"its {name} is {found[name]:.6f}, not {row[name]:.6f}" for name in differ]

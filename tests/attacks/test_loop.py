@@ -63,7 +63,7 @@ def is_loop(name: str) -> bool:
     return isinstance(make(name, recipe(name).norms[0]), AttackLoop)
 
 
-MADE_HERE = [name for name in [*RECIPES, *PATHS] if recipe(name).kind != "pictures"]
+MADE_HERE = [name for name in [*RECIPES, *PATHS] if recipe(name).kind != "pictures" and not recipe(name).asks]
 LOOPS = [name for name in MADE_HERE if is_loop(name)]
 IN_NORMS = [(name, norm) for name in LOOPS for norm in recipe(name).norms]
 RANDOM = [name for name in LOOPS if make(name)._random]  # type: ignore[attr-defined]

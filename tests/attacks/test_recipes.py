@@ -280,6 +280,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "square": {"queries": 10_000, "p_init": None},
     "autoattack": {"steps": 100, "queries": 5000},
     "pictures": {"folder": "", "attack": None},
+    "candidates": {"recipes": ("mi-fgsm", "di-fgsm", "si-fgsm", "vmi-fgsm", "bsr"), "queries": 10},
 }
 """Of every recipe, as its paper, or its authors' code, has them for ImageNet."""
 COMMON_DEFAULTS = {"objective": "cross-entropy", "keep": "last", "random_start": False, "restarts": 1, "eot": 1}

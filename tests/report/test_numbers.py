@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import altair
 import pytest
 from scipy.stats import binomtest
 
@@ -299,6 +300,17 @@ def test_each_table_is_what_its_query_answers(run: Run, exhibits: list[Exhibit])
 def rounded(row: tuple[Any, ...]) -> list[str]:
     """A row to be compared: the last bits of a mean depend on which thread was first."""
     return [f"{each:.9g}" if isinstance(each, float) else str(each) for each in row]
+
+
+def test_charts_are_those_of_vega_lites_schema(exhibits: list[Exhibit]) -> None:
+    """Altair compares them with it; null, of which Vega makes no background, the schema does not know."""
+    ours = {"config", "background"}
+    charts = [{key: chart[key] for key in chart.keys() - ours} for each in exhibits if (chart := each.chart)]
+    assert len(charts) > 8
+    for chart in charts:
+        altair.Chart.from_dict(chart)
+    with pytest.raises(Exception, match="'tall'"):
+        altair.Chart.from_dict({**charts[0], "height": "tall"})
 
 
 def test_csv_files_and_queries_on_the_page_are_those_of_the_exhibits(exhibits: list[Exhibit]) -> None:

@@ -135,10 +135,38 @@ def test_what_does_not_fit_into_memory_is_put_aside_where_nobody_else_writes(run
 
 def test_a_signal_that_stops_a_query_stops_the_command(run: Run) -> None:
     """DuckDB swallows what the signal's handler raises."""
-    with pytest.raises(KeyboardInterrupt), run._answer("select 1"):
-        raise RuntimeError("Query interrupted")
-    with pytest.raises(RuntimeError, match="else"), run._answer("select 1"):
-        raise RuntimeError("anything else")
+
+    def fetched(said: str) -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(KeyboardInterrupt):
+        run._answer("select 1", lambda _: fetched("Query interrupted"))
+    with pytest.raises(RuntimeError, match="else"):
+        run._answer("select 1", lambda _: fetched("anything else"))
+
+
+@pytest.mark.filterwarnings("ignore:.* lack images")
+def test_queries_that_are_asked_at_once_see_the_same_files(tmp_path: Path) -> None:
+    """The run directory is looked at once; a wrong query, or a file that goes meanwhile, spoils none of the others."""
+    seen = answers([0, 1]) + answers([0, 1, 2], attack="pgd")
+    folder = made_run(tmp_path, seen, [{"image_id": f"i{n}", "attack": "pgd"} for n in range(3)])
+    run, count, place = open_run(str(folder)), "select count(*) from predictions", "select current_setting('{}')"
+    with run.asked_at_once():
+        first, second = (run.rows(place.format("temp_directory"))[1] for _ in range(2))
+        assert first == second
+        assert run.rows(count)[1] == [(5,)]
+        for wrong, said in (
+            ("from nowhere", "nowhere"),
+            ("delete from predictions", "only reads"),
+            ("select 'a'::int", "'a'"),
+        ):
+            with pytest.raises(InputError, match=said):
+                run.rows(wrong)
+            assert run.rows(count)[1] == [(5,)]
+        for part in (folder / "predictions" / "attack=pgd").rglob("*.parquet"):
+            part.unlink()
+        assert run.rows(count)[1] == [(2,)]
+    assert run.rows(place.format("temp_directory"))[1] != first
 
 
 @pytest.mark.parametrize(

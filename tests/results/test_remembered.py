@@ -9,10 +9,9 @@ from pipeline.cli.remembered import remembered
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEGALITH_CACHE", str(tmp_path))
     monkeypatch.setattr(room, "_PLUG_INS", ("no.such.group",))
-    return tmp_path / "megalith"
 
 
 def test_it_is_found_once_for_each_state_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,14 +30,3 @@ def test_it_is_found_once_for_each_state_of_the_code(monkeypatch: pytest.MonkeyP
 def test_plug_ins_are_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "entry_points", lambda group: ["one"])
     assert [remembered("list x", lambda: 1), remembered("list x", lambda: 2)] == [1, 2]
-
-
-def test_a_damaged_or_forbidden_cache_is_no_error(cache: Path) -> None:
-    assert remembered("list x", lambda: 1) == 1
-    (file,) = cache.iterdir()
-    file.write_text("{")
-    assert remembered("list x", lambda: 2) == 2
-    file.unlink()
-    cache.rmdir()
-    cache.write_text("a file where the folder should be")
-    assert remembered("list x", lambda: 3) == 3

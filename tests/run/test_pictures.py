@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+import torchattacks
 from PIL import Image
+from torch import nn
 
 from pipeline.results import open_run
+from tests.support.coarse import coarse0
 from tests.support.runs import (
     Row,
     contents,
@@ -28,6 +32,7 @@ from tests.support.runs import (
 )
 from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES
+from transforms.models.views import center, look
 from transforms.rows.canvases import from_png
 
 FILES = sample_files()[:3]
@@ -104,6 +109,53 @@ def test_surrogates_judge_if_they_are_named(tmp_path: Path) -> None:
     assert rows(first, "predictions") == rows(tmp_path / "second", "predictions")
     frame = open_run(str(tmp_path / "second")).success()
     assert set(frame["attack"]) == {"pgd", "mi"}
+
+
+def test_rounded_pictures_of_torchattacks_have_the_rows_of_its_adapter(tmp_path: Path) -> None:
+    """Truncated ones are darker by one level in some values, some of them beyond the budget, and the rows say so."""
+    network = coarse()
+    rounded, truncated = tmp_path / "rounded", tmp_path / "truncated"
+    for folder in (rounded, truncated):
+        folder.mkdir()
+    attack = torchattacks.MIFGSM(network, eps=4 / 255, alpha=1.5 / 255, steps=3)
+    for file in FILES:
+        canvas = torch.from_numpy(clean(file).transpose(2, 0, 1).copy())[None].float() / 255
+        found = 255 * attack(canvas, torch.tensor([label_of(file)]))[0].permute(1, 2, 0).numpy()
+        Image.fromarray(found.round().astype(np.uint8)).save(rounded / f"{file.stem}.png")
+        Image.fromarray(found.astype(np.uint8)).save(truncated / f"{file.stem}.png")
+    shared = {"surrogates": ["lite0"], "eps": EPS}
+    attacks = {
+        "adapter": {"recipe": "torchattacks/MIFGSM", "alpha": "1.5/255", "steps": 3, **shared},
+        "rounded": {"recipe": "pictures", "folder": str(rounded), **shared},
+        "truncated": {"recipe": "pictures", "folder": str(truncated), **shared},
+    }
+    models = {"lite0": {"source": "coarse0", "engine": "torch"}}
+    run(written(tmp_path, tiny(attacks=attacks, models=models, defenses=[])), tmp_path / "run")
+    own = {"attack", "recipe", "steps", "forwards", "backwards", "excess"}
+    for table in ("attacks", "canvases", "predictions"):
+        adapter, same = of(tmp_path / "run", table, "adapter"), of(tmp_path / "run", table, "rounded")
+        for image, row in adapter.items():
+            assert {key for key in row if row[key] != same[image][key]} <= own
+    canvases = {kind: of(tmp_path / "run", "canvases", kind) for kind in attacks}
+    for image, row in of(tmp_path / "run", "attacks", "truncated").items():
+        before, after = (from_png(canvases[kind][image]["canvas"]).astype(int) for kind in ("adapter", "truncated"))
+        assert set(np.unique(before - after)) == {0, 1}
+        assert row["excess"] == pytest.approx(row["linf"] - 4 / 255) and row["linf"] in (4 / 255, 5 / 255)
+
+
+def coarse() -> nn.Module:
+    """One of the tests' models as torchattacks takes it: canvases in, logits out."""
+    classifier = coarse0().load(torch.device("cpu"))
+
+    class Shown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = nn.Parameter(torch.zeros(0))
+
+        def forward(self, canvases: torch.Tensor) -> torch.Tensor:
+            return look(classifier, center, canvases, 224 / 256)
+
+    return Shown().eval()
 
 
 def test_an_archive_is_read_where_it_lies_and_nothing_leaves_it(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_lost_image_is_loaded_even_if_no_model_is_needed(tmp_path: Path) -> No
 
 
 def test_an_attack_of_too_many_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\A--models-in-memory: attack b needs its 2 surrogates at once, not 1\Z"):
+    with pytest.raises(InputError, match=r"\A--models-in-memory: attack b needs its 2 models at once, not 1\Z"):
         _waves(tmp_path, 1)
 
 

@@ -490,6 +490,7 @@ def test_whatever_is_listed_can_be_used(tmp_path: Path) -> None:
         }
         for name, each in RECIPES.items()
     }
+    attacks["candidates"]["victim"] = "lite1"
     attacks["pictures"]["folder"] = str(sample_files()[0].parent)
     result = invoke("plan", written(tmp_path, tiny(attacks=attacks)), "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output

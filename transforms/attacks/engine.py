@@ -51,6 +51,7 @@ def attack_batch(
     conditions: Conditions,
     pool: CanvasBatch | None = None,
     pictures: Pixels | None = None,
+    victim: Classifier | None = None,
 ) -> Attacked:
     """Attacks stored canvases, at least one, in micro-batches.
 
@@ -61,9 +62,10 @@ def attack_batch(
             them where `spec.plain` says so.
         pool: what an attack may mix in; None where there is nothing.
         pictures: uint8 like those of the batch, what another tool has made of them; None for an attack that makes them.
+        victim: the model that the attack asks, on the same device; None for an attack that asks none.
     """
     stages = spec.build().stages
-    chunk = _UnderAttack(spec, classifiers, batch, conditions, pool, pictures)
+    chunk = _UnderAttack(spec, classifiers, batch, conditions, pool, pictures, victim)
     attacked = chunk.in_micro_batches(stages[0], list(range(len(batch.labels))))
     for number, stage in enumerate(stages[1:], start=1):
         standing = chunk.standing(attacked)
@@ -85,6 +87,7 @@ class _UnderAttack:
         conditions: Conditions,
         pool: CanvasBatch | None,
         pictures: Pixels | None,
+        victim: Classifier | None,
     ) -> None:
         self._spec = spec
         self._classifiers = classifiers
@@ -99,6 +102,7 @@ class _UnderAttack:
         self._pool = mixed_in.to(self._device)
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
         self._pictures = None if pictures is None else torch.from_numpy(pictures)
+        self._victim = victim
         self._goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
 
     def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
@@ -124,7 +128,10 @@ class _UnderAttack:
         tally = surrogates.tally
         pictures = None if self._pictures is None else self._pictures[items].to(self._device)
         goal = Goal(labels, targets)
-        task = Batch(canvases, goal, draws.at("stage", stage), self._pool, self._pool_labels, pictures)
+        victim = None
+        if self._victim is not None:
+            victim = Surrogates([self._victim], VIEWS["center"], self._conditions.field_of_view)
+        task = Batch(canvases, goal, draws.at("stage", stage), self._pool, self._pool_labels, pictures, victim)
         found = attack(surrogates, task)
         judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
@@ -139,6 +146,7 @@ class _UnderAttack:
             finite & ~(clean + adversarial).isnan().any(dim=1),
             passes + tally.forwards,
             passes + tally.backwards,
+            passes if victim is None else passes + victim.tally.forwards,
             clean,
             adversarial,
         )
@@ -172,6 +180,6 @@ def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     for name, values in replaced.items():
         before = values[items]
         values[items] = getattr(again, name)
-        if name in {"forwards", "backwards"}:
+        if name in {"forwards", "backwards", "queries"}:
             values[items] += before
     return Attacked(**replaced)

@@ -25,6 +25,7 @@ class Batch:
             for an attack that does not use it, and where none could be read.
         pool_labels: int64 (P,), their true classes.
         pictures: uint8 (B, 3, S, S), what another tool has made of these images; None for an attack that makes them.
+        victim: a model that the attack may ask about canvases, counted apart; None for an attack that asks none.
     """
 
     canvases: Tensor
@@ -33,6 +34,7 @@ class Batch:
     pool: Tensor
     pool_labels: Tensor
     pictures: Tensor | None = None
+    victim: Surrogates | None = None
 
     @property
     def clean(self) -> Tensor:

@@ -37,6 +37,7 @@ class Recipe:
         norms: the norms that it can bound, names of `BALLS`.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense; 0 if they only judge.
+        asks: whether it asks another model, the victim, about what it makes.
         gradients: whether it follows gradients, so that `precision` has an effect.
         fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
             estimator weighs them.
@@ -49,6 +50,7 @@ class Recipe:
     norms: tuple[str, ...] = tuple(BALLS)
     goals: Goals = "any"
     models: int = 1
+    asks: bool = False
     gradients: bool = True
     fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -31,6 +31,7 @@ class AttackSpec:
         eps: budget in the unit of [0, 1] pixels.
         target: class wanted by a targeted attack, 0–999, or None.
         gradients: "torch" where surrogates are to be run by it; None for the engines of the models.
+        victim: the model that it asks, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
     """
 
@@ -45,9 +46,10 @@ class AttackSpec:
     norm: str
     eps: float
     target: int | None
-    modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
+    victim: str | None = None
     variant_of: str | None = None
     gradients: Plain | None = None
+    modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
 
     @property
     def mixes(self) -> bool:
@@ -58,6 +60,11 @@ class AttackSpec:
     def plain(self) -> bool:
         """Whether surrogates are the networks that torch has loaded, as they must be where an attack looks inside."""
         return self.gradients is not None or bool(self.modifiers) or self.build().looks_inside
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it needs: its surrogates and its victim."""
+        return self.surrogates if self.victim is None else (*self.surrogates, self.victim)
 
     def drawn_once(self) -> "AttackSpec":
         """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""

@@ -22,6 +22,7 @@ class Attacked:
         finite: bool (N,); where False an answer was not finite, or a gradient was not and the goal was not reached: the
             canvas means nothing.
         forwards, backwards: int64 (N,), passes of one network over one window that the attack took.
+        queries: int64 (N,), how often the attack asked its victim.
         clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases; no
             classes where there are no surrogates.
     """
@@ -31,6 +32,7 @@ class Attacked:
     finite: NDArray[np.bool_]
     forwards: NDArray[np.int64]
     backwards: NDArray[np.int64]
+    queries: NDArray[np.int64]
     clean: NDArray[np.float32]
     adversarial: NDArray[np.float32]
 

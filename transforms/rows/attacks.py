@@ -24,6 +24,7 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "recipe": spec.recipe,
         "surrogates": list(spec.surrogates),
         "fuse": spec.fuse if len(spec.surrogates) > 1 else None,
+        "victim": spec.victim,
         "view": spec.view,
         "through": spec.defense.name,
         "objective": dict(spec.parameters).get("objective"),
@@ -57,6 +58,7 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
                 **attack.columns(batch.pixels[item], canvas),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
+                "queries": int(attacked.queries[item]),
                 "canvas_sha256": canvas_sha256(canvas),
             }
         )

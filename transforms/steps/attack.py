@@ -102,7 +102,10 @@ def attack_chunk(
     if listed is not None and batch.labels:
         batch, pictures, failures = read_pictures(context.store, f"{canvases_at.path} pictures", listed, batch)
     if batch.labels:
-        context.models.surrogates(spec)  # Before the guard: dying of loading a model is not put down to images.
+        # Before the guard: a process that dies of loading a model is not put down to images.
+        context.models.surrogates(spec)
+        if spec.victim is not None:
+            context.models.target(spec.victim)
         work = partial(_attack_some, context, spec, batch, pool, pictures)
         groups = guarded(context.store, attacks_at.path, batch.image_ids, work)
     failures += death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
@@ -170,5 +173,6 @@ def _attack_some(
 ) -> Attacked:
     with timed("attack", len(some)):
         given = None if pictures is None else pictures[list(some)]
+        victim = None if spec.victim is None else context.models.target(spec.victim)
         surrogates = context.models.surrogates(spec)
-        return attack_batch(spec, surrogates, batch.take(some), context.conditions, pool, given)
+        return attack_batch(spec, surrogates, batch.take(some), context.conditions, pool, given, victim)

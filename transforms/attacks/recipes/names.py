@@ -10,7 +10,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from transforms.attacks.adapters.registry import adapted, plugin_names
+from transforms.attacks.balls import Ball
 from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, pictures, square
+from transforms.attacks.drivers.candidates import Candidates
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
 from transforms.attacks.recipe import Recipe
@@ -19,6 +21,8 @@ from transforms.attacks.recipes.bases import BASES, region_fitting
 from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.parts import PARTS
 from transforms.errors import InputError, unknown
+
+_CANDIDATES = ("mi-fgsm", "di-fgsm", "si-fgsm", "vmi-fgsm", "bsr")
 
 
 def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any) -> Recipe:
@@ -48,6 +52,23 @@ def _long_and_targeted(source: str, objective: ObjectiveName, *, normalized: boo
         objective=objective,
     )
     return replace(made, norms=("linf",), goals="targeted")
+
+
+def candidates(ball: Ball, *, recipes: tuple[str, ...] = _CANDIDATES, queries: int = 10) -> Candidates:
+    """What several recipes make of an image with their defaults, each a candidate about which the victim is asked.
+
+    Args:
+        recipes: of the loop, in the order in which they are asked about.
+        queries: of the victim for an image, at most.
+
+    Raises:
+        InputError: a recipe is none of the loop, or is targeted or for several surrogates only.
+    """
+    for name in recipes:
+        made = recipe(name)
+        if made.chain[-1] is not common or made.goals != "any" or made.models > 1:
+            raise InputError(f"recipes: {name} is no candidate; recipes of the loop for any goal are (mi-fgsm, say)")
+    return Candidates(ball, attacks=tuple(recipe(name).make(ball) for name in recipes), queries=queries)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -99,6 +120,7 @@ RECIPES: dict[str, Recipe] = {
     **square.RECIPES,
     **autoattack.RECIPES,
     **pictures.RECIPES,
+    "candidates": Recipe("candidates of surrogates, tried on the victim", [candidates], asks=True, kind="cascade"),
 }
 
 

@@ -1,19 +1,21 @@
-"""ONNX Runtime: predictions on one thread of a CPU, in about half of torch's time, without gradients."""
+"""ONNX Runtime: predictions on one thread of a CPU, in about half of torch's time, without gradients.
+
+To export a network and to compare its answers takes longer than to load it, so both are done once: the cache folder
+keeps what agreed, under all that it depends on.
+"""
 
 import io
 import warnings
-from threading import Lock
 from typing import Any
 
 import torch
 
+from transforms import cache
 from transforms.errors import InputError, said_by
 from transforms.models.classifier import Classifier
 from transforms.models.engines.agreement import disagreement
+from transforms.models.engines.identity import TRACING, example, identity
 from transforms.models.sources.from_onnx import Pictures, Session
-
-_EXPORTING = Lock()
-"""torch's tracing has one state for all threads."""
 
 
 def prepare(classifier: Classifier) -> Classifier:
@@ -26,25 +28,31 @@ def prepare(classifier: Classifier) -> Classifier:
         return classifier  # an ONNX file, which ONNX Runtime runs already
     if classifier.device.type != "cpu":
         raise InputError(f"onnxruntime predicts on a CPU here, not on {classifier.device.type}; give engine: torch")
-    side = classifier.preprocessing.input_size
     try:
-        session = Session(_exported(classifier, side), classifier.device, Pictures(None, side, channels_first=True))
+        kept = f"onnx/{identity(classifier)}.onnx"
+        known = cache.read(kept)
+        exported = known or _exported(classifier)
+        pictures = Pictures(None, classifier.preprocessing.input_size, channels_first=True)
+        session = Session(exported, classifier.device, pictures)
     except Exception as error:  # torch exports most networks, and says in many ways that it does not
         raise InputError(f"onnxruntime cannot run this network ({said_by(error)}); give engine: torch") from None
     other = Classifier(session, classifier.preprocessing, differentiable=False)
+    if known:
+        return other
     if reason := disagreement(classifier, other):
         raise InputError(f"onnxruntime answers otherwise than torch: {reason}; give engine: torch")
+    cache.write(kept, exported)
     return other
 
 
-def _exported(classifier: Classifier, side: int) -> bytes:
+def _exported(classifier: Classifier) -> bytes:
     file: Any = io.BytesIO()  # which torch takes, though its types deny it
-    with _EXPORTING, warnings.catch_warnings():
+    with TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # By tracing: the newer exporter takes as long as hundreds of predictions.
         torch.onnx.export(
             classifier.network,
-            (torch.zeros(2, 3, side, side),),
+            (example(classifier),),
             file,
             dynamo=False,
             input_names=["pictures"],
