@@ -166,7 +166,7 @@ def _bare_loop(folder: str) -> float:
         attack_rows(spec, _CONDITIONS.seed, clean, attacked)
         for batch in (clean, adversarial):
             (answers,) = ask(looks, NO_DEFENSE, batch, _CONDITIONS).values()
-            prediction_rows(batch, answers, NO_DEFENSE, None, all_probabilities=False)
+            prediction_rows(batch, answers, NO_DEFENSE, all_probabilities=False)
     return time.perf_counter() - started
 
 

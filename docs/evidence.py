@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 from megalith import open_run
 from pipeline.main import app as megalith
+from pipeline.report.budgets import over_cost
 from pipeline.report.lowpass import sweep
 from pipeline.report.section import Section
 from pipeline.report.transfer import transfer
@@ -44,6 +45,7 @@ KEPT = ROOT / "data" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES: dict[str, tuple[str, Callable[[Run], Section | None], str]] = {
     "docs/questions/one-network.svg": ("quickstart", transfer, "Untargeted attacks"),
+    "docs/attacks-evidence.svg": ("recipes-lite0", over_cost, "Success and passes"),
     "docs/questions/lowpass.svg": ("lowpass-sweep", sweep, "Accuracy behind lowpass, by cutoff"),
 }
 """By file: the kept rows, the section of a report, and the title of its exhibit."""

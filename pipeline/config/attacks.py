@@ -23,15 +23,15 @@ from transforms.attacks.balls import BALLS
 from transforms.attacks.recipes.names import RECIPES, recipe
 from transforms.attacks.spec import AttackSpec, Plain
 from transforms.attacks.surrogates import FUSIONS, Fusion
+from transforms.attacks.targets import Column, Ranked, Target, parse_targets
 from transforms.attacks.units import Carried, Drawn, Unit
-from transforms.data.classes import resolve_class
 from transforms.data.pixels import WHITE
 from transforms.defenses.defense import NO_DEFENSE, Defense
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
 from transforms.models.device import Precision
 from transforms.models.views import VIEWS, windows
-from transforms.rows.parts import variant_name
+from transforms.rows.parts import targeted_name, variant_name
 
 _OTHER_WORDS = {
     **dict.fromkeys(("epsilon", "budget", "radius"), "eps"),
@@ -82,6 +82,12 @@ def _known_names(known: bool | tuple[Defense, ...]) -> bool | list[str]:
     return known if isinstance(known, bool) else [each.name for each in known]
 
 
+def _as_written(target: Target | tuple[Target, ...] | None) -> int | str | list[int | str] | None:
+    if isinstance(target, tuple):
+        return [each if isinstance(each, int) else str(each) for each in target]
+    return target if target is None or isinstance(target, int) else str(target)
+
+
 OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
 
 
@@ -101,7 +107,9 @@ class AttackConfig(Strict):
     gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
     eps: Ratio
-    target: Annotated[int, BeforeValidator(resolve_class)] | None = None
+    target: Annotated[
+        Target | tuple[Target, ...] | None, PlainValidator(parse_targets), PlainSerializer(_as_written)
+    ] = None
     parameters: SerializeAsAny[Strict]  # validated as the recipe's model, whose keys run.json holds
 
     @model_validator(mode="before")
@@ -128,13 +136,13 @@ class AttackConfig(Strict):
         return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
-    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_every_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """With every key, the recipe's among them, as in an experiment."""
         shared: dict[str, Any] = handler(self)
         parameters: dict[str, Any] = shared.pop("parameters")
         shared.pop("gradients")
-        plain = {"gradients": "torch"} if self.specs("", ())[0].plain else {}
-        return {**shared, **plain, **parameters}
+        gradients = self.specs("", ())[0].gradients
+        return {**shared, **({} if gradients is None else {"gradients": gradients}), **parameters}
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
@@ -143,6 +151,10 @@ class AttackConfig(Strict):
             raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
         if self.target is not None and made.goals == "untargeted":
             raise InputError(f"target: {self.recipe} cannot be targeted")
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        followed = [str(each) for each in targets if isinstance(each, Ranked)]
+        if followed and not self.surrogates:
+            raise InputError(f"target: {followed[0]} is by the answer of surrogates, of which there are none")
         if self.target is None and made.goals == "targeted":
             raise InputError(f"target: {self.recipe} needs one, such as target: megalith")
         if self.adaptive and made.kind == "pictures":
@@ -174,7 +186,7 @@ class AttackConfig(Strict):
             raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
         if self.victim is not None and not made.asks:
             raise InputError(f"victim: {self.recipe} asks no model; leave it out")
-        if self.victim in self.surrogate_names:
+        if self.victim in self.models:
             raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
         if not self.surrogates and (self.fuse, self.view) != (None, "center"):
             key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
@@ -244,17 +256,24 @@ class AttackConfig(Strict):
         return self
 
     @property
-    def surrogate_names(self) -> tuple[str, ...]:
-        """Without what modifies them."""
+    def models(self) -> tuple[str, ...]:
+        """The surrogates, by name."""
         return tuple(each.model for each in self.surrogates)
 
     def specs(self, name: str, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
-        """As the pipeline takes it; of an adaptive attack also a variant for each defence that it is to know."""
+        """As the pipeline takes it, once for each target of a list; of an adaptive attack also a variant for each
+        defence that it is to know."""
+        if isinstance(self.target, tuple):
+            each_alone = ((targeted_name(name, str(each)), each) for each in self.target)
+            return tuple(spec for own, each in each_alone for spec in self._specs(own, each, every_defense))
+        return self._specs(name, self.target, every_defense)
+
+    def _specs(self, name: str, target: Target | None, every_defense: Sequence[Defense]) -> tuple[AttackSpec, ...]:
         plain = AttackSpec(
             name=name,
             recipe=self.recipe,
             parameters=plain_parameters(self.parameters),
-            surrogates=self.surrogate_names,
+            surrogates=self.models,
             fuse=self.fuse or "logits",
             view=self.view,
             defense=self.defense,
@@ -262,16 +281,23 @@ class AttackConfig(Strict):
             gradients=self.gradients,
             norm=self.norm,
             eps=float(self.eps),
-            target=self.target,
-            modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
+            target=target,
             victim=self.victim,
+            modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )
+        plain = replace(plain, gradients="torch" if plain.plain else None)
         if not self.adaptive:
             return (plain,)
         known = self.adaptive if isinstance(self.adaptive, tuple) else every_defense
         variants = (replace(plain, name=variant_name(name, each.name), variant_of=name, defense=each) for each in known)
         drawn_once = ((each, each.drawn_once()) for each in (plain, *variants))
         return tuple(each if once.build().redraws else once for each, once in drawn_once)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the labels CSV that it takes targets from."""
+        targets = self.target if isinstance(self.target, tuple) else (self.target,)
+        return tuple(each.name for each in targets if isinstance(each, Column))
 
     def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
         """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""

@@ -114,8 +114,10 @@ class Experiment(Strict):
         for name in self.targets:
             if name not in self.models:
                 raise unknown("model in targets:", name, self.models)
+        if self.images.labeller not in {None, *self.models}:
+            raise unknown("model in images.labels:", self.images.labeller, self.models)
         for attack, config in self.attacks.items():
-            for name in config.surrogate_names:
+            for name in config.models:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
             if config.victim is not None and config.victim not in self.models:
@@ -134,7 +136,11 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.surrogate_names)
+            self._check_view(f"attacks.{attack}.view", config.view, config.models)
+            if config.columns and self.images.csv is None:
+                raise InputError(
+                    f"attacks.{attack}.target: column {config.columns[0]} is one of a CSV; give images.labels"
+                )
         for view in self.views:
             self._check_view("views", view, self.targets)
         for name in (*(each.name for each in self.defenses), *(spec.name for spec in self.specs)):
@@ -179,7 +185,7 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.surrogate_names if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source
@@ -200,9 +206,14 @@ class Experiment(Strict):
 
     @property
     def used_models(self) -> dict[str, ModelConfig]:
-        """The models that are targets, surrogates or victims, by name."""
-        used = {*self.targets, *(name for attack in self.specs for name in attack.models)}
+        """The models that are targets, surrogates or victims, or give labels, by name."""
+        used = {*self.targets, *(name for attack in self.specs for name in attack.models), self.images.labeller}
         return {name: config for name, config in self.models.items() if name in used}
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Columns of the labels CSV that attacks take their targets from."""
+        return tuple(dict.fromkeys(name for attack in self.attacks.values() for name in attack.columns))
 
     @property
     def specs(self) -> tuple[AttackSpec, ...]:

@@ -9,11 +9,11 @@ import re
 import tarfile
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from types import MappingProxyType
 
-from transforms.data.chunks import UNLABELED
+from transforms.data.chunks import UNLABELED, Truth
 from transforms.data.classes import classes_called, resolve_class
 from transforms.errors import InputError, StoppedError, printable, said_by
 from transforms.storage.files import read_bytes
@@ -37,19 +37,24 @@ _MAX_BYTES = 2**26
 """Maximum size of a CSV, and of a development kit, packed or not; ImageNet's has some 2 MB."""
 
 
-class Truth(NamedTuple):
-    """The class index of an image, 0–999 or `UNLABELED`, and why it is not known ("" if it is)."""
-
-    label: int
-    problem: str = ""
-
-
 class Labels:
-    """Truths by the names that a CSV gives to files, compared as `spelled` writes them."""
+    """Truths by the names that a CSV gives to files, compared as `spelled` writes them.
 
-    def __init__(self, uri: str, rows: Iterable[tuple[str, Truth]], notes: tuple[str, ...] = ()) -> None:
-        """Keeps the rows of the CSV at `uri`, file and truth, and what the user should know of how they were read."""
-        self.uri, self.notes = uri, notes
+    Attributes:
+        uri: of the CSV.
+        notes: what the user should know of how it was read.
+        targets: what its other columns give to the same files, by the column's name.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        rows: Iterable[tuple[str, Truth]],
+        notes: tuple[str, ...] = (),
+        targets: Mapping[str, "Labels"] = MappingProxyType({}),
+    ) -> None:
+        """`rows` are those of the CSV, file and truth."""
+        self.uri, self.notes, self.targets = uri, notes, targets
         self._rows: dict[str, dict[str, list[Truth]]] = defaultdict(dict)
         for file, truth in rows:
             path = spelled(file)
@@ -118,7 +123,7 @@ def _without_extension(path: str) -> str:
     return posixpath.splitext(path)[0]
 
 
-def read_labels(uri: str) -> Labels:
+def read_labels(uri: str, targets: Collection[str] = ()) -> Labels:
     """Reads a CSV of labels; tabs or semicolons may separate its columns. Or a list such as caffe's val.txt.
 
     The first row names the columns, in any case. The first present of `FILE_COLUMNS` names the image, the first
@@ -129,13 +134,20 @@ def read_labels(uri: str) -> Labels:
 
     A list has no header; its lines are `FILE INDEX`, 0-based.
 
+    Args:
+        targets: names of further columns, in any case, that hold a class for each file.
+
     Raises:
         InputError: the file is not a CSV in UTF-8, lacks one of the columns, has two columns of files with one name, or
-            has a row that names no file.
+            of targets, or has a row that names no file.
     """
     try:
         text = text_of("labels", uri, _read("labels", uri), "CSV")
-        return _list(uri, text) if _LISTED.match(text.lstrip()) else _labels(uri, text)
+        if not _LISTED.match(text.lstrip()):
+            return _labels(uri, text, targets)
+        if targets:
+            raise InputError(f"images.labels: {uri} is a list without columns, so it has no {min(targets)}")
+        return _list(uri, text)
     except csv.Error as error:
         raise InputError(f"images.labels: {uri} is not a CSV in UTF-8: {error}") from error
 
@@ -150,7 +162,7 @@ def text_of(key: str, uri: str, data: bytes, kind: str = "text file") -> str:
         raise InputError(f"images.{key}: {uri} is not a {kind} in UTF-8: {error}") from error
 
 
-def _labels(uri: str, text: str) -> Labels:
+def _labels(uri: str, text: str, targets: Collection[str]) -> Labels:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     header = [name.strip().lower() for name in next(reader, [])]
     is_nips17 = set(NIPS17_COLUMNS) <= set(header) and not set(LABEL_COLUMNS) & set(header)
@@ -159,15 +171,38 @@ def _labels(uri: str, text: str) -> Labels:
     labels = _columns(uri, "label", header, accepted)
     if header.count(header[files[0]]) > 1:
         raise InputError(f"images.labels: {uri} has {header.count(header[files[0]])} columns {header[files[0]]!r}")
-    rows = []
+    aims = {name: _target_column(uri, header, name) for name in targets}
+    rows, wanted = [], {name: list[tuple[str, Truth]]() for name in targets}
     for row in filter(any, reader):
         fields = [*map(str.strip, row), *[""] * (len(header) - len(row))]
         if not fields[files[0]]:
             raise InputError(f"images.labels: {uri}, line {reader.line_num}: the column {header[files[0]]!r} is empty")
         written = tuple(_written(header[column], fields[column]) for column in labels)
         rows.append((fields[files[0]], resolve_row(written)))
-    said = f"images.labels: {uri} is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted"
-    return Labels(uri, rows, (said,) if is_nips17 else ())
+        for name, column in aims.items():
+            field = _from_zero(fields[column]) if is_nips17 and header[column] in NIPS17_COLUMNS else fields[column]
+            wanted[name].append((fields[files[0]], _target(name, field)))
+    of = f"images.labels: {uri} is of the NIPS'17 competition"
+    said = f"{of}: its TrueLabel and TargetClass are 1–1000, of which 1 is subtracted"
+    known = {name: Labels(uri, found) for name, found in wanted.items()}
+    return Labels(uri, rows, (said,) if is_nips17 else (), known)
+
+
+def _target_column(uri: str, header: Sequence[str], name: str) -> int:
+    """The position of a column of targets in the header."""
+    places = [place for place, present in enumerate(header) if present == name.strip().lower()]
+    if len(places) != 1:
+        has = f"{len(places)} columns" if places else "no column"
+        names = printable(", ".join(header), 200)
+        raise InputError(f"images.labels: {uri} has {has} {name!r}, which target: names; its first row names {names}")
+    return places[0]
+
+
+def _target(column: str, field: str) -> Truth:
+    if not field:
+        return Truth(UNLABELED, f"no target: its {column} is empty")
+    truth = resolve_row((field,))
+    return Truth(truth.label, f"no target: its {column} is an {truth.problem}") if truth.problem else truth
 
 
 def _list(uri: str, text: str) -> Labels:
@@ -208,8 +243,13 @@ def _written(column: str, field: str) -> str:
     if column == "predictionstring":
         return field.partition(" ")[0]
     if column == NIPS17_COLUMNS[1]:
-        return str(int(field) - 1) if re.fullmatch(r"[0-9]{1,9}", field) else field
+        return _from_zero(field)
     return field
+
+
+def _from_zero(field: str) -> str:
+    """A class that is numbered 1–1000, as one of 0–999."""
+    return str(int(field) - 1) if re.fullmatch(r"[0-9]{1,9}", field) else field
 
 
 def _columns(uri: str, kind: str, header: Sequence[str], accepted: tuple[str, ...]) -> list[int]:

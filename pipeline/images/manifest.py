@@ -3,7 +3,7 @@
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from difflib import get_close_matches
 from hashlib import sha256
@@ -21,7 +21,7 @@ from transforms.storage.files import absolute, read_bytes
 _MAX_LIST_BYTES = 2**26
 
 
-def list_images(config: ImagesConfig, seed: int) -> Listing:
+def list_images(config: ImagesConfig, seed: int, columns: Collection[str] = ()) -> Listing:
     """Lists the images that the experiment means, sorted by (image_id, uri). No pixel is read.
 
     An image that cannot be used keeps its ref, with the problem, except that `sample` does not draw it. Of several
@@ -30,11 +30,12 @@ def list_images(config: ImagesConfig, seed: int) -> Listing:
     Args:
         config: the `images:` section.
         seed: of the experiment; only `sample` uses it.
+        columns: of the labels CSV, that hold targets of attacks.
 
     Raises:
         InputError: something named is missing, unreadable or empty, or matches no image, or none can be used.
     """
-    listed = _source(config)
+    listed = _source(config, columns)
     refs = sorted(map(_printable, listed.refs), key=_order)
     if config.select is not None:
         refs = _select(refs, _entries(config.select, _home(config)))
@@ -57,11 +58,11 @@ def _printable(ref: ImageRef) -> ImageRef:
     return ref
 
 
-def _source(config: ImagesConfig) -> Listing:
+def _source(config: ImagesConfig, columns: Collection[str]) -> Listing:
     if config.folder is not None:
-        return folder_images(config.folder, config.labels)
+        return folder_images(config.folder, config.csv, columns, labelled=config.labeller is None)
     if config.imagenet is not None:
-        return imagenet_images(config.imagenet, config.labels, config.devkit)
+        return imagenet_images(config.imagenet, config.csv, config.devkit, columns)
     if config.webdataset is not None:
         return webdataset_images(config.webdataset)
     if config.parquet is not None:

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.images.files import exists, list_files, list_tar
-from pipeline.images.labels import LABEL_COLUMNS, Truth, resolve_row
+from pipeline.images.labels import LABEL_COLUMNS, resolve_row
 from pipeline.images.sources import IMAGE_SUFFIXES, Listing, image_ref, stem
-from transforms.data.chunks import ImageRef
+from transforms.data.chunks import ImageRef, Truth
 from transforms.errors import InputError, said_by
 from transforms.storage.files import absolute, is_remote, open_to_read
 from transforms.storage.parquet_images import COLUMNS, image_column, row_uri

@@ -3,13 +3,14 @@
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pipeline.images.files import Files, exists, list_files, list_tar, locate
-from pipeline.images.labels import DEVKIT_META, WNID, Labels, Truth, read_devkit, read_labels, spelled
-from transforms.data.chunks import UNLABELED, ImageRef
+from pipeline.images.labels import DEVKIT_META, WNID, Labels, read_devkit, read_labels, spelled
+from transforms.data.chunks import UNLABELED, ImageRef, Truth
 from transforms.data.classes import classes_called, resolve_class
 from transforms.data.decode import SUFFIXES, formats
 from transforms.errors import InputError, printable
@@ -51,7 +52,7 @@ def foolbox_samples() -> list[ImageRef]:
     return refs
 
 
-def folder_images(folder: str, labels: str | None) -> Listing:
+def folder_images(folder: str, labels: str | None, columns: Collection[str] = (), *, labelled: bool = True) -> Listing:
     """The images below a folder, labelled by a CSV or by the first sub-folder of their path.
 
     An image's id is its path relative to the folder, without extension. Hidden files and those without an extension
@@ -62,6 +63,8 @@ def folder_images(folder: str, labels: str | None) -> Listing:
     Args:
         folder: local (relative to the current directory) or remote.
         labels: the CSV (see `read_labels`): looked for in the folder, then in the current directory.
+        columns: of the CSV, that hold targets of attacks.
+        labelled: whether the images have labels. If not, refs are without, and that is no problem of theirs.
 
     Raises:
         InputError: the folder or the CSV is missing or unreadable, or there is no image, or no class at all.
@@ -70,16 +73,19 @@ def folder_images(folder: str, labels: str | None) -> Listing:
     reach("images.folder", root)
     files = list_files("images.folder", root)
     csv_uri = None if labels is None else locate("images.labels", labels, root)
-    labeled = None if csv_uri is None else read_labels(csv_uri)
+    labeled = None if csv_uri is None else read_labels(csv_uri, columns)
     listed = labeled.paths() if labeled else set()
     images = {name: uri for name, uri in files.uris.items() if spelled(name) in listed or is_image(name)}
     if not images:
         raise InputError(f"images.folder: no images in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
-    refs = _by_csv(root, images, labeled, files.again) if labeled else _by_sub_folder(root, images)
+    if not labelled:
+        refs = [ImageRef(id_of(name), uri, UNLABELED) for name, uri in images.items()]
+    else:
+        refs = _by_csv(root, images, labeled, files.again) if labeled else _by_sub_folder(root, images)
     return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("folder", root, files, images)))
 
 
-def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listing:
+def imagenet_images(path: str, labels: str | None, devkit: str | None, columns: Collection[str] = ()) -> Listing:
     """The official validation set: its flat folder, its wnid sub-folders, or ILSVRC2012_img_val.tar, not unpacked.
 
     An image's id is its file name without extension in all three, so that ids agree. Images are NAME and WNID/NAME;
@@ -91,6 +97,7 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listin
         path: folder or tar archive, local (relative to the current directory) or remote.
         labels: CSV (see `read_labels`): looked for beside the images, then in the current directory.
         devkit: ILSVRC2012_devkit_t12.tar.gz or the unpacked kit's folder, looked for likewise.
+        columns: of the CSV, that hold targets of attacks.
 
     Raises:
         InputError: something named is missing or unreadable, or there are no images, or there is no ground truth.
@@ -107,9 +114,13 @@ def imagenet_images(path: str, labels: str | None, devkit: str | None) -> Listin
             "ILSVRC2012_val_*.JPEG or wnid sub-folders, or the path of ILSVRC2012_img_val.tar"
         )
     home = posixpath.dirname(root) if packed else root
-    labeled = None if labels is None else read_labels(locate("images.labels", labels, home))
+    labeled = None if labels is None else read_labels(locate("images.labels", labels, home), columns)
     truths = _by_name(labeled, list(images)) if labeled else _ground_truth(home, list(images), devkit)
-    refs = [image_ref(stem(name), uri, truths.get(name)) for name, uri in images.items()]
+    wanted = {column: _by_name(of, list(images)) for column, of in labeled.targets.items()} if labeled else {}
+    refs = [
+        image_ref(stem(name), uri, truths.get(name), {column: of.get(name) for column, of in wanted.items()})
+        for name, uri in images.items()
+    ]
     return Listing(refs, (*(labeled.notes if labeled else ()), *_notes("imagenet", root, files, images)))
 
 
@@ -155,7 +166,12 @@ def _kind(name: str) -> str:
 
 
 def _by_csv(root: str, images: Mapping[str, str], labels: Labels, again: Mapping[str, str]) -> list[ImageRef]:
-    present = [image_ref(id_of(name), uri, labels.by_path(name)) for name, uri in images.items()]
+    present = [
+        image_ref(
+            id_of(name), uri, labels.by_path(name), {column: of.by_path(name) for column, of in labels.targets.items()}
+        )
+        for name, uri in images.items()
+    ]
     seen = {spelled(known) for name in images for known in (name, id_of(name))}
     links = {spelled(known): first for name, first in again.items() for known in (id_of(name), name)}
     absent = [
@@ -227,10 +243,17 @@ def _truth_of_folder(key: str, root: str, folder: str, names: Iterable[str] = ()
         raise InputError(f"images.{key}: sub-folder {folder!r} of {root} must be named by a class: {error}") from error
 
 
-def image_ref(image_id: str, uri: str, truth: Truth | None) -> ImageRef:
-    """An image with its label, or with the problem that nothing says which class it shows."""
+def image_ref(
+    image_id: str, uri: str, truth: Truth | None, targets: Mapping[str, Truth | None] = MappingProxyType({})
+) -> ImageRef:
+    """An image with its label, or with the problem that nothing says which class it shows.
+
+    Args:
+        targets: what columns of the labels CSV say of the image, by their names; None where they do not name it.
+    """
     label, problem = truth or Truth(UNLABELED, "unlabeled: nothing says which class it shows")
-    return ImageRef(image_id, uri, label, problem)
+    given = ((column, wanted or Truth(UNLABELED, "no target")) for column, wanted in targets.items())
+    return ImageRef(image_id, uri, label, problem, tuple(given))
 
 
 def is_image(name: str) -> bool:

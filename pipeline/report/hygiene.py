@@ -109,7 +109,8 @@ order by all
 _GROWS = """
 with rates as (
   select series, attack, any_value({key}) as {key}, count_if(success)::bigint as successes, count(*) as "of"
-  from attacks join {series} using (attack) where success is not null group by series, attack)
+  from attacks join {series} using (attack) where success is not null and label is distinct from target
+  group by series, attack)
 select series, attack, {key}, successes, "of",
   successes / "of" >= max(successes / "of") over (
     partition by series order by {key} range between unbounded preceding and 1e-9 preceding) as holds

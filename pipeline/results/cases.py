@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.results.findings import UNDEFENDED, WORST, attacked_defenses, orders
+from pipeline.results.findings import UNDEFENDED, WORST, attacked_defenses, labellers, orders
 from pipeline.results.outcomes import KEYS, Cases
 from transforms.errors import InputError, unknown
-from transforms.rows.parts import CLEAN, variant_of
+from transforms.rows.parts import CLEAN, experiments_name, variant_of
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -30,6 +30,7 @@ def chosen(run: "Run", wanted: Cases, across: Collection[str], *, clean: bool) -
     """
     found: dict[str, list[str]] = {}
     there = known(run)
+    wanted = {**wanted, "attack": _with_targets(run, wanted.get("attack") or (), there["attack"])}
     for key in reversed(KEYS):  # which variants of attacks are meant depends on the defences
         named = _named(run, key, there[key], found.get("defense", ()))
         usual = [each for each in named if clean or key != "attack" or each != CLEAN]
@@ -42,6 +43,13 @@ def chosen(run: "Run", wanted: Cases, across: Collection[str], *, clean: bool) -
         if key not in across and len(found[key]) > 1:
             raise InputError(f"{key}: {', '.join(found[key])} are not mixed; choose one with --{key}")
     return {key: found[key] for key in KEYS}
+
+
+def _with_targets(run: "Run", attacks: Iterable[str], there: Collection[str]) -> list[str]:
+    """Attacks as named, but one that has several targets by its name for each of them."""
+    names = orders(run.record)["attack"]
+    of = {name: [each for each in names if each in there and experiments_name(each) == name] for name in attacks}
+    return [each for name in attacks for each in ([name] if name in there else of[name] or [name])]
 
 
 def known(run: "Run") -> dict[str, set[str]]:
@@ -75,6 +83,12 @@ def white_box(run: "Run", cases: Cases) -> list[str]:
     }
     said = "; ".join(f"{', '.join(attacks)} on {model}" for model, attacks in follows.items() if attacks)
     return [f"White-box, where the attack follows the model's gradients: {said}."] if said else []
+
+
+def labelled(run: "Run") -> list[str]:
+    """That labels are what a model says, as one sentence or none."""
+    names = ", ".join(labellers(run))
+    return [f"Labels are what {names} says of the clean images: accuracy is agreement with it."] if names else []
 
 
 def asked(run: "Run", cases: Cases) -> list[str]:

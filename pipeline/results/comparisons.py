@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pipeline.results.cases import asked, beyond_budget, chosen, not_attacked, shown, white_box
-from pipeline.results.findings import WORST, one_target, worst_outcomes
+from pipeline.results.findings import WORST, one_target, unlike_targets, worst_outcomes
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
@@ -63,7 +63,7 @@ def within(
 
     Raises:
         InputError: a name is unknown, there are no two values to compare, or they are unlike, as success of attacks
-            that have not the same target.
+            of which no two want the same classes.
     """
     if by not in KEYS:
         raise unknown("key", by, KEYS)
@@ -74,23 +74,29 @@ def within(
         raise InputError(f"compare: there is nothing to compare {by} {cases[by][0]} with")
     if by == "attack" and worst:
         raise InputError("worst case: it is over attacks; compare something else")
-    if by == "attack" and metric == "success":
-        one_target(run, cases["attack"])
+    unlike = unlike_targets(run, cases["attack"]) if by == "attack" and metric == "success" else set()
     found = _outcomes(run, metric, denominator, cases, worst=worst)
     rest = [key for key in KEYS if key != by]
     sides = {name: of.drop(columns=by) for name, of in found.groupby(by)}
+    pairs = [*combinations([each for each in cases[by] if each in sides], 2)]
+    alike = [pair for pair in pairs if tuple(sorted(pair)) not in unlike]
+    if pairs and not alike:
+        one_target(run, cases["attack"])
     both = [
         sides[one].merge(sides[other], on=["image_id", *_IMAGE, *rest], suffixes=_SIDES).assign(one=one, other=other)
-        for one, other in combinations([each for each in cases[by] if each in sides], 2)
+        for one, other in alike
     ]
     lines = [line for each in both for line in _lines(each, rest, cases, ["image_id"])]
     over = [f"Worst case over {', '.join(each for each in cases['attack'] if each != CLEAN)}."] if worst else []
+    left_out = len(pairs) - len(alike)
+    skipped = [f"{left_out} pairs of attacks that do not want the same classes are not compared."] if left_out else []
     notes = [
         *white_box(run, cases),
         *asked(run, cases),
         *beyond_budget(run, cases["attack"]),
         *not_attacked(run, cases),
         *over,
+        *skipped,
     ]
     return _compared(metric, denominator, lines, both, notes)
 
@@ -123,6 +129,9 @@ def between(
     cases = [chosen(run, wanted or {}, KEYS, clean=metric != "success" and not pooled) for run in (one, other)]
     if pooled and metric == "success":
         one_target(one, cases[0]["attack"])
+    if metric == "success":
+        for attack in [each for each in other_targets(one, other) if all(each in of["attack"] for of in cases)]:
+            raise InputError(f"success: {attack} wants other classes in {one.store.root} than in {other.store.root}")
     found = [_outcomes(run, metric, denominator, of, worst=worst) for run, of in zip((one, other), cases, strict=True)]
     sides = [each.drop_duplicates([*_IMAGE, *KEYS]) for each in found]  # a picture may be in a run twice
     both = sides[0].merge(sides[1], on=[*_IMAGE, *KEYS], suffixes=_SIDES).rename(columns={"image_id_one": "image_id"})
@@ -134,6 +143,18 @@ def between(
     same = f"Of {images[0]} images of one and {images[1]} of other that count, {images[2]} are the same."
     lines = list(_lines(both, list(KEYS) if by is None else [by], cases[0], _IMAGE))
     return _compared(metric, denominator, lines, [both], [same, *_unlike(one, other)])
+
+
+def other_targets(one: "Run", other: "Run") -> list[str]:
+    """Attacks of two runs that, under one name, want different classes of some image that both have."""
+    query = (
+        "select bytes_sha256, images.label, attack, target from images "
+        "join (select image_id, attack, target from attacks) using (image_id)"
+    )
+    sides = [run.sql(query).drop_duplicates([*_IMAGE, "attack"]) for run in (one, other)]
+    both = sides[0].merge(sides[1], on=[*_IMAGE, "attack"], suffixes=_SIDES)
+    unlike = both[both["target_one"].fillna(-1) != both["target_other"].fillna(-1)]
+    return sorted(set(unlike["attack"]))
 
 
 def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases, *, worst: bool) -> "pd.DataFrame":

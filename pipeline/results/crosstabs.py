@@ -1,10 +1,11 @@
 """Tables for papers: a metric, one key of the rows down and another across."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results import findings
-from pipeline.results.cases import asked, beyond_budget, chosen, not_attacked, shown, shown_attack, white_box
+from pipeline.results.cases import asked, beyond_budget, chosen, labelled, not_attacked, shown, shown_attack, white_box
 from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
@@ -18,7 +19,7 @@ from pipeline.results.outcomes import (
 )
 from pipeline.results.statistics import Mean, Rate
 from transforms.errors import InputError, unknown
-from transforms.rows.parts import variant_of
+from transforms.rows.parts import untargeted_name, variant_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +57,16 @@ def crosstab(
         )
     if worst and "attack" not in (rows, columns):
         raise InputError("worst case: it is over attacks; make them the rows or the columns")
-    cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
-    numbers = _labelled(
-        findings.measured(run, metric, denominator, cases).rows, by_name=bool((wanted or {}).get("attack"))
-    )
-    if worst:
-        import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
+    import pandas as pd  # noqa: PLC0415 - takes a second
 
+    cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
+    several = _with_several_targets(cases["attack"])
+    found = [findings.measured(run, metric, denominator, cases).rows]
+    for name, members in several.items():
+        of_all = {**cases, "attack": members}
+        found.append(findings.over_targets(run, metric, denominator, of_all, name).rows)
+    numbers = _labelled(pd.concat(found, ignore_index=True), by_name=bool((wanted or {}).get("attack")))
+    if worst:
         together = findings.worst_case(run, metric, denominator, cases).rows.assign(attack=WORST, shown=WORST)
         numbers = pd.concat([numbers, together], ignore_index=True)
     used = denominator or usual_denominator(metric)
@@ -72,10 +76,12 @@ def crosstab(
         numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
         notes=[
             uncertainty(metric),
+            *labelled(run),
             *white_box(run, cases),
             *asked(run, cases),
             *beyond_budget(run, cases["attack"]),
             *(_targeted(run, cases) if metric == "success" else []),
+            *([f"{', '.join(several)}: {_OVER_TARGETS}"] if several else []),
             *not_attacked(run, cases),
             *([_WORST[metric]] if worst else []),
         ],
@@ -84,7 +90,7 @@ def crosstab(
 
 def cell(number: Any) -> str:
     """A row of a finding as text: a rate or a mean with its interval."""
-    if hasattr(number, "successes"):
+    if not isnan(getattr(number, "successes", nan)):
         return str(Rate(int(number.successes), int(number.of)))
     return str(Mean(number.mean, int(number.of), number.low, number.high))
 
@@ -125,17 +131,35 @@ def _order(numbers: "pd.DataFrame", key: str, cases: Cases) -> list[str]:
         there = set(numbers[key])
         return [each for each in cases[key] if each in there]
     pairs = dict.fromkeys(zip(numbers["attack"], numbers["shown"], strict=True))
-    return list(dict.fromkeys(name for each in [*cases[key], WORST] for attack, name in pairs if attack == each))
+    names = list(cases[key])
+    for name, members in _with_several_targets(names).items():
+        names.insert(names.index(members[-1]) + 1, name)
+    return list(dict.fromkeys(name for each in [*names, WORST] for attack, name in pairs if attack == each))
 
 
 def _targeted(run: "Run", cases: Cases) -> list[str]:
     """What success of targeted attacks is, if there are any."""
     attacks = ", ".join(map(quoted, cases["attack"]))
-    _, aims = run.rows(f"select distinct attack, target from attacks where attack in ({attacks}) order by attack")  # noqa: S608 - quoted
-    aimed = [f"{attack} (class {target})" for attack, target in aims if target is not None]
+    _, aims = run.rows(
+        "select attack, any_value(target), count(distinct target), count_if(label = target)::bigint from attacks "  # noqa: S608 - quoted
+        f"where target is not null and attack in ({attacks}) group by attack order by attack"
+    )
+    aimed = [
+        f"{attack} ({f'class {target}' if targets == 1 else 'one for each image'}{f'; {own} left out' if own else ''})"
+        for attack, target, targets, own in aims
+    ]
     return [f"{_TARGETED}: {', '.join(aimed)}."] if aimed else []
 
 
+def _with_several_targets(attacks: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the attacks that are one for each of several targets, by what they are called for all of them."""
+    families: dict[str, list[str]] = {}
+    for name in attacks:
+        families.setdefault(untargeted_name(name), []).append(name)
+    return {name: members for name, members in families.items() if len(members) > 1}
+
+
+_OVER_TARGETS = "over all targets, the mean over images of each image's mean; its 95 % interval is the bootstrap's."
 _TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
 _WORST = {
     "success": "Worst case: the images that some attack of the table turns.",

@@ -71,8 +71,8 @@ def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: C
         cases: the attacks that are meant, among others; clean images are, whether named or not.
 
     Raises:
-        InputError: there is no such metric or denominator, or the metric is a mean; of success, the attacks have not
-            the same target class.
+        InputError: there is no such metric or denominator, or the metric is a mean; of success, the attacks do not want
+            the same class of each image.
     """
     return _counted(run, _WORST_RATES.format(outcomes=worst_outcomes(run, metric, denominator, cases)))
 
@@ -90,15 +90,38 @@ def worst_outcomes(run: "Run", metric: str, denominator: str | None = None, case
     return _WORST.format(name=quoted(WORST), outcomes=outcomes(metric, denominator, meant), worst=worst)
 
 
+def over_targets(run: "Run", metric: str, denominator: str | None, cases: Cases, name: str) -> Finding:
+    """A metric of an attack with several targets over all of them: of each image the mean over the targets for which it
+    counts, and of these the mean over images, by model, view, defense and through.
+
+    Args:
+        metric, denominator: as for `measured`.
+        cases: the attack's names for each of the targets, among others.
+        name: what it is called for all of them.
+    """
+    values = _OVER_TARGETS.format(name=quoted(name), outcomes=outcomes(metric, denominator, cases))
+    return Finding(_averaged(run.sql(values)), values)
+
+
 def one_target(run: "Run", attacks: Sequence[str] | None) -> None:
-    """Raises InputError if attacks, or all of the run, have not the same target class, or none: success of one is then
-    something else than success of another."""
-    where = "true" if attacks is None else f"attack in ({', '.join(map(quoted, attacks))})"
-    query = f"select coalesce(target, -1) as target, min(attack) from attacks where {where} group by all order by all"  # noqa: S608 - quoted
-    _, targets = run.rows(query)
-    if len(targets) > 1:
-        (_, one), (_, other) = targets[:2]
+    """Raises InputError if attacks, or all of the run, have not the same target class of each image, or none: success
+    of one is then something else than success of another."""
+    for one, other in sorted(unlike_targets(run, attacks)):
         raise InputError(f"success: {one} and {other} have not the same target; choose attacks, or take accuracy")
+
+
+def unlike_targets(run: "Run", attacks: Sequence[str] | None = None) -> set[tuple[str, str]]:
+    """Pairs of attacks, of some or of all, that want different classes of some image; in the order of their names."""
+    meant = "true" if attacks is None else f"attack in ({', '.join(map(quoted, attacks))})"
+    return {(one, other) for one, other in run.rows(_UNLIKE_TARGETS.format(meant=meant))[1]}
+
+
+def own_targets(run: "Run") -> "pd.DataFrame":
+    """Images whose label is what a targeted attack wants of them, which never count: attack, images, of."""
+    return run.sql(
+        'select attack, count_if(label = target)::bigint as images, count(*) as "of" from attacks '
+        "where target is not null group by attack having images > 0 order by attack"
+    )
 
 
 def accuracy(run: "Run", denominator: str = "all") -> Finding:
@@ -155,6 +178,12 @@ def untouched(run: "Run") -> "pd.DataFrame":
     )
 
 
+def labellers(run: "Run") -> list[str]:
+    """The models whose predictions are labels."""
+    _, found = run.rows("select distinct labelled_by from images where labelled_by is not null order by all")
+    return [name for (name,) in found]
+
+
 def failures(run: "Run") -> "pd.DataFrame":
     """Reasons for failures, the most frequent first: stage, message, images."""
     return run.sql("select stage, message, count(*) as images from failures group by all order by images desc, message")
@@ -170,7 +199,7 @@ def orders(record: RunRecord) -> dict[str, list[str]]:
     """How the experiment that was run last names things, in its order: attack, model, view, defense."""
     named = record.named()
     return {
-        "attack": [CLEAN, *named.attacks],
+        "attack": [CLEAN, *named.attack_names],
         "model": named.targets,
         "view": named.views,
         "defense": [UNDEFENDED, *named.defenses],
@@ -215,6 +244,17 @@ from (select image_id, any_value(label) as label, model, view, defense, {worst} 
       from (select *, count(distinct attack) over (partition by model, view, defense) as attacks_of_case
             from ({outcomes})) group by image_id, model, view, defense)
 where attacks = attacks_of_case
+"""
+
+_OVER_TARGETS = """
+select image_id, {name} as attack, model, view, defense, through, avg(value::double) as value
+from ({outcomes}) where counts group by all order by all
+"""
+
+_UNLIKE_TARGETS = """
+with meant as (select image_id, attack, target from attacks where {meant})
+select distinct one.attack, other.attack from meant as one join meant as other using (image_id)
+where one.attack < other.attack and one.target is distinct from other.target
 """
 
 _CURVE = """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.results import findings
 from pipeline.results.cases import chosen, known, not_attacked, shown
+from pipeline.results.comparisons import other_targets
 from pipeline.results.crosstabs import cell
 from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
@@ -113,6 +114,8 @@ def _unlike(taking: Sequence["Taking"], protocols: Sequence[dict[str, str]]) -> 
         for key, here, there in differing(first.record.definitions, run.record.definitions):
             if key.startswith("attacks."):
                 yield f"attacks of one name: {key} is {here} in {first.store.root}, {there} in {run.store.root}"
+        for attack in other_targets(first, run):
+            yield f"attacks of one name: {attack} wants other classes in {run.store.root} than in {first.store.root}"
 
 
 def _entries(taking: Sequence["Taking"], attacks: Sequence[str], *, apart: bool) -> "pd.DataFrame":

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pipeline.config.base import different, first_problem
 from transforms.errors import InputError
-from transforms.rows.parts import CLEAN, TableFile, table_file, variant_of
+from transforms.rows.parts import CLEAN, TableFile, experiments_name, table_file, targeted_name
 from transforms.rows.tables import TABLES
 from transforms.storage.store import Store
 
@@ -40,10 +40,15 @@ class CanvasSize(_Frozen):
 
 
 class Segment(_Frozen):
-    """How many image refs came to a run directory together, usable or not, and the SHA-256 of their ids and labels."""
+    """How many image refs came to a run directory together, usable or not, and the SHA-256 of their ids and labels.
+
+    Attributes:
+        targets: of each column of the labels CSV that attacks took their targets from, the SHA-256 of ids and targets.
+    """
 
     count: int = Field(ge=0, le=_MOST)
     sha256: str
+    targets: dict[str, str] = {}
 
 
 class Images(Segment):
@@ -51,8 +56,10 @@ class Images(Segment):
 
     Attributes:
         segments: of a run that has grown, in the order in which they came; of any other, none.
+        labelled_by: the model whose predictions the labels are; None where they were given.
     """
 
+    labelled_by: str | None = None
     segments: tuple[Segment, ...] = ()
 
     @model_validator(mode="after")
@@ -64,11 +71,12 @@ class Images(Segment):
     @property
     def parts(self) -> tuple[Segment, ...]:
         """The segments, one or several."""
-        return self.segments or (Segment(count=self.count, sha256=self.sha256),)
+        return self.segments or (Segment(count=self.count, sha256=self.sha256, targets=self.targets),)
 
     def extends(self, others: "Images") -> bool:
         """Whether the others came first, and perhaps further ones after them."""
-        return self.parts[: len(others.parts)] == others.parts
+        here, there = ([(each.count, each.sha256) for each in images.parts] for images in (self, others))
+        return here[: len(there)] == there
 
 
 class Model(_Frozen):
@@ -131,6 +139,16 @@ class Named(_Frozen):
     targets: Annotated[list[str], AfterValidator(different)] = []
     views: Annotated[list[str], AfterValidator(different)] = []
     defenses: Annotated[list[str], AfterValidator(different)] = []
+
+    @property
+    def attack_names(self) -> list[str]:
+        """As rows have them: an attack with several targets has a name for each."""
+        lists = {name: each.get("target") if isinstance(each, dict) else None for name, each in self.attacks.items()}
+        return [
+            each
+            for name, target in lists.items()
+            for each in ([targeted_name(name, str(one)) for one in target] if isinstance(target, list) else [name])
+        ]
 
 
 class RunRecord(_Frozen):
@@ -195,8 +213,7 @@ def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
             return False
         partitions = file.partitions
         attack, model = partitions.get("attack", CLEAN), partitions.get("model", CLEAN)
-        made_by, _ = variant_of(attack) or (attack, None)
-        return made_by in attacks and model in models
+        return experiments_name(attack) in attacks and model in models
 
     return {path for path in paths if is_own(table_file(path))}
 
@@ -214,7 +231,7 @@ def unfinished(record: RunRecord, paths: Iterable[str]) -> str | None:
         paths: the run's own files, without superseded ones.
     """
     chunks, named = record.definitions.chunks, record.named()
-    attacks = (CLEAN, *named.attacks)
+    attacks = (CLEAN, *named.attack_names)
     wanted = {(*keys, _UNDEFENDED) for keys in product(attacks, named.targets, named.views)}
     there: Counter[tuple[str, ...]] = Counter(dict.fromkeys(wanted, 0))
     for file in filter(None, map(table_file, paths)):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.terminal import text_table
 from pipeline.results import findings
-from pipeline.results.cases import ADAPTIVE, beyond_budget, shown, shown_attack
+from pipeline.results.cases import ADAPTIVE, beyond_budget, labelled, shown, shown_attack
 from pipeline.results.statistics import Rate
 from pipeline.results.tables import Run
 from transforms.rows.parts import CLEAN
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _UNKNOWN = " *"
 _NOT_KNOWN = "* no attack here knows this defence: it was not attacked, which is not the same as that it holds."
 _WRONG_ALREADY = "its surrogates get them wrong when clean"
+_OWN = "do not count, as the class that it wants of them is their label"
 _TRANSFER = "Attack success: of the images that the model gets right when clean, the share that the attack turns"
 
 
@@ -27,12 +28,16 @@ def print_summary(run: Run, console: "Console") -> None:
     accuracy = _in_order(findings.accuracy(run).rows, order)
     undefended = accuracy[accuracy["defense"] == findings.UNDEFENDED]
     console.print(_pivot("Clean accuracy", undefended[undefended["attack"] == CLEAN], "model", "view"))
+    for said in labelled(run):
+        console.print(said)
     success = _in_order(findings.success(run).rows, order)
     transfer = success[success["defense"] == findings.UNDEFENDED]
     if len(transfer):
         console.print(_pivot(_TRANSFER, transfer, "attack", "model", cost=findings.costs(run)))
         for left in findings.untouched(run).itertuples():
             console.print(f"{left.attack} left {left.images} of {left.of} images untouched: {_WRONG_ALREADY}")
+        for own in findings.own_targets(run).itertuples():
+            console.print(f"{own.attack}: {own.images} of {own.of} images {_OWN}")
         for said in beyond_budget(run, order["attack"]):
             console.print(said)
     if len(order["defense"]) > 1:

@@ -46,12 +46,15 @@ def check_clean_accuracy(
     known: Mapping[str, tuple[int, int]],
 ) -> list[CleanAccuracy]:
     """Shows each of the models the same clean images, spread evenly over the experiment's, but for those that kill.
+    Where labels are what a model says, none is asked.
 
     Args:
         target: a model by its name, as it predicts.
         known: how many images models that need not be asked again got right, and of how many.
     """
     experiment, pins = prepared.experiment, prepared.pins
+    if experiment.images.labeller is not None:
+        return []
     counts = {name: known[name] for name in pins if name in known}
     unknown = [name for name in pins if name not in known]
     if unknown:

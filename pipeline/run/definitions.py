@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pipeline.config.attacks import AttackConfig
 from pipeline.config.base import first_problem, one_case
 from pipeline.config.experiment import Experiment
-from pipeline.results.record import RUN_JSON, Definitions, Json
-from transforms.data.chunks import ImageRef
+from pipeline.results.record import RUN_JSON, Definitions, Images, Json
+from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions, usual_micro_batch
@@ -48,6 +48,7 @@ def definitions(
         "all_probabilities": experiment.all_probabilities,
         "images": {
             **_segment([ref for segment in segments for ref in segment]),
+            "labelled_by": experiment.images.labeller,
             "segments": [_segment(segment) for segment in segments] if len(segments) > 1 else [],
         },
         "models": {
@@ -74,7 +75,17 @@ def definitions(
 def _segment(refs: Sequence[ImageRef]) -> Json:
     # Where files are may change, and with it what a problem says.
     said = [(ref.image_id, ref.label, bool(ref.problem)) for ref in refs]
-    return {"count": len(said), "sha256": sha256(json.dumps(said).encode()).hexdigest()}
+    columns = dict.fromkeys(column for ref in refs for column, _ in ref.targets)
+    wanted = {column: [(ref.image_id, _target(ref, column)) for ref in refs] for column in columns}
+    return {"count": len(said), "sha256": _digest(said), "targets": {each: _digest(wanted[each]) for each in columns}}
+
+
+def _target(ref: ImageRef, column: str) -> int:
+    return next((truth.label for name, truth in ref.targets if name == column), UNLABELED)
+
+
+def _digest(said: Any) -> str:
+    return sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _defined(attack: AttackConfig) -> Json:
@@ -91,11 +102,16 @@ def merge_definitions(root: str, before: Definitions, now: Definitions) -> Defin
     Raises:
         InputError: something is defined differently under an old name; the message names the key and both values.
     """
+    if before.images.labelled_by != now.images.labelled_by:
+        models = before.images.labelled_by, now.images.labelled_by
+        then, today = (f"what {each} says" if each else "given" for each in models)
+        raise InputError(f"images.labels: in {root} they are {then}, in the experiment {today}; use another --output")
     if not now.images.extends(before.images):
         raise InputError(
             f"images: {root} was made with {before.images.count}; the {now.images.count} of the experiment are others, "
             "or labelled otherwise; use another --output"
         )
+    now = now.replace(images=_with_targets(root, before.images, now.images))
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     old["images"] = new["images"]
     old["micro_batch"] = new["micro_batch"] = new["micro_batch"] or old["micro_batch"]
@@ -112,6 +128,21 @@ def merge_definitions(root: str, before: Definitions, now: Definitions) -> Defin
     for key, names in named.items():
         one_case(key, names)
     return Definitions.model_validate_json(json.dumps({**old, **new, **named}))
+
+
+def _with_targets(root: str, before: Images, now: Images) -> Images:
+    """The images, with what is known of columns of targets that this experiment does not name.
+
+    Raises:
+        InputError: a column gives other targets to images that are there.
+    """
+    parts = list(now.parts)
+    for number, then in enumerate(before.parts):
+        for column in then.targets.keys() & parts[number].targets.keys():
+            if then.targets[column] != parts[number].targets[column]:
+                raise InputError(f"images: {root} was made with other targets in column {column}; use another --output")
+        parts[number] = parts[number].replace(targets={**then.targets, **parts[number].targets})
+    return now.replace(segments=tuple(parts)) if now.segments else now.replace(targets=parts[0].targets)
 
 
 def conditions(defined: Definitions, device: str) -> Conditions:

@@ -84,7 +84,8 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
     prepare_numerics(experiment.numerics)
     models = HeldModels(prepared.pins, device, experiment.numerics)
     with TemporaryDirectory() as folder:
-        context = StepContext(Store(folder), models, experiment.canvas.spec, prepared.conditions(device))
+        labeller = experiment.images.labeller
+        context = StepContext(Store(folder), models, experiment.canvas.spec, prepared.conditions(device), labeller)
         # A short micro-batch is filled up, and takes as long as a full one.
         batches = replace(missing, images=-(-missing.images // context.conditions.micro_batch))
         trials = [
@@ -113,7 +114,7 @@ class _Trial:
         self._defenses = {each.name: each for some in experiment.defenses_of.values() for each in some}
         self._answers = Answers(())
         self._known: dict[tuple[str, ...], float] = {}
-        self._timed(("load",), lambda: publish(context.store, load_chunk(context.store, chunk, context.canvas)))
+        self._timed(("load",), lambda: publish(context.store, load_chunk(context, chunk)))
         self._batch = read_canvases(context.store, CanvasRef(chunk, CLEAN))
         if not self._batch.labels:
             raise InputError(f"images: there is nothing to time, {chunk.refs[0].uri} and others cannot be read")
@@ -163,7 +164,7 @@ class _Trial:
 
     def _write(self, step: TaskKind) -> None:
         every = self._experiment.all_probabilities
-        rows = prediction_rows(self._batch, self._answers.summed_up(), NO_DEFENSE, None, all_probabilities=every)
+        rows = prediction_rows(self._batch, self._answers.summed_up(), NO_DEFENSE, all_probabilities=every)
         part = predictions_part(self._chunk.index, CLEAN, step.model, step.view, NO_DEFENSE.name)
         self._context.store.publish(part, rows_table("predictions", rows))
 

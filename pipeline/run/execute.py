@@ -266,7 +266,8 @@ def _compute(
         while not done:
             try:
                 for wave in waves:
-                    context = StepContext(store, models.held(wave.models), experiment.canvas.spec, conditions)
+                    held, labeller = models.held(wave.models), experiment.images.labeller
+                    context = StepContext(store, held, experiment.canvas.spec, conditions, labeller)
                     rounds = _rounds(prepared, wave, options)
                     for work in rounds:
                         root = beam.Pipeline(options=options)

@@ -236,7 +236,9 @@ def make_waves(experiment: Experiment, missing: Tasks, models_in_memory: int | N
     attacked = {kind.attack for kind, *_ in made.tally()}
     needed_by = {spec.name: spec.models for spec in experiment.specs if spec.name in attacked}
     groups = _grouped(needed_by, models_in_memory) or [([], ())]
-    waves = [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
+    loads, labeller = made.where("kind", ["load"]), experiment.images.labeller
+    waves = [Wave(loads, (labeller,), ())] if labeller and loads else []
+    waves += [Wave(made.where("attack", [CLEAN, *attacks]), needed, ()) for attacks, needed in groups]
     looking = {kind.model for kind, *_ in missing.tally()}
     wanted = [name for name in experiment.targets if name in looking]
     for start in range(0, len(wanted), models_in_memory):
@@ -277,7 +279,7 @@ def _with_attacks_again(missing: Tasks, files: Collection[str]) -> Tasks:
 
 def task_kinds(experiment: Experiment) -> Iterator[TaskKind]:
     """All kinds of task of an experiment, in the order in which they are done for a chunk."""
-    yield TaskKind("load", CLEAN, load_parts(0))
+    yield TaskKind("load", CLEAN, load_parts(0), forwards=int(experiment.images.labeller is not None))
     for spec in experiment.specs:
         forwards, backwards = spec.build().cost(len(spec.surrogates))
         passes = windows(VIEWS[spec.view])

@@ -16,6 +16,7 @@ from pipeline.run.pictures import list_pictures
 from pipeline.run.plan import Plan, Tasks, make_plan
 from pipeline.run.segments import arrange, chunks_of
 from pipeline.run.shard import WHOLE, Shard
+from transforms.attacks.targets import Column
 from transforms.data.chunks import Chunk, ImageRef, Material, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
@@ -113,12 +114,13 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
     before = read_record(store)
     if before is None and not all(is_lock(path) or is_temporary(path) for path in files):
         raise InputError(f"--output: {store.root} holds files but no run.json, so it is not a run directory of ours")
-    refs, notes = list_images(experiment.images, experiment.seed)
+    refs, notes = list_images(experiment.images, experiment.seed, experiment.target_columns)
     segments = arrange(store, before.definitions if before else None, refs)
     chunks, pool = chunks_of(segments, experiment.chunk_size), one_of_each_class(segments[0], experiment.seed)
     for spec in experiment.specs:
         if spec.mixes and len(pool) < 2:  # noqa: PLR2004 - another class than an image's own
-            raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and there is one class only")
+            few = "there is one class only" if experiment.images.labeller is None else "none is known without labels"
+            raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and {few}")
     pins = _pins(experiment, before.definitions.models if before else {})
     pictures = list_pictures(experiment, refs)
     new = definitions(experiment, segments, pins, {name: each.digest for name, each in pictures.items()})
@@ -130,8 +132,14 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         published={**(before.published if before else {}), **_published(pins)},
         costs=before.costs if before else (),
     )
-    said_of_pictures = (note for each in pictures.values() for note in each.notes)
-    warnings = (*notes, *_unusable(refs), *said_of_pictures, *_strange_budgets(experiment))
+    warnings = (
+        *notes,
+        *_unusable(refs),
+        *_labelled(experiment),
+        *(note for each in pictures.values() for note in each.notes),
+        *_unaimed(experiment, refs),
+        *_strange_budgets(experiment),
+    )
     if before:
         warnings += (*_growth(before, record), *_other_last_bits(before, record))
     if is_remote(store.root) and any(map(is_lock, files)):
@@ -197,6 +205,34 @@ def _unusable(refs: Sequence[ImageRef]) -> Iterator[str]:
     problems = [f"{ref.image_id}: {ref.problem}" for ref in refs if ref.problem]
     if problems:
         yield f"{len(problems)} of {len(refs)} images cannot be used, each a row of failures; {problems[0]}"
+
+
+def _labelled(experiment: Experiment) -> Iterator[str]:
+    labeller = experiment.images.labeller
+    if labeller is not None:
+        yield f"images.labels: they are what {labeller} says; accuracy is agreement with it, and is not checked before"
+
+
+def _unaimed(experiment: Experiment, refs: Sequence[ImageRef]) -> Iterator[str]:
+    """Attacks that have no target for some images, or one that is their label."""
+    usable = [ref for ref in refs if not ref.problem]
+    for spec in experiment.specs:
+        if spec.target is None or spec.variant_of is not None:
+            continue
+        of = f"attacks.{spec.name}.target: "
+        if isinstance(spec.target, Column):
+            column = spec.target.name
+            truths = [dict(ref.targets)[column] for ref in usable]
+            lacking = [(ref, truth) for ref, truth in zip(usable, truths, strict=True) if truth.problem]
+            if lacking:
+                ref, truth = lacking[0]
+                said = f"{len(lacking)} of {len(usable)} images have none, each a row of failures"
+                yield f"{of}{said}; {ref.image_id}: {truth.problem}"
+            own = sum(ref.label == truth.label for ref, truth in zip(usable, truths, strict=True) if not truth.problem)
+        else:
+            own = sum(ref.label == spec.target for ref in usable)
+        if own:
+            yield f"{of}the label of {own} of {len(usable)} images, which do not count in its success"
 
 
 def _strange_budgets(experiment: Experiment) -> Iterator[str]:

@@ -16,7 +16,7 @@ from transforms.data.decode import BadImage, CanvasSpec
 from transforms.data.pixels import CanvasBatch, Pixels
 from transforms.defenses.grid import parse
 from transforms.errors import InputError, StoppedError
-from transforms.models.answers import ask
+from transforms.models.answers import ask, most_probable
 from transforms.models.conditions import Conditions
 from transforms.models.device import Numerics
 from transforms.models.pin import ModelPin, pin
@@ -36,10 +36,10 @@ def check_images(run: Run, sample: int) -> Check:
     """Reads some images again, where they are still to be had."""
     check = Check("clean canvases, drawn at random, are what their images become")
     rows = _drawn(run, "images", sample)
-    stored = _stored(run, [(row["image_id"], CLEAN) for row in rows])
+    canvases = stored(run, [(row["image_id"], CLEAN) for row in rows])
     for row in rows:
         image_id = row["image_id"]
-        if (image_id, CLEAN) not in stored:
+        if (image_id, CLEAN) not in canvases:
             continue  # That it is missing was said before.
         try:
             data, decoded = read_image(ImageRef(image_id, row["uri"], row["label"]), _canvas(run))
@@ -50,8 +50,29 @@ def check_images(run: Run, sample: int) -> Check:
             check.unknown.append(f"{image_id}: {row['uri']} is another file now")
             continue
         check.looked_at += 1
-        if not np.array_equal(decoded.canvas, stored[image_id, CLEAN]):
+        if not np.array_equal(decoded.canvas, canvases[image_id, CLEAN]):
             check.wrong.append(f"{image_id}: {row['uri']} becomes another canvas")
+    return check
+
+
+def check_labels(run: Run, sample: int, device: str) -> Check:
+    """Asks the model that labelled the images again about some of them, where labels are predictions."""
+    check = Check("labels that a model gave, drawn at random, are what it says")
+    rows = [row for row in _drawn(run, "images", sample) if row["labelled_by"] is not None]
+    canvases = stored(run, [(row["image_id"], CLEAN) for row in rows])
+    asked_under = conditions(run.record.definitions, device)
+    for name, of_model in groupby(rows, key=lambda row: str(row["labelled_by"])):
+        there = [row for row in of_model if (row["image_id"], CLEAN) in canvases]
+        try:
+            model = HeldModels({name: pinned(run, name)}, device, asked_under.numerics).target(name)
+        except InputError as error:
+            check.unknown.append(f"{name}: {error}")
+            continue
+        pixels = np.stack([canvases[row["image_id"], CLEAN] for row in there])
+        check.looked_at += len(there)
+        for row, label in zip(there, most_probable(model, pixels, asked_under), strict=True):
+            if label != row["label"]:
+                check.wrong.append(f"{row['image_id']}: its label is {row['label']}, and {name} says {label}")
     return check
 
 
@@ -60,18 +81,18 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
     check = Check("predictions, drawn at random, are made again alike")
     asked_under = conditions(run.record.definitions, device)
     rows = sorted(_drawn(run, "predictions", sample), key=lambda row: str(row["model"]))
-    stored = _stored(run, [(row["image_id"], row["attack"]) for row in rows])
+    canvases = stored(run, [(row["image_id"], row["attack"]) for row in rows])
     for name, of_model in groupby(rows, key=lambda row: str(row["model"])):
         try:
-            models = HeldModels({name: _pin(run, name)}, device, asked_under.numerics)
+            models = HeldModels({name: pinned(run, name)}, device, asked_under.numerics)
             models.target(name)
         except InputError as error:
             check.unknown.append(f"{name}: {error}")
             continue
         for row in of_model:
-            if (row["image_id"], row["attack"]) in stored:
+            if (row["image_id"], row["attack"]) in canvases:
                 check.looked_at += 1
-                again = _made_again(row, stored[row["image_id"], row["attack"]], models, asked_under)
+                again = _made_again(row, canvases[row["image_id"], row["attack"]], models, asked_under)
                 if differ := differences(again, row, asked_under.numerics):
                     where = " ".join(str(row[key]) for key in ("image_id", "attack", "model", "view", "defense"))
                     check.wrong.append(f"prediction {where}: made again, {', '.join(differ)} differs")
@@ -82,15 +103,16 @@ def check_predictions(run: Run, sample: int, device: str) -> Check:
 
 
 def _made_again(row: Row, canvas: Pixels, models: HeldModels, asked_under: Conditions) -> Row:
-    batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None])
+    wanted = None if row["target"] is None else (row["target"],)
+    batch = CanvasBatch((row["image_id"],), (row["label"],), canvas[None], wanted)
     look, defense = (row["model"], row["view"]), parse(row["defense"])
     targets = {look: models.target(row["model"])}
     answers = ask(targets, defense, batch, asked_under)
-    (again,) = prediction_rows(batch, answers[look], defense, row["target"], all_probabilities=False)
+    (again,) = prediction_rows(batch, answers[look], defense, all_probabilities=False)
     return again
 
 
-def _pin(run: Run, name: str) -> ModelPin:
+def pinned(run: Run, name: str) -> ModelPin:
     """A model as the run had it; raises InputError where it cannot be had."""
     defined, written = run.record.definitions.models[name], run.record.named().models.get(name, {})
     found = pin(defined.source, written.get("weights"), defined.preprocessing, defined.engine, defined.gradients)
@@ -104,7 +126,8 @@ def _drawn(run: Run, table: str, sample: int) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _stored(run: Run, wanted: Sequence[tuple[str, str]]) -> _Stored:
+def stored(run: Run, wanted: Sequence[tuple[str, str]]) -> _Stored:
+    """Those of the canvases, by image id and attack, that are there."""
     if not wanted:
         return {}
     ids, attacks = (sorted(set(each)) for each in zip(*wanted, strict=True))

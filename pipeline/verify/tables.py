@@ -26,7 +26,7 @@ from transforms.models.views import VIEWS, windows
 from transforms.rows.attacks import made_by
 from transforms.rows.canvases import canvas_sha256, from_png
 from transforms.rows.distances import distances
-from transforms.rows.parts import CLEAN, canvases_part, file_of, variant_of
+from transforms.rows.parts import CLEAN, canvases_part, experiments_name, file_of, variant_of
 
 CLOSE = {"exact": 1e-4, "fast": 2e-2}
 """By how much probabilities may differ that another kind of CPU or GPU has made, by the run's numerics."""
@@ -155,6 +155,9 @@ union all
 select image_id, attack, 'predictions has another label than images'
 from predictions join images using (image_id) where predictions.label <> images.label
 union all
+select image_id, attack, 'predictions has another target than attacks'
+from predictions join attacks using (image_id, attack) where predictions.target is distinct from attacks.target
+union all
 select image_id, attack, 'success does not follow from adversarial_predicted'
 from attacks
 where success <> case when target is null then adversarial_predicted <> label else adversarial_predicted = target end
@@ -194,20 +197,7 @@ def check_agreement(run: Run) -> Check:
     return check
 
 
-HOW = (
-    "recipe",
-    "surrogates",
-    "fuse",
-    "victim",
-    "view",
-    "through",
-    "objective",
-    "target",
-    "norm",
-    "eps",
-    "steps",
-    "seed",
-)
+HOW = ("recipe", "surrogates", "fuse", "victim", "view", "through", "objective", "norm", "eps", "steps", "seed")
 """The columns of `rows.attacks.made_by`."""
 
 
@@ -220,7 +210,7 @@ def check_definitions(run: Run) -> Check:
     for attack, *values in made:
         check.looked_at += 1
         try:
-            spec = _spec(run.record.definitions, attack, names)
+            spec = defined_spec(run.record.definitions, attack, names)
             expected = made_by(spec, run.record.definitions.seed)
             passes = [windows(VIEWS[spec.view]) * each for each in spec.build().cost(len(spec.surrogates))]
         except ValueError as error:
@@ -238,14 +228,15 @@ def check_definitions(run: Run) -> Check:
     return check
 
 
-def _spec(defined: Definitions, attack: str, made: Sequence[str]) -> AttackSpec:
+def defined_spec(defined: Definitions, attack: str, made: Sequence[str]) -> AttackSpec:
     """An attack as its definition has it; raises ValueError for one that is none.
 
     Args:
         made: all attacks of the run, an adaptive one's variants among them, which definitions leave out.
     """
-    name, _ = variant_of(attack) or (attack, None)
-    known = [variant[1] for variant in map(variant_of, made) if variant is not None and variant[0] == name]
+    name = experiments_name(attack)
+    variants = (variant_of(each) for each in made if experiments_name(each) == name)
+    known = list(dict.fromkeys(defense for _, defense in filter(None, variants)))
     written = {**defined.attacks[name], **({"adaptive": known} if known else {})}
     return next(spec for spec in AttackConfig.model_validate(written).specs(name, ()) if spec.name == attack)
 

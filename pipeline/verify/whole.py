@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.results.tables import open_run
-from pipeline.verify.replay import check_images, check_predictions
+from pipeline.verify.replay import check_images, check_labels, check_predictions
 from pipeline.verify.tables import (
     Check,
     check_agreement,
@@ -13,6 +13,7 @@ from pipeline.verify.tables import (
     check_plan,
     check_rows,
 )
+from pipeline.verify.targets import check_targets
 from transforms.models.device import torch_device
 from transforms.steps.process import prepare_numerics
 
@@ -40,3 +41,5 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
         yield check_canvases(run)
         yield check_images(run, sample)
         yield check_predictions(run, sample, device)
+        yield check_labels(run, sample, device)
+        yield check_targets(run, sample, device)

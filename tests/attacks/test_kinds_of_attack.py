@@ -183,8 +183,8 @@ def attack_with_a_pool(folder: str, experiment: str) -> None:
     canvas, store = loaded.canvas.spec, Store(folder)
     refs = list_images(loaded.images, loaded.seed).refs
     chunk = make_chunks(refs, 2)[0]
-    publish(store, load_chunk(store, chunk, canvas))
     context = StepContext(store, HeldModels({"lite0": pin("coarse0")}, "cpu"), canvas, conditions_of(loaded))
+    publish(store, load_chunk(context, chunk))
     (spec,) = [each for each in loaded.specs if each.name == "admix"]
     worker = AttackChunk(context, [spec], Material(one_of_each_class(refs, loaded.seed)))
     assert list(worker.process(Work(chunk, frozenset(["admix"]))))

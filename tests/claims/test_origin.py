@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.keras import MODELS, calibrated
+from tests.support.keras import calibrated
 from tests.support.nasnet import NASNet
 from tests.support.runs import IMAGENET_SAMPLE, ROOT, needs_imagenet_sample, refused, rows, run
 
@@ -15,7 +15,12 @@ pytestmark = [needs_imagenet_sample, pytest.mark.system]
 
 ORIGIN = ROOT / "data" / "experiments" / "origin.yaml"
 PICTURES = f"--set=images.folder={IMAGENET_SAMPLE}"
-NAMES = dict(zip(("resnet50", "efficientnet", "densenet", "mobilenet"), MODELS, strict=True))
+NAMES = {
+    "resnet50": "ResNet50",
+    "efficientnet": "EfficientNetB0",
+    "densenet": "DenseNet201",
+    "mobilenet": "MobileNetV2",
+}
 
 
 @pytest.fixture(scope="module")

@@ -244,7 +244,9 @@ def test_the_nips17_competitions_labels_are_1_based(tmp_path: Path) -> None:
     a, b, c, d = images(folder=tmp_path, labels="labels.csv")
     assert (a.label, b.label) == (0, 999) and "unknown class" in c.problem and "unknown class" in d.problem
     (note,) = notes(folder=tmp_path, labels="labels.csv")
-    assert note.endswith("labels.csv is of the NIPS'17 competition: its TrueLabel is 1–1000, of which 1 is subtracted")
+    assert note.endswith(
+        "labels.csv is of the NIPS'17 competition: its TrueLabel and TargetClass are 1–1000, of which 1 is subtracted"
+    )
 
 
 # --- a folder with class sub-folders

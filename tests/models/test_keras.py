@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 Weights = Callable[[str], str]
 
 
+@pytest.fixture(scope="module")
+def loaded(weights: "Weights") -> Callable[[str], Classifier]:
+    """In single precision, each loaded once."""
+    return cache(lambda name: model_source(f"keras/{name}", weights(name)).load(CPU))
+
+
+Loaded = Callable[[str], Classifier]
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_predictions_are_keras_own(name: str, weights: Weights) -> None:
-    classifier = model_source(f"keras/{name}", weights(name)).load(CPU)
+def test_predictions_are_keras_own(name: str, loaded: Loaded) -> None:
+    classifier = loaded(name)
     with torch.inference_mode():
         found = classifier(windows(2)).numpy()
     shown = MODULES[name].preprocess_input(pixels(2), data_format="channels_last")
@@ -89,10 +99,9 @@ def test_gradients_against_finite_differences(name: str, weights: Weights) -> No
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_float32_gradients_flow_to_every_pixel(name: str, weights: Weights) -> None:
-    source = model_source(f"keras/{name}", weights(name))
-    classifier = source.load(CPU)
-    assert source.differentiable and classifier.differentiable
+def test_float32_gradients_flow_to_every_pixel(name: str, loaded: Loaded) -> None:
+    classifier = loaded(name)
+    assert model_source(f"keras/{name}").differentiable and classifier.differentiable
     picture = windows(2).requires_grad_()
     (gradient,) = torch.autograd.grad(classifier(picture)[:, 7].sum(), picture)
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.9

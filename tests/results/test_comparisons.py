@@ -186,9 +186,9 @@ def test_what_cannot_be_compared_is_said(run: Run, tmp_path: Path) -> None:
         within(run, "view")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
         within(run, "model", wanted={"attack": ["pdg"]})
-    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+    with pytest.raises(InputError, match="success: aim and pgd have not the same target"):
         within(run, "attack", "success")
-    with pytest.raises(InputError, match="success: pgd and aim have not the same target"):
+    with pytest.raises(InputError, match="success: aim and pgd have not the same target"):
         between(run, run, "model", "success")
     elsewhere = open_run(str(made_run(tmp_path, answers([0, 0]))))
     with pytest.raises(InputError, match="no image with the same bytes, label and case"):

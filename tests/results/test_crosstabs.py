@@ -36,7 +36,7 @@ def test_success_by_attack_and_model(run: Run) -> None:
     assert sheet.title == f"Attack success, {of}; view center, undefended"
     assert sheet.notes[0] == "Images, of how many, and Wilson's 95 % interval."
     assert sheet.notes[1] == "White-box, where the attack follows the model's gradients: pgd, aim on m."
-    assert sheet.notes[2].endswith("whose own images do not count: aim (class 649).")
+    assert sheet.notes[2].endswith("whose own images do not count: aim (class 649; 1 left out).")
 
 
 def test_accuracy_has_clean_images_and_the_worst_case(run: Run) -> None:
@@ -113,7 +113,7 @@ def test_unlike_things_are_not_mixed(run: Run, tmp_path: Path) -> None:
         crosstab(run, "defense", "attack")
     with pytest.raises(InputError, match="attack: pgd, aim are not mixed; choose one with --attack"):
         crosstab(run, "model", "defense")
-    with pytest.raises(InputError, match="pgd and aim have not the same target"):
+    with pytest.raises(InputError, match="aim and pgd have not the same target"):
         crosstab(run, "attack", "model", worst=True)
     views = [row for view in ("center", "ten-crop") for row in answers([0], view=view)]
     with pytest.raises(InputError, match="view: center, ten-crop are not mixed"):

@@ -107,7 +107,7 @@ def test_an_image_that_is_wrong_when_clean_is_not_robust(tmp_path: Path) -> None
 
 
 def test_what_has_no_worst_case_is_refused(run: Run) -> None:
-    with pytest.raises(InputError, match="pgd and aim have not the same target"):
+    with pytest.raises(InputError, match="aim and pgd have not the same target"):
         findings.worst_case(run, "success")
     with pytest.raises(InputError, match="margin is a mean"):
         findings.worst_case(run, "margin")

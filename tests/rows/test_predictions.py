@@ -1,6 +1,7 @@
 """Rows of predictions from log-probabilities made by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ def _rows(
     given = Answers(batch.labels)
     for each in answers:
         given.add(each)
-    return prediction_rows(batch, given.summed_up(), parse(defense), target, all_probabilities=all_probabilities)
+    if target is not None:
+        batch = replace(batch, targets=(target,) * len(batch.labels))
+    return prediction_rows(batch, given.summed_up(), parse(defense), all_probabilities=all_probabilities)
 
 
 def test_a_row_by_hand() -> None:

@@ -62,8 +62,8 @@ class PlainLoop:
             made = attack_rows(spec, experiment.seed, batch, attacked)
             unsaid = dict.fromkeys(TABLES["attacks"].columns.names)  # null, as where an attack has no band
             self.attacks += [{**unsaid, **row, "attack": spec.name} for row in made]
-            batches[spec.name] = CanvasBatch(batch.image_ids, batch.labels, attacked.canvases)
-        wanted = {"none": None, **{spec.name: spec.target for spec in experiment.specs}}
+            targets = None if attacked.targets is None else tuple(attacked.targets.tolist())
+            batches[spec.name] = CanvasBatch(batch.image_ids, batch.labels, attacked.canvases, targets)
         for attack, seen in batches.items():
             self.canvases |= {(attack, name): seen.pixels[place] for place, name in enumerate(seen.image_ids)}
             for defense in (NO_DEFENSE, *experiment.defenses):
@@ -74,9 +74,7 @@ class PlainLoop:
                         for pixels in shown:
                             answers.add(predict_batch(predicting[model], view, pixels, conditions))
                         everything = experiment.all_probabilities
-                        made = prediction_rows(
-                            seen, answers.summed_up(), defense, wanted[attack], all_probabilities=everything
-                        )
+                        made = prediction_rows(seen, answers.summed_up(), defense, all_probabilities=everything)
                         keys = {"attack": attack, "model": model, "view": view, "defense": defense.name}
                         self.predictions += [{**row, **keys} for row in made]
 
@@ -94,6 +92,7 @@ class PlainLoop:
                     "width": decoded.width,
                     "height": decoded.height,
                     "bytes_sha256": hashlib.sha256(data).hexdigest(),
+                    "labelled_by": None,
                 }
             )
             ids.append(ref.image_id)

@@ -23,7 +23,7 @@ def test_a_run_counts_what_it_made(tmp_path: Path) -> None:
         "attacks_made": len(rows(output, "attacks")),
         "predictions_made": len(rows(output, "predictions")),
         "bytes_written": sum(files.values()),
-        "read": 3 + 3 + 3 * 3 * 2,  # images, then clean canvases to attack, and each kind for each defence
+        "read": 3 + 3 + 3 * 3,  # images, then clean canvases to attack, and each kind once for all defences
         "decode": 3,
         "attack": 3 * 2,
         "defend": 3 * 3 * 2,

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 
 # One of each way to preprocess: BGR without scale, built into the network, ImageNet's mean and deviation, [-1, 1].
-MODELS = ["ResNet50", "EfficientNetB0", "DenseNet201", "MobileNetV2"]
+MODELS = ["ResNet50", "EfficientNetB0", "DenseNet121", "MobileNetV2"]
 MODULES = {
     "ResNet50": keras.applications.resnet50,
     "EfficientNetB0": keras.applications.efficientnet,
+    "DenseNet121": keras.applications.densenet,
     "DenseNet201": keras.applications.densenet,
     "MobileNetV2": keras.applications.mobilenet_v2,
 }

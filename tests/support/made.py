@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.results.record import RunRecord, write_record
 from tests.support.runs import EMPTY_RUN, Json, Row
 from transforms.data.classes import class_name
-from transforms.rows.parts import CLEAN, Part, variant_of
+from transforms.rows.parts import CLEAN, Part, experiments_name, variant_of
 from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.store import Store
 
@@ -50,7 +50,7 @@ def made_run(
     for row in [*described, *seen, *attacked]:
         labels.setdefault(row["image_id"], 0)
         labels[row["image_id"]] = row.get("label", labels[row["image_id"]])
-    targets = {row["attack"]: row.get("target") for row in attacked}
+    targets = {row["attack"]: row.get("target") for row in attacked}  # of a prediction that does not say its own
     followed = [name for row in attacked for name in row.get("surrogates", ())]
     models = list(dict.fromkeys([*(row.get("model", _PLACE["model"]) for row in seen), *followed])) or [_PLACE["model"]]
     own = {row["image_id"]: row for row in described}
@@ -81,7 +81,8 @@ def _publish(store: Store, table: str, rows: Iterable[Row], chunks: Mapping[str,
     parts = defaultdict[Part, list[Row]](list)
     for row in rows:
         keys = tuple(row[name] for name in TABLES[table].partitions)
-        inside = {name: row[name] for name in TABLES[table].columns.names}
+        columns = TABLES[table].columns
+        inside = {each.name: row.get(each.name) if each.nullable else row[each.name] for each in columns}
         parts[Part(table, chunks.get(row["image_id"], 0), keys)].append(inside)
     for part, some in parts.items():
         store.publish(part, rows_table(table, some))
@@ -89,7 +90,14 @@ def _publish(store: Store, table: str, rows: Iterable[Row], chunks: Mapping[str,
 
 def _image(row: Row, label: int) -> Row:
     name = row["image_id"]
-    usual = {"uri": f"{name}.jpg", "label": label, "label_name": class_name(label), "width": 224, "height": 224}
+    usual = {
+        "uri": f"{name}.jpg",
+        "label": label,
+        "label_name": class_name(label),
+        "width": 224,
+        "height": 224,
+        "labelled_by": None,
+    }
     return {**usual, "bytes_sha256": sha256(name.encode()).hexdigest(), **row}
 
 
@@ -138,10 +146,10 @@ def _record(tables: Mapping[str, list[Row]], models: list[str], chunk_size: int)
     def named(column: str) -> list[str]:
         return list(dict.fromkeys(row[column] for row in tables["predictions"]))
 
-    attacks = {row["attack"]: _defined(row) for row in tables["attacks"] if variant_of(row["attack"]) is None}
+    plain = [row for row in tables["attacks"] if variant_of(row["attack"]) is None]
+    attacks = {experiments_name(row["attack"]): _defined(row) for row in plain}
     for row in tables["attacks"]:
-        if variant := variant_of(row["attack"]):
-            attacks.setdefault(variant[0], _defined(row))
+        attacks.setdefault(experiments_name(row["attack"]), _defined(row))
     said = json.dumps([(row["image_id"], row["label"], False) for row in tables["images"]])
     images = {"count": len(tables["images"]), "sha256": sha256(said.encode()).hexdigest()}
     sources = {name: {"source": f"made/{name}", "weights_sha256": sha256(name.encode()).hexdigest()} for name in models}

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from tests.support.finished import shared
 from transforms.models.export import export
 
 NASNET = """
@@ -45,12 +47,16 @@ class NASNet:
 
 @pytest.fixture(scope="session")
 def nasnet(tmp_path_factory: pytest.TempPathFactory) -> NASNet:
-    """By Keras on TensorFlow, in processes of their own."""
-    folder = tmp_path_factory.mktemp("nasnet")
+    """By Keras on TensorFlow, in processes of their own, once for all processes of the suite."""
+    folder = shared(tmp_path_factory) / "nasnet"
+    path = folder / "nasnet.onnx"
     coarse = np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3))
     pixels = coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.float32)
-    np.save(folder / "pixels.npy", pixels)
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-c", NASNET], cwd=folder, env=quiet, check=True, capture_output=True)
-    export("keras/NASNetMobile", folder / "nasnet.onnx", str(folder / "nasnet.weights.h5"))
-    return NASNet(folder / "nasnet.onnx", pixels, np.load(folder / "expected.npy"))
+    with FileLock(f"{folder}.lock"):
+        if not path.exists():
+            folder.mkdir(exist_ok=True)
+            np.save(folder / "pixels.npy", pixels)
+            quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+            subprocess.run([sys.executable, "-c", NASNET], cwd=folder, env=quiet, check=True, capture_output=True)
+            export("keras/NASNetMobile", path, str(folder / "nasnet.weights.h5"))
+    return NASNet(path, pixels, np.load(folder / "expected.npy"))

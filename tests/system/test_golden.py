@@ -68,7 +68,8 @@ def _made(images: Path, output: Path, *options: str) -> Path:
 
 
 def _without_places(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key != "uri"}
+    """But for the columns that have come since, too, which are null."""
+    return {key: value for key, value in row.items() if key not in {"uri", "labelled_by"} or (key != "uri" and value)}
 
 
 def _says_where(path: str) -> bool:

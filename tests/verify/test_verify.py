@@ -57,7 +57,7 @@ def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:
     images, attacks, models, defenses = 7, 3, 2, 2
     canvases = images * (1 + attacks)
     predictions = canvases * models * (1 + defenses)
-    files, tasks, rows, agree, defined, seen, read, again = cases(said).values()
+    files, tasks, rows, agree, defined, seen, read, again, labelled, aimed = cases(said).values()
     assert files == [len(stamps(small_run.output)), 0, 0]
     assert tasks[1:] == [0, 0]
     assert rows == [images + images * attacks + canvases + predictions, 0, 0]
@@ -66,6 +66,8 @@ def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:
     assert seen == [canvases, 0, 0]
     assert read == [images, 0, 0]
     assert again == [predictions, 0, 0]
+    assert labelled == [0, 0, 0]
+    assert aimed == [images * attacks, 0, 0]
 
 
 def test_nothing_is_written(tiny_run: Finished) -> None:

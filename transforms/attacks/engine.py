@@ -1,7 +1,7 @@
 """The engine: attacks a chunk of canvases in micro-batches, and regroups them between the stages of a cascade."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.targets import wanted
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import WHITE, CanvasBatch, Pixels
 from transforms.defenses.differentiable import differentiable
@@ -76,6 +77,22 @@ def attack_batch(
     return attacked
 
 
+def clean_answer(
+    spec: AttackSpec, classifiers: Sequence[Classifier], batch: CanvasBatch, conditions: Conditions
+) -> Tensor:
+    """The fused surrogates' logits (N, classes) for clean canvases, at least one: as the attack looks at them, but not
+    through the defence that it knows. No pass of the attack."""
+    surrogates = Surrogates(classifiers, VIEWS[spec.view], conditions.field_of_view, spec.fuse)
+    canvases = torch.from_numpy(batch.pixels)
+
+    def work(items: list[int]) -> tuple[Tensor]:
+        with torch.inference_mode():
+            return (surrogates.logits(canvases[items].to(classifiers[0].device).float() / WHITE).cpu(),)
+
+    (logits,) = in_micro_batches(work, len(batch.labels), conditions.micro_batch)
+    return logits
+
+
 class _UnderAttack:
     """A chunk under attack."""
 
@@ -103,7 +120,7 @@ class _UnderAttack:
         self._pool_labels = torch.tensor(classes, dtype=torch.int64, device=self._device)
         self._pictures = None if pictures is None else torch.from_numpy(pictures)
         self._victim = victim
-        self._goal = Goal(self._labels, None if spec.target is None else torch.full_like(self._labels, spec.target))
+        self._goal = Goal(self._labels, self._wanted())
 
     def in_micro_batches(self, attack: Attack, images: list[int], stage: int = 0) -> Attacked:
         """Attacks some of the chunk's images, by number."""
@@ -112,12 +129,20 @@ class _UnderAttack:
             return self._attack(attack, [images[item] for item in items], stage)
 
         found = in_micro_batches(work, len(images), self._conditions.micro_batch)
-        return Attacked(*(each.numpy() for each in found))
+        targets = None if self._goal.targets is None else self._goal.targets[images].numpy()
+        return replace(Attacked(*(each.numpy() for each in found)), targets=targets)
 
     def standing(self, attacked: Attacked) -> list[int]:
         """The numbers of the images that the attack has not brought to its goal."""
         reached = self._goal.reached(torch.from_numpy(attacked.adversarial)).numpy()
         return np.flatnonzero(~reached & attacked.finite).tolist()
+
+    def _wanted(self) -> Tensor | None:
+        """The targets, int64 (N,)."""
+        if self._spec.target is None:
+            return None
+        answer = partial(clean_answer, self._spec, self._classifiers, self._batch, self._conditions)
+        return wanted(self._spec.target, self._batch, self._conditions.seed, answer)
 
     def _attack(self, attack: Attack, items: list[int], stage: int) -> tuple[Tensor, ...]:
         canvases = self._canvases[items].to(self._device)
@@ -176,10 +201,10 @@ def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:
     """Some images' results replaced by those of a later stage, with the passes of both."""
-    replaced = {each.name: getattr(attacked, each.name).copy() for each in fields(Attacked)}
+    replaced = {each.name: getattr(attacked, each.name).copy() for each in fields(Attacked) if each.name != "targets"}
     for name, values in replaced.items():
         before = values[items]
         values[items] = getattr(again, name)
         if name in {"forwards", "backwards", "queries"}:
             values[items] += before
-    return Attacked(**replaced)
+    return replace(attacked, **replaced)

@@ -8,6 +8,7 @@ from transforms.attacks.modifiers.registry import ModifierSpec
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes.names import recipe, with_changing
 from transforms.attacks.surrogates import Fusion
+from transforms.attacks.targets import Target
 from transforms.attacks.units import Drawn
 from transforms.defenses.defense import Defense
 from transforms.models.device import Precision
@@ -29,7 +30,7 @@ class AttackSpec:
         defense: what the attack sees the canvas through.
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
-        target: class wanted by a targeted attack, 0–999, or None.
+        target: what class a targeted attack wants of an image, or None.
         gradients: "torch" where surrogates are to be run by it; None for the engines of the models.
         victim: the model that it asks, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
@@ -45,11 +46,11 @@ class AttackSpec:
     precision: Precision
     norm: str
     eps: float
-    target: int | None
+    target: Target | None
     victim: str | None = None
+    modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
     variant_of: str | None = None
     gradients: Plain | None = None
-    modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
 
     @property
     def mixes(self) -> bool:

@@ -3,8 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 UNLABELED = -1
+
+
+class Truth(NamedTuple):
+    """The class index of an image, 0–999 or `UNLABELED`, and why it is not known ("" if it is)."""
+
+    label: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +26,14 @@ class ImageRef:
         label: ImageNet class index, 0–999, or `UNLABELED`.
         problem: why the image cannot be used, known from the listing alone ("" if nothing is wrong). Such a ref
             keeps its place in its chunk and ends as a row of `failures`.
+        targets: of each column of the labels CSV that an attack takes its targets from, the name and the class.
     """
 
     image_id: str
     uri: str
     label: int
     problem: str = ""
+    targets: tuple[tuple[str, Truth], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

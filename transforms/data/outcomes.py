@@ -25,6 +25,7 @@ class Attacked:
         queries: int64 (N,), how often the attack asked its victim.
         clean, adversarial: float32 (N, classes), the fused surrogates' probabilities for the stored canvases; no
             classes where there are no surrogates.
+        targets: int64 (N,), the classes that were wanted; None where any wrong one would do.
     """
 
     canvases: Pixels
@@ -35,6 +36,7 @@ class Attacked:
     queries: NDArray[np.int64]
     clean: NDArray[np.float32]
     adversarial: NDArray[np.float32]
+    targets: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)

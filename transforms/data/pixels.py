@@ -21,15 +21,17 @@ class CanvasBatch:
         image_ids: N ids.
         labels: N classes, 0–999.
         pixels: uint8 (N, 3, S, S), C-contiguous; N may be 0.
+        targets: N classes, 0–999, that a targeted attack wants of them; None for any other canvases.
     """
 
     image_ids: tuple[str, ...]
     labels: tuple[int, ...]
     pixels: Pixels
+    targets: tuple[int, ...] | None = None
 
     @staticmethod
     def joined(batches: Sequence["CanvasBatch"]) -> "CanvasBatch":
-        """The images of several batches, at least one, of one size."""
+        """The images of several batches, at least one, of one size, without targets."""
         return CanvasBatch(
             tuple(chain.from_iterable(each.image_ids for each in batches)),
             tuple(chain.from_iterable(each.labels for each in batches)),
@@ -39,4 +41,6 @@ class CanvasBatch:
     def take(self, numbers: Sequence[int]) -> "CanvasBatch":
         """Some of the images, by number."""
         ids = tuple(self.image_ids[number] for number in numbers)
-        return CanvasBatch(ids, tuple(self.labels[number] for number in numbers), self.pixels[list(numbers)])
+        labels = tuple(self.labels[number] for number in numbers)
+        targets = None if self.targets is None else tuple(self.targets[number] for number in numbers)
+        return CanvasBatch(ids, labels, self.pixels[list(numbers)], targets)

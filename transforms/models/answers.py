@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transforms.data.outcomes import TOP, Answered
-from transforms.data.pixels import WHITE, CanvasBatch
+from transforms.data.pixels import WHITE, CanvasBatch, Pixels
 from transforms.defenses.defense import Defense
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
@@ -60,6 +60,16 @@ def predict_batch(classifier: Classifier, view: str, pixels: Tensor, conditions:
 
     (log_probabilities,) = in_micro_batches(work, len(pixels), conditions.micro_batch)
     return log_probabilities
+
+
+def most_probable(classifier: Classifier, pixels: Pixels, conditions: Conditions) -> list[int | None]:
+    """The class that a model takes each canvas for, looking at its centre; None where its answer is not a number.
+
+    Args:
+        pixels: uint8 (N, 3, S, S), N >= 1.
+    """
+    answers = predict_batch(classifier, "center", torch.from_numpy(pixels), conditions)
+    return [None if bool(each.isnan().any()) else int(each.argmax()) for each in answers]
 
 
 def highest(values: Tensor, count: int) -> Tensor:

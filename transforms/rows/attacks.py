@@ -28,7 +28,6 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "view": spec.view,
         "through": spec.defense.name,
         "objective": dict(spec.parameters).get("objective"),
-        "target": spec.target,
         "norm": spec.norm,
         "eps": spec.eps,
         "steps": spec.build().steps,
@@ -47,12 +46,14 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
     rows = []
     for item in np.flatnonzero(attacked.finite).tolist():
         canvas, label = attacked.canvases[item], batch.labels[item]
+        target = None if attacked.targets is None else int(attacked.targets[item])
         rows.append(
             {
                 "image_id": batch.image_ids[item],
                 **made_by(spec, seed),
                 "label": label,
-                **_answers(attacked, item, label, spec.target),
+                "target": target,
+                **_answers(attacked, item, label, target),
                 "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
                 **attack.columns(batch.pixels[item], canvas),

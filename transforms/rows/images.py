@@ -9,18 +9,20 @@ from transforms.data.decode import Decoded
 
 
 def image_row(ref: ImageRef, data: bytes, decoded: Decoded) -> dict[str, Any]:
-    """A row of `images`.
+    """A row of `images`, but for its label.
 
     Args:
-        ref: with a label, 0–999.
         data: the encoded bytes.
     """
     return {
         "image_id": ref.image_id,
         "uri": ref.uri,
-        "label": ref.label,
-        "label_name": class_name(ref.label),
         "width": decoded.width,
         "height": decoded.height,
         "bytes_sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+def labelled(row: dict[str, Any], label: int, by: str | None = None) -> dict[str, Any]:
+    """A row of `images` with its label, 0–999, and the model whose prediction that is, if it was not given."""
+    return {**row, "label": label, "label_name": class_name(label), "labelled_by": by}

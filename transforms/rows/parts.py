@@ -13,6 +13,7 @@ CLEAN = "none"
 """The attack column of what was not attacked."""
 
 _VARIANT = "@"
+_TARGETED = ":target="
 
 GROUPS = {**dict.fromkeys(TABLES, 256), "canvases": 16}
 """How many chunks of each table are compacted into one file at the end of a large run."""
@@ -35,6 +36,22 @@ def variant_of(name: str) -> tuple[str, str] | None:
     """
     attack, mark, defense = name.partition(_VARIANT)
     return (attack, defense) if mark else None
+
+
+def targeted_name(attack: str, target: str) -> str:
+    """The attack column of an attack with several targets, for one of them."""
+    return f"{attack}{_TARGETED}{target}"
+
+
+def untargeted_name(name: str) -> str:
+    """An attack column without the one of several targets that it names; an adaptive attack's variant stays one."""
+    own, mark, defense = name.partition(_VARIANT)
+    return own.partition(_TARGETED)[0] + mark + defense
+
+
+def experiments_name(name: str) -> str:
+    """What the experiment calls the attack that an attack column names."""
+    return untargeted_name(name).partition(_VARIANT)[0]
 
 
 @dataclass(frozen=True, slots=True)

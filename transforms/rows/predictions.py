@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def prediction_rows(
-    batch: CanvasBatch, answered: Answered, defense: "Defense", target: int | None, *, all_probabilities: bool
+    batch: CanvasBatch, answered: Answered, defense: "Defense", *, all_probabilities: bool
 ) -> list[dict[str, Any]]:
     """Rows of `predictions`, for the images of which the model's answer is finite.
 
@@ -21,7 +21,7 @@ def prediction_rows(
     wrong. Behind `smoothing` the votes decide what is predicted, and an abstention is not correct.
 
     Args:
-        target: the class that the attack wanted, if any.
+        batch: the canvases that were attacked, with the targets of a targeted attack.
         all_probabilities: whether rows hold them for every class.
     """
     logarithms, probabilities, choices = answered.log_probabilities, answered.probabilities, answered.choices
@@ -30,6 +30,7 @@ def prediction_rows(
     rows = []
     for item in np.flatnonzero(answered.finite).tolist():
         label, top = batch.labels[item], answered.top[item]
+        target = None if batch.targets is None else batch.targets[item]
         predicted = int(top[0] if certified is None else certified.predicted[item])
         abstained = None if certified is None else bool(certified.abstained[item])
         rows.append(

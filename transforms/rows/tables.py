@@ -51,6 +51,7 @@ TABLES = {
             "width": (pa.int32(), "of the upright original, pixels"),
             "height": (pa.int32(), "of the upright original, pixels"),
             "bytes_sha256": (pa.string(), "of the encoded file"),
+            "labelled_by": (_Optional(pa.string()), "the model whose prediction the label is; null if it was given"),
         },
     ),
     "attacks": _table(

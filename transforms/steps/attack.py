@@ -1,6 +1,7 @@
 """Attacking: stored clean canvases become stored adversarial canvases and rows of `attacks`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from transforms.attacks.engine import attack_batch
 from transforms.attacks.spec import AttackSpec
+from transforms.attacks.targets import Column
 from transforms.data.chunks import Chunk, ImageRef, Material, Picture, Work
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.data.outcomes import Attacked
@@ -97,10 +99,12 @@ def attack_chunk(
         The parts that come of it, in the order of publication.
     """
     failures_at, canvases_at, attacks_at = attack_parts(chunk.index, spec.name)
+    batch, failures = _aimed(spec, chunk, batch)
     groups: list[tuple[list[int], Attacked]] = []
-    failures, pictures = list[dict[str, Any]](), None
+    pictures = None
     if listed is not None and batch.labels:
-        batch, pictures, failures = read_pictures(context.store, f"{canvases_at.path} pictures", listed, batch)
+        batch, pictures, unusable = read_pictures(context.store, f"{canvases_at.path} pictures", listed, batch)
+        failures += unusable
     if batch.labels:
         # Before the guard: a process that dies of loading a model is not put down to images.
         context.models.surrogates(spec)
@@ -122,6 +126,19 @@ def attack_chunk(
         (canvases_at, canvas_table([row["image_id"] for row in rows], canvases)),
         (attacks_at, rows_table("attacks", rows)),
     ]
+
+
+def _aimed(spec: AttackSpec, chunk: Chunk, batch: CanvasBatch) -> tuple[CanvasBatch, list[dict[str, Any]]]:
+    """The images with the targets that the labels CSV gives them, and rows of `failures` for those without one."""
+    if not isinstance(spec.target, Column):
+        return batch, []
+    column = spec.target.name
+    given = {ref.image_id: dict(ref.targets)[column] for ref in chunk.refs if not ref.problem}
+    known = [number for number, image_id in enumerate(batch.image_ids) if not given[image_id].problem]
+    aimed = batch.take(known)
+    problems = {each: given[each].problem for each in batch.image_ids if given[each].problem}
+    failures = [failure_row(each, "InputError", problem) for each, problem in problems.items()]
+    return replace(aimed, targets=tuple(given[each].label for each in aimed.image_ids)), failures
 
 
 def read_pictures(

@@ -17,9 +17,11 @@ class StepContext:
         models: at least those that the steps ask.
         canvas: how images become canvases.
         conditions: under which models are asked.
+        labeller: the model whose predictions are the labels; None where images have theirs.
     """
 
     store: Store
     models: HeldModels
     canvas: CanvasSpec
     conditions: Conditions
+    labeller: str | None = None

@@ -6,13 +6,15 @@ from itertools import chain
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from transforms.data.chunks import Chunk, ImageRef, Work
 from transforms.data.decode import BadImage, CanvasSpec, decode
 from transforms.data.pixels import Pixels
+from transforms.models.answers import most_probable
 from transforms.rows.canvases import canvas_table
 from transforms.rows.failures import failure_row
-from transforms.rows.images import image_row
+from transforms.rows.images import image_row, labelled
 from transforms.rows.parts import load_parts
 from transforms.rows.tables import rows_table
 from transforms.steps.context import StepContext
@@ -21,7 +23,10 @@ from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
 from transforms.steps.stored import Rows, publish
 from transforms.storage.images import image_bytes
-from transforms.storage.store import Store
+
+_Loaded = tuple[dict[str, Any], Pixels | None]
+"""A row of `images`, at first without its label, and the canvas; or a row of `failures` and None."""
+_NO_ANSWER = "the answer of the model that labels it is NaN"
 
 
 class LoadImages(beam.PTransform):
@@ -42,19 +47,22 @@ class _LoadChunk(Step):
     def process(self, work: Work) -> Iterator[Work]:
         store = self._context.store
         if not all(store.has(part) for part in load_parts(work.chunk.index)):
-            publish(store, load_chunk(store, work.chunk, self._context.canvas))
+            publish(store, load_chunk(self._context, work.chunk))
         yield work
 
 
-def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> list[Rows]:
-    """Reads and decodes a chunk's images; one bad image costs one row of `failures`.
+def load_chunk(context: StepContext, chunk: Chunk) -> list[Rows]:
+    """Reads and decodes a chunk's images, and labels them where a model does; one bad image costs one row of
+    `failures`.
 
     Returns:
         The parts that come of it, in the order of publication.
     """
     failures_at, images_at, canvases_at = load_parts(chunk.index)
     ids = [ref.image_id for ref in chunk.refs]
-    groups = guarded(store, images_at.path, ids, partial(_load_some, chunk.refs, canvas))
+    if context.labeller is not None:
+        context.models.target(context.labeller)  # Before the guard, as in attacking.
+    groups = guarded(context.store, images_at.path, ids, partial(_load_some, context, chunk.refs))
     failures = death_rows(ids, [number for kept, _ in groups for number in kept])
     image_rows, canvases = [], []
     for row, pixels in chain.from_iterable(found for _, found in groups):
@@ -73,14 +81,35 @@ def load_chunk(store: Store, chunk: Chunk, canvas: CanvasSpec) -> list[Rows]:
         ]
 
 
-def _load_some(
-    refs: Sequence[ImageRef], canvas: CanvasSpec, some: Sequence[int]
-) -> list[tuple[dict[str, Any], Pixels | None]]:
-    return [_load(refs[number], canvas) for number in some]
+def _load_some(context: StepContext, refs: Sequence[ImageRef], some: Sequence[int]) -> list[_Loaded]:
+    found = [_load(refs[number], context.canvas) for number in some]
+    if context.labeller is not None:
+        return _labelled(context, context.labeller, found)
+    given = [refs[number].label for number in some]
+    return [
+        (row if canvas is None else labelled(row, label), canvas)
+        for label, (row, canvas) in zip(given, found, strict=True)
+    ]
 
 
-def _load(ref: ImageRef, canvas: CanvasSpec) -> tuple[dict[str, Any], Pixels | None]:
-    """A row of `images` and the canvas; or a row of `failures` and None."""
+def _labelled(context: StepContext, by: str, found: list[_Loaded]) -> list[_Loaded]:
+    """Images with the labels that a model gives them; without an answer, one is a row of `failures`."""
+    loaded = [(row, canvas) for row, canvas in found if canvas is not None]
+    done: list[_Loaded] = [(row, None) for row, canvas in found if canvas is None]
+    if not loaded:
+        return done
+    with timed("predict", len(loaded)):
+        model, canvases = context.models.target(by), np.stack([canvas for _, canvas in loaded])
+        labels = most_probable(model, canvases, context.conditions)
+    for (row, canvas), label in zip(loaded, labels, strict=True):
+        if label is None:
+            done.append((failure_row(row["image_id"], "FloatingPointError", _NO_ANSWER, row["uri"]), None))
+        else:
+            done.append((labelled(row, label, by), canvas))
+    return done
+
+
+def _load(ref: ImageRef, canvas: CanvasSpec) -> _Loaded:
     try:
         with timed("read", 1):
             data = image_bytes(ref)

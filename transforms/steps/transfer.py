@@ -5,6 +5,7 @@ from functools import partial
 
 import apache_beam as beam
 
+from transforms.attacks.targets import Target
 from transforms.data.outcomes import Answered
 from transforms.data.pixels import CanvasBatch
 from transforms.defenses.defense import Defense
@@ -18,8 +19,9 @@ from transforms.steps.crash_guard import death_rows, guarded
 from transforms.steps.fan_out import DefenseTask
 from transforms.steps.metrics import counted, timed
 from transforms.steps.process import Step
-from transforms.steps.stored import Rows, publish, read
+from transforms.steps.stored import Rows, aimed, publish, read
 from transforms.storage.store import Store
+from transforms.storage.stored_canvases import CanvasRef
 
 
 class Transfer(beam.PTransform):
@@ -34,11 +36,11 @@ class Transfer(beam.PTransform):
         context: StepContext,
         targets: Sequence[str],
         views: Sequence[str],
-        wanted: Mapping[str, int | None],
+        wanted: Mapping[str, Target | None],
         *,
         all_probabilities: bool,
     ) -> None:
-        """`wanted` holds the class that each targeted attack wants, by the attack's name; None for the others."""
+        """`wanted` says what class each targeted attack wants, by the attack's name; None for the others."""
         super().__init__()
         looks = tuple((model, view) for model in targets for view in views)
         self._chunks = _PredictChunk(context, looks, wanted, all_probabilities=all_probabilities)
@@ -52,7 +54,7 @@ class _PredictChunk(Step):
         self,
         context: StepContext,
         looks: Sequence[Look],
-        wanted: Mapping[str, int | None],
+        wanted: Mapping[str, Target | None],
         *,
         all_probabilities: bool,
     ) -> None:
@@ -60,6 +62,7 @@ class _PredictChunk(Step):
         self._looks = tuple(looks)
         self._wanted = dict(wanted)
         self._all_probabilities = all_probabilities
+        self._seen: tuple[CanvasRef, CanvasBatch] | None = None
 
     def process(self, task: DefenseTask) -> Iterator[Rows]:
         store, canvases = self._context.store, task.canvases
@@ -69,20 +72,24 @@ class _PredictChunk(Step):
         }
         missing = {look: part for look, part in parts.items() if not store.has(part)}
         if missing:
-            yield from self._predict(task, read(store, canvases), missing)
+            yield from self._predict(task, self._read(canvases), missing)
+
+    def _read(self, canvases: CanvasRef) -> CanvasBatch:
+        """Read once for all defences, whose tasks come one after the other."""
+        if self._seen is None or self._seen[0] != canvases:
+            store = self._context.store
+            self._seen = canvases, aimed(store, canvases, self._wanted.get(canvases.attack), read(store, canvases))
+        return self._seen[1]
 
     def _predict(self, task: DefenseTask, batch: CanvasBatch, parts: Mapping[Look, Part]) -> Iterator[Rows]:
         groups = self._ask(task, batch, list(parts)) if batch.labels else []
         deaths = death_rows(batch.image_ids, [number for kept, _ in groups for number in kept])
-        target = self._wanted.get(task.canvases.attack)
         for look, part in parts.items():
             rows, failures = [], list(deaths)
             for kept, answers in groups:
                 seen, answered = batch.take(kept), answers[look]
                 with timed("rows", len(kept)):
-                    rows += prediction_rows(
-                        seen, answered, task.defense, target, all_probabilities=self._all_probabilities
-                    )
+                    rows += prediction_rows(seen, answered, task.defense, all_probabilities=self._all_probabilities)
                 failures += not_finite_rows(seen.image_ids, answered.finite, "the model's answer is NaN")
             counted("predictions_made", len(rows))
             if failures:

@@ -64,6 +64,11 @@ class Store:
                 raise
             return self._read_gathered(part)
 
+    def rows_with(self, part: Part, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a part, or of the whole compacted file that holds it; raises OSError like `read`."""
+        path = next(filter(self.exists, (part.path, part.compacted, *part.begun)), part.path)
+        return self.rows(path, columns)
+
     def rows(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a part or of a compacted file, or some of their columns; raises OSError like `read`."""
         content = self.read_bytes(path)
