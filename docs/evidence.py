@@ -111,11 +111,12 @@ def unpacked(name: str) -> Iterator[Path]:
 
 def _by_part(table: str, rows: pa.Table) -> Iterable[tuple[Part, pa.Table]]:
     partitions = list(TABLES[table].partitions)
+    columns = [each for each in TABLES[table].columns.names if each in rows.column_names]  # the others are newer
     for keys in rows.group_by(partitions).aggregate([]).to_pylist() if partitions else [{}]:
         chosen = rows
         for column, value in keys.items():
             chosen = chosen.filter(pc.equal(chosen[column], value))
-        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(TABLES[table].columns.names)
+        yield Part(table, 0, tuple(keys[each] for each in partitions)), chosen.select(columns)
 
 
 def _table(command: list[str]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transforms.attacks.protocol import Batch
     from transforms.attacks.recipe import Recipe
     from transforms.attacks.surrogates import Surrogates
+    from transforms.defenses.purifier import Purifier
     from transforms.models.classifier import Preprocessing
     from transforms.models.sources.source import ModelSource
     from transforms.randomness import Draws
@@ -28,6 +29,7 @@ _HOMES = {
     "Goal": "transforms.attacks.objectives",
     "ModelSource": "transforms.models.sources.source",
     "Preprocessing": "transforms.models.classifier",
+    "Purifier": "transforms.defenses.purifier",
     "Recipe": "transforms.attacks.recipe",
     "Surrogates": "transforms.attacks.surrogates",
     "load_experiment": "pipeline.config.experiment",
@@ -41,6 +43,7 @@ __all__ = [
     "Goal",
     "ModelSource",
     "Preprocessing",
+    "Purifier",
     "Recipe",
     "Surrogates",
     "load_experiment",

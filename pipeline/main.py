@@ -27,6 +27,7 @@ from pipeline.cli.process import (
     standard_input,
     warn,
 )
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, printable
 
 
@@ -291,7 +292,7 @@ def pictures(
 
 Metric = Annotated[
     str,
-    typer.Option(help="success, accuracy, worst-of-n, confidence, label-confidence or margin; see docs/numbers.md."),
+    typer.Option(help="success, accuracy, confidence, label-confidence or margin; see docs/numbers.md."),
 ]
 Denominator = Annotated[
     str | None,
@@ -305,6 +306,10 @@ Defenses = Annotated[
     list[str] | None, typer.Option("--defense", metavar="NAME", help="Likewise; by default undefended, none.")
 ]
 WorstCase = Annotated[bool, typer.Option("--worst-case", help="All attacks together, image by image.")]
+Judged = Annotated[
+    Verdict,
+    typer.Option("--verdict", help="What decides behind a random defence."),
+]
 SheetForm = Annotated[str, typer.Option("--format", help="text, markdown, latex, html, csv or json.")]
 
 
@@ -323,6 +328,7 @@ def table(
     worst_case: Annotated[
         bool, typer.Option("--worst-case", help="Also all attacks together, image by image.")
     ] = False,
+    verdict: Judged = "mean",
     form: SheetForm = "text",
 ) -> None:
     """Shows a metric with its 95 % intervals, for papers. Other options are Beam's own."""
@@ -333,7 +339,9 @@ def table(
 
         _tell_beam(context)
         wanted = _wanted(attack, model, view, defense)
-        found = crosstab(open_run(run_directory), rows, columns, metric, denominator, wanted, worst=worst_case)
+        found = crosstab(
+            open_run(run_directory), rows, columns, metric, denominator, wanted, worst=worst_case, verdict=verdict
+        )
         print_sheet(found, form)
 
 
@@ -357,6 +365,7 @@ def compare(
     defense: Defenses = None,
     worst_case: WorstCase = False,
     flips: Annotated[bool, typer.Option("--flips", help="Lists the images that flipped instead.")] = False,
+    verdict: Judged = "mean",
     form: SheetForm = "text",
 ) -> None:
     """Tells what differs on the same images, and how surely. Other options are Beam's own."""
@@ -369,9 +378,9 @@ def compare(
         _tell_beam(context)
         wanted, first = _wanted(attack, model, view, defense), open_run(run_directory)
         if other is not None:
-            found = between(first, open_run(other), by, metric, denominator, wanted, worst=worst_case)
+            found = between(first, open_run(other), by, metric, denominator, wanted, worst=worst_case, verdict=verdict)
         elif by is not None:
-            found = within(first, by, metric, denominator, wanted, worst=worst_case)
+            found = within(first, by, metric, denominator, wanted, worst=worst_case, verdict=verdict)
         else:
             raise InputError("compare: give a second run directory, or --by to compare within one")
         print_sheet(flips_sheet(found) if flips else compared_sheet(found), form)
@@ -388,6 +397,7 @@ def leaderboard(
         bool,
         typer.Option("--allow-unlike", help="Shows runs of other images, canvases or budgets together, and says so."),
     ] = False,
+    verdict: Judged = "mean",
     form: SheetForm = "text",
 ) -> None:
     """Shows models × attacks over several runs of one protocol."""
@@ -397,7 +407,9 @@ def leaderboard(
         from pipeline.results.tables import open_run
 
         wanted = _wanted(attack, model, view, defense)
-        print_sheet(ranked(list(map(open_run, run_directories)), wanted, allow_unlike=allow_unlike), form)
+        print_sheet(
+            ranked(list(map(open_run, run_directories)), wanted, allow_unlike=allow_unlike, verdict=verdict), form
+        )
 
 
 def _wanted(

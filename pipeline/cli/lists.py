@@ -116,7 +116,8 @@ def models(part: str = "") -> Iterator[tuple[str, ...]]:
             colours = f"{shown.channels} to {shown.value_range:g}"
             moments = (" ".join(f"{value:g}" for value in each) for each in (shown.mean, shown.std))
             published = "" if found.published is None else f"{found.published:.1%}"
-            yield name, resized, str(shown.input_size), colours, *moments, published
+            robust = "" if found.published_robust is None else f", AutoAttack {found.published_robust:.1%}"
+            yield name, resized, str(shown.input_size), colours, *moments, published + robust
 
 
 def _layers(model: str | None) -> Page:

@@ -26,7 +26,9 @@ from transforms.attacks.surrogates import FUSIONS, Fusion
 from transforms.attacks.targets import Column, Ranked, Target, parse_targets
 from transforms.attacks.units import Carried, Drawn, Unit
 from transforms.data.pixels import WHITE
+from transforms.data.verdicts import Verdict
 from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.differentiable import APPROXIMATE, Backward, has_choice
 from transforms.defenses.grid import grid, parse
 from transforms.errors import InputError, unknown
 from transforms.models.device import Precision
@@ -42,6 +44,8 @@ _OTHER_WORDS = {
 """What other libraries call keys of an attack."""
 _MOST = {"linf": 1, "l2": 8192, "l1": 8192**2}
 """Not below the distance of black and white on the largest canvas, in the unit of [0, 1] pixels."""
+
+_CHOICES = ", ".join(APPROXIMATE)
 
 View = Annotated[str, one_of("view", VIEWS)]
 Norm = Annotated[str, one_of("norm", BALLS)]
@@ -103,6 +107,8 @@ class AttackConfig(Strict):
     adaptive: Annotated[bool | tuple[Defense, ...], PlainValidator(_known_defenses), PlainSerializer(_known_names)] = (
         False
     )
+    backward: Annotated[Backward, one_of("backward", get_args(Backward))] = "identity"
+    verdict: Annotated[Verdict, one_of("verdict", get_args(Verdict))] = "mean"
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
     gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
     norm: Norm = "linf"
@@ -201,6 +207,16 @@ class AttackConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _knows_a_defense(self) -> "AttackConfig":
+        if self.backward == "smooth" and not recipe(self.recipe).gradients:
+            raise InputError(f"backward: smooth has no effect on {self.recipe}, which takes no gradients")
+        if self.backward == "smooth" and not (self.adaptive or has_choice(self.defense)):
+            raise InputError(f"backward: smooth has no effect on {self.defense.name}; it has on {_CHOICES}")
+        if self.verdict != "mean" and not (self.adaptive or self.defense.random):
+            raise InputError(f"verdict: {self.verdict} has no effect, because the attack knows no random defence")
+        return self
+
+    @model_validator(mode="after")
     def _objective(self) -> "AttackConfig":
         """Averaged probabilities have no logits but their own logarithms. To the other objectives, which see
         differences of logits, that is the same; `logit` would silently be another one. And losses that are logits
@@ -282,6 +298,8 @@ class AttackConfig(Strict):
             norm=self.norm,
             eps=float(self.eps),
             target=target,
+            backward=self.backward,
+            verdict=self.verdict,
             victim=self.victim,
             modifiers=tuple((each.model, each.modifiers) for each in self.surrogates if each.modifiers),
         )

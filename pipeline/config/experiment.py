@@ -17,6 +17,7 @@ from transforms.attacks.recipes.names import recipe
 from transforms.attacks.spec import AttackSpec
 from transforms.data.decode import CanvasSpec
 from transforms.defenses.defense import NO_DEFENSE, Defense
+from transforms.defenses.differentiable import has_choice
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
 from transforms.models.device import Numerics
@@ -183,6 +184,13 @@ class Experiment(Strict):
             raise InputError(f"attacks.{attack}.{error}; or list those that it is to know under adaptive:") from None
         if unused is not None:
             raise InputError(f"attacks.{attack}.{unused} has no effect, because none of the defences is random")
+        known = config.adaptive if isinstance(config.adaptive, tuple) else self.defenses
+        if config.backward == "smooth" and not any(map(has_choice, known)):
+            raise InputError(f"attacks.{attack}.backward: smooth has no effect on any of the defences")
+        if config.verdict != "mean" and not any(each.random for each in known):
+            raise InputError(
+                f"attacks.{attack}.verdict: {config.verdict} has no effect, because none of the defences is random"
+            )
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
         black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]

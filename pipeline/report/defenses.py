@@ -17,7 +17,7 @@ def defenses(run: "Run") -> Section | None:
     sql = _DEFENSES.format(view=quoted(usual_view(run)))
     found = counted(run, sql)
     exhibits = [each for model in dict.fromkeys(found.column("model")) for each in _of_model(found, model, sql)]
-    return Section("Defences", (_DEFENSES_SAY,), tuple(exhibits))
+    return Section("Defences", (_DEFENSES_SAY,), (*exhibits, *_verdicts(run)))
 
 
 def _of_model(found: Table, model: str, sql: str) -> list[Exhibit]:
@@ -32,11 +32,40 @@ def _of_model(found: Table, model: str, sql: str) -> list[Exhibit]:
     return exhibits
 
 
+def _verdicts(run: "Run") -> list[Exhibit]:
+    """For each model, accuracy behind each random defence by each verdict over its repeats."""
+    sql = _VERDICTS.format(view=quoted(usual_view(run)))
+    found = counted(run, sql)
+    return [
+        Exhibit(
+            title := f"{model}: verdicts over the repeats of random defences",
+            some := found.where(model=model),
+            f"from ({sql.strip()})\nwhere model = {quoted(model)}",
+            _VERDICTS_SAY,
+            chart=rate_dots(some.records(), "defense", "verdict", "attack", title),
+        )
+        for model in dict.fromkeys(found.column("model"))
+    ]
+
+
 _DEFENSES_SAY = (
     "A blind attack was made without the defence, an adaptive one through it. Clean cost: accuracy on clean images "
     "lost behind the defence. Recovery: accuracy under attack behind the defence, less that without it. Against "
     "defences that no attack here knows, answers restored only show what nobody attacked."
 )
+
+_VERDICTS_SAY = (
+    "Right by the mean of the repeats' probabilities (what every other figure counts), by the class that most repeats "
+    "choose, and in the worst of n: if every repeat is right."
+)
+
+_VERDICTS = """
+select model, defense, attack, verdict, count_if("right")::bigint as successes, count(*) as "of"
+from (select model, defense, attack, unnest(['mean', 'majority', 'worst-of-n']) as verdict,
+             unnest([correct, majority_correct, worst_correct]) as "right"
+      from answers where agreement is not null and view = {view} and (attack = 'none' or through in ('none', defense)))
+group by all having count("right") = count(*) order by all
+"""
 
 _DEFENSES = """
 with shown as (

@@ -80,6 +80,11 @@ def _near_published(run: "Run") -> str | None:
     return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
 
 
+def _near_published_robust(run: "Run") -> str | None:
+    values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published_robust.items())
+    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+
+
 def _always(sql: str) -> Callable[["Run"], str | None]:
     return lambda _: sql
 
@@ -161,6 +166,23 @@ select model, successes, "of", rate, high, published::double as published, high 
 from wilson left join (values {values}) as known(model, published) using (model) order by model
 """
 
+_PUBLISHED_ROBUST = """
+with rates as (
+  select model, seen.attack, count_if(correct)::bigint as successes, count(*) as "of"
+  from predictions as seen join attacks on attacks.image_id = seen.image_id and attacks.attack = seen.attack
+  where recipe = 'autoattack' and norm = 'linf' and abs(eps - 4 / 255) < 1e-9 and attacks.target is null
+    and surrogates = [model] and through = 'none' and defense = 'none' and seen.view = {view}
+  group by all),
+wilson as (
+  select *, 1.959964 ** 2 / "of" as spread, successes / "of" as rate,
+    (rate + spread / 2 - sqrt(spread * rate * (1 - rate) + spread ** 2 / 4)) / (1 + spread) as low,
+    (rate + spread / 2 + sqrt(spread * rate * (1 - rate) + spread ** 2 / 4)) / (1 + spread) as high
+  from rates)
+select model, attack, successes, "of", rate, low, high, published::double as published,
+  high >= published - {far} and low <= published + {far} as holds
+from (values {values}) as known(model, published) left join wilson using (model) order by model, attack
+"""
+
 _BUDGET = """
 select attack, any_value(norm) as norm, any_value(eps) as eps, max(length) as largest,
   count_if(length > eps + 1e-6)::bigint as beyond, count(*) as "of", max(length) <= any_value(eps) + 1e-6 as holds
@@ -232,6 +254,15 @@ CHECKS = (
         "models may be within ten points of what was published, or better: Wilson's upper bound reaches that far",
         "run.json has no published accuracy of these models: runs of this version note it where it is known.",
         "Check weights, preprocessing and labels: success on a broken model means little.",
+    ),
+    Check(
+        "Robust accuracy is near the published one",
+        _near_published_robust,
+        "models are within ten points of what AutoAttack at 4/255 (L∞) left of them as published: Wilson's interval "
+        "reaches that far",
+        "It needs a model of `robustbench/`, and `{recipe: autoattack, surrogates: [MODEL], eps: 4/255}`.",
+        "Far below it, the model is not the published one, or is shown pictures otherwise; far above, the attack is "
+        "not what it should be.",
     ),
     Check(
         "Defences are attacked adaptively",

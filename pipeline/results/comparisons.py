@@ -1,7 +1,7 @@
 """Comparisons: A against B on the same images, within a run or between two."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import KEYS, RATES, Cases, described, outcomes, usual_denominator
 from pipeline.results.record import Json, differing
 from pipeline.results.statistics import Paired, PairedMeans, holm, paired
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import CLEAN
 
@@ -28,7 +29,7 @@ class Compared:
     """What two sides differ in, case by case, on the images that both have.
 
     Attributes:
-        metric, denominator: as `findings.measured` says; an image counts if it does on both sides.
+        metric, denominator, verdict: as `findings.measured` says; an image counts if it does on both sides.
         rows: one for each comparison: the keys; one, other (what is compared); images; one_mean, other_mean;
             difference, low, high (95 %); one_only, other_only (images for which only the one or the other is true, null
             of means); test, McNemar or permutation; p, and p_holm, corrected for how many comparisons there are.
@@ -42,6 +43,12 @@ class Compared:
     rows: "pd.DataFrame"
     flips: "pd.DataFrame"
     notes: Sequence[str] = ()
+    verdict: Verdict = "mean"
+
+    @property
+    def what(self) -> str:
+        """In words, what is compared."""
+        return described(self.metric, self.denominator, verdict=self.verdict)
 
 
 def within(
@@ -52,12 +59,13 @@ def within(
     wanted: Cases | None = None,
     *,
     worst: bool = False,
+    verdict: Verdict = "mean",
 ) -> Compared:
     """Compares the values of a key, each with each, where all else is equal: all models under each attack, say.
 
     Args:
         by: one of `KEYS`.
-        metric, denominator: as `findings.measured` says.
+        metric, denominator, verdict: as `findings.measured` says.
         wanted: values by key; by default what the last experiment names, undefended unless defences are compared.
         worst: whether all attacks together are one, image by image; see `findings.worst_case`.
 
@@ -75,7 +83,7 @@ def within(
     if by == "attack" and worst:
         raise InputError("worst case: it is over attacks; compare something else")
     unlike = unlike_targets(run, cases["attack"]) if by == "attack" and metric == "success" else set()
-    found = _outcomes(run, metric, denominator, cases, worst=worst)
+    found = _outcomes(run, metric, denominator, cases, verdict, worst=worst)
     rest = [key for key in KEYS if key != by]
     sides = {name: of.drop(columns=by) for name, of in found.groupby(by)}
     pairs = [*combinations([each for each in cases[by] if each in sides], 2)]
@@ -98,7 +106,7 @@ def within(
         *over,
         *skipped,
     ]
-    return _compared(metric, denominator, lines, both, notes)
+    return replace(_compared(metric, denominator, lines, both, notes), verdict=verdict)
 
 
 def between(
@@ -110,13 +118,14 @@ def between(
     wanted: Cases | None = None,
     *,
     worst: bool = False,
+    verdict: Verdict = "mean",
 ) -> Compared:
     """Compares two runs in the cases that both have, on the images of the same bytes and label.
 
     Args:
         by: one of `KEYS`, for one line for each of its values: an image's number is then its mean over all other keys,
             clean images left out. By default each case has a line.
-        metric, denominator: as `findings.measured` says.
+        metric, denominator, verdict: as `findings.measured` says.
         wanted: values by key; by default what the last experiment of each run names.
         worst: as of `within`.
 
@@ -132,7 +141,10 @@ def between(
     if metric == "success":
         for attack in [each for each in other_targets(one, other) if all(each in of["attack"] for of in cases)]:
             raise InputError(f"success: {attack} wants other classes in {one.store.root} than in {other.store.root}")
-    found = [_outcomes(run, metric, denominator, of, worst=worst) for run, of in zip((one, other), cases, strict=True)]
+    found = [
+        _outcomes(run, metric, denominator, of, verdict, worst=worst)
+        for run, of in zip((one, other), cases, strict=True)
+    ]
     sides = [each.drop_duplicates([*_IMAGE, *KEYS]) for each in found]  # a picture may be in a run twice
     both = sides[0].merge(sides[1], on=[*_IMAGE, *KEYS], suffixes=_SIDES).rename(columns={"image_id_one": "image_id"})
     names = one.store.root, other.store.root
@@ -142,7 +154,7 @@ def between(
     images = [len(side.drop_duplicates(_IMAGE)) for side in (*sides, both)]
     same = f"Of {images[0]} images of one and {images[1]} of other that count, {images[2]} are the same."
     lines = list(_lines(both, list(KEYS) if by is None else [by], cases[0], _IMAGE))
-    return _compared(metric, denominator, lines, [both], [same, *_unlike(one, other)])
+    return replace(_compared(metric, denominator, lines, [both], [same, *_unlike(one, other)]), verdict=verdict)
 
 
 def other_targets(one: "Run", other: "Run") -> list[str]:
@@ -157,9 +169,12 @@ def other_targets(one: "Run", other: "Run") -> list[str]:
     return sorted(set(unlike["attack"]))
 
 
-def _outcomes(run: "Run", metric: str, denominator: str | None, cases: Cases, *, worst: bool) -> "pd.DataFrame":
+def _outcomes(
+    run: "Run", metric: str, denominator: str | None, cases: Cases, verdict: Verdict, *, worst: bool
+) -> "pd.DataFrame":
     """One row per image that counts and case: image_id, bytes_sha256, label, the keys, answer, value."""
-    found = worst_outcomes(run, metric, denominator, cases) if worst else outcomes(metric, denominator, cases)
+    counted = metric, denominator, cases, verdict
+    found = worst_outcomes(run, *counted) if worst else outcomes(*counted)
     return run.sql(
         f"select image_id, bytes_sha256, found.label, {', '.join(KEYS)}, predicted_name as answer, value "  # noqa: S608 - quoted
         f"from ({found}) as found join (select image_id, bytes_sha256 from images) as images using (image_id) "
@@ -233,10 +248,10 @@ def compared_sheet(compared: Compared) -> Sheet:
         varying, sides = [*varying, "one", "other"], []
     form = "{:.0%}" if compared.metric in RATES else "{:.3g}"
     return Sheet(
-        title="; ".join([described(compared.metric, compared.denominator), *sides, *filter(None, [", ".join(same)])]),
+        title="; ".join([compared.what, *sides, *filter(None, [", ".join(same)])]),
         headings=[*varying, "images", "one's", "other's", "difference", *_FLIPS, "p", "Holm's p", "differ?"],
         cells=[[*(shown(key, row[key]) for key in varying), *_cells(row, form)] for _, row in rows.iterrows()],
-        numbers=rows.assign(metric=compared.metric, denominator=compared.denominator),
+        numbers=rows.assign(metric=compared.metric, denominator=compared.denominator, verdict=compared.verdict),
         notes=[*compared.notes, *(_TESTS[name] for name in dict.fromkeys(rows["test"])), _corrected(len(rows))],
     )
 
@@ -262,7 +277,7 @@ def flips_sheet(compared: Compared) -> Sheet:
     if compared.metric not in RATES:
         raise InputError(f"flips: {compared.metric} is a number; an image flips in {', '.join(RATES)}")
     cells = [[str(cell) for cell in row] for row in compared.flips.itertuples(index=False)]
-    title = f"{described(compared.metric, compared.denominator)}: images for which it is true on one side only"
+    title = f"{compared.what}: images for which it is true on one side only"
     return Sheet(title, list(compared.flips.columns), cells, compared.flips, compared.notes)
 
 

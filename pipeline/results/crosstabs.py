@@ -10,7 +10,6 @@ from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import (
     KEYS,
-    RATES,
     Cases,
     described,
     quoted,
@@ -18,6 +17,7 @@ from pipeline.results.outcomes import (
     usual_denominator,
 )
 from pipeline.results.statistics import Mean, Rate
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import untargeted_name, variant_of
 
@@ -36,12 +36,13 @@ def crosstab(
     wanted: Cases | None = None,
     *,
     worst: bool = False,
+    verdict: Verdict = "mean",
 ) -> Sheet:
     """A metric with its uncertainty by two of `KEYS`. Of each other key one value is meant.
 
     Args:
         rows, columns: keys.
-        metric, denominator: as `findings.measured` says.
+        metric, denominator, verdict: as `findings.measured` says.
         wanted: values by key, of the rows and columns in this order; by default those of the last experiment.
         worst: whether all attacks together are one more row or column; see `findings.worst_case`.
 
@@ -61,19 +62,20 @@ def crosstab(
 
     cases = chosen(run, wanted or {}, (rows, columns), clean=metric != "success")
     several = _with_several_targets(cases["attack"])
-    found = [findings.measured(run, metric, denominator, cases).rows]
+    found = [findings.measured(run, metric, denominator, cases, verdict).rows]
     for name, members in several.items():
         of_all = {**cases, "attack": members}
-        found.append(findings.over_targets(run, metric, denominator, of_all, name).rows)
+        found.append(findings.over_targets(run, metric, denominator, of_all, name, verdict).rows)
     numbers = _labelled(pd.concat(found, ignore_index=True), by_name=bool((wanted or {}).get("attack")))
     if worst:
-        together = findings.worst_case(run, metric, denominator, cases).rows.assign(attack=WORST, shown=WORST)
+        together = findings.worst_case(run, metric, denominator, cases, verdict).rows
+        together = together.assign(attack=WORST, shown=WORST)
         numbers = pd.concat([numbers, together], ignore_index=True)
     used = denominator or usual_denominator(metric)
     return Sheet(
-        title=_title(run, metric, used, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
+        title=_title(run, metric, used, verdict, {key: cases[key][0] for key in KEYS if key not in (rows, columns)}),
         **_grid(numbers, rows, columns, cases),
-        numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used),
+        numbers=numbers.drop(columns="shown").assign(metric=metric, denominator=used, verdict=verdict),
         notes=[
             uncertainty(metric),
             *labelled(run),
@@ -95,13 +97,13 @@ def cell(number: Any) -> str:
     return str(Mean(number.mean, int(number.of), number.low, number.high))
 
 
-def _title(run: "Run", metric: str, denominator: str, fixed: Mapping[str, str]) -> str:
-    models = []
+def _title(run: "Run", metric: str, denominator: str, verdict: Verdict, fixed: Mapping[str, str]) -> str:
+    models = "the run's models"
     if denominator == "all-models-correct":
         query = "select distinct model from predictions where attack = 'none' and defense = 'none' order by model"
-        models = [", ".join(name for (name,) in run.rows(query)[1])]
+        models = ", ".join(name for (name,) in run.rows(query)[1])
     place = [shown(key, value, alone=True) for key, value in fixed.items()]
-    return "; ".join([described(metric, denominator, *models), ", ".join(place)])
+    return "; ".join([described(metric, denominator, models, verdict), ", ".join(place)])
 
 
 def _labelled(numbers: "pd.DataFrame", *, by_name: bool) -> "pd.DataFrame":
@@ -163,5 +165,5 @@ _OVER_TARGETS = "over all targets, the mean over images of each image's mean; it
 _TARGETED = "Targeted attacks succeed where the answer is their target, whose own images do not count"
 _WORST = {
     "success": "Worst case: the images that some attack of the table turns.",
-    **dict.fromkeys(RATES[1:], "Worst case: the images that are right when clean and under each attack of the table."),
+    "accuracy": "Worst case: the images that are right when clean and under each attack of the table.",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.results.outcomes import KEYS, RATES, Cases, outcomes, quoted
 from pipeline.results.record import RunRecord
 from pipeline.results.statistics import Mean, Rate
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.rows.parts import CLEAN
 
@@ -37,29 +38,45 @@ class Finding:
     sql: str
 
 
-def measured(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
+def measured(
+    run: "Run",
+    metric: str,
+    denominator: str | None = None,
+    cases: Cases | None = None,
+    verdict: Verdict = "mean",
+) -> Finding:
     """A metric by attack (`none`: clean), model, view, defense and through, with its uncertainty.
 
     Args:
-        metric: "success" and "accuracy" as the functions of these names say; "worst-of-n", the accuracy where behind a
-            random defence each repeat has to be right; or the mean "confidence" of the answer, "label-confidence" of
-            the true class, or "margin".
+        metric: "success" and "accuracy" as the functions of these names say; or the mean "confidence" of the answer,
+            "label-confidence" of the true class, or "margin".
         denominator: which images count: "all"; "clean-correct", those that the model gets right when they are clean and
             undefended; "all-models-correct", those that all models of the run get right then, in that view;
             "surrogate-fooled", those on which the attack succeeded on its surrogates. By default "clean-correct" of
             success, "all" of the rest.
+        verdict: what decides behind a random defence: "mean", the largest mean probability of its repeats, or behind
+            `smoothing` their votes with an abstention; "majority", the class that most repeats choose, of equally many
+            the lowest; "worst-of-n", the repeat that suits the attacker best: all have to be right, and one that says
+            the target is a success. Never are fewer images right by the mean or the majority than in the worst repeat.
 
     Raises:
-        InputError: there is no such metric or denominator.
+        InputError: there is no such metric, denominator or verdict; a mean has another verdict than "mean"; or rows
+            lack the votes that it needs, because an earlier version made them.
     """
-    sql = outcomes(metric, denominator, cases)
+    sql = outcomes(metric, denominator, cases, verdict)
     if metric in RATES:
         return _counted(run, _RATES.format(outcomes=sql))
     values = f"select * exclude (counts) from ({sql}) where counts order by all"  # noqa: S608 - quoted
     return Finding(_averaged(run.sql(values)), values)
 
 
-def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> Finding:
+def worst_case(
+    run: "Run",
+    metric: str,
+    denominator: str | None = None,
+    cases: Cases | None = None,
+    verdict: Verdict = "mean",
+) -> Finding:
     """A rate by model, view and defense, where all attacks together count as one: image by image, the worst counts.
 
     Success is then the share of images that some attack turns, and accuracy that of images which are right when clean
@@ -67,17 +84,24 @@ def worst_case(run: "Run", metric: str, denominator: str | None = None, cases: C
     that lack a row of some attack do not count.
 
     Args:
-        metric, denominator: as for `measured`; where the denominator depends on the attack, it must hold for each.
+        metric, denominator, verdict: as for `measured`; where the denominator depends on the attack, it must hold for
+            each.
         cases: the attacks that are meant, among others; clean images are, whether named or not.
 
     Raises:
         InputError: there is no such metric or denominator, or the metric is a mean; of success, the attacks do not want
             the same class of each image.
     """
-    return _counted(run, _WORST_RATES.format(outcomes=worst_outcomes(run, metric, denominator, cases)))
+    return _counted(run, _WORST_RATES.format(outcomes=worst_outcomes(run, metric, denominator, cases, verdict)))
 
 
-def worst_outcomes(run: "Run", metric: str, denominator: str | None = None, cases: Cases | None = None) -> str:
+def worst_outcomes(
+    run: "Run",
+    metric: str,
+    denominator: str | None = None,
+    cases: Cases | None = None,
+    verdict: Verdict = "mean",
+) -> str:
     """A query like `outcomes`, where all attacks together are one; arguments and errors are those of `worst_case`."""
     if metric not in RATES:
         raise InputError(f"worst case: {metric} is a mean; a worst case is known of {', '.join(RATES)}")
@@ -87,19 +111,21 @@ def worst_outcomes(run: "Run", metric: str, denominator: str | None = None, case
     elif "attack" in meant:
         meant["attack"] = [CLEAN, *(each for each in meant["attack"] if each != CLEAN)]
     worst = "bool_or(value)" if metric == "success" else "bool_and(value)"
-    return _WORST.format(name=quoted(WORST), outcomes=outcomes(metric, denominator, meant), worst=worst)
+    return _WORST.format(name=quoted(WORST), outcomes=outcomes(metric, denominator, meant, verdict), worst=worst)
 
 
-def over_targets(run: "Run", metric: str, denominator: str | None, cases: Cases, name: str) -> Finding:
+def over_targets(
+    run: "Run", metric: str, denominator: str | None, cases: Cases, name: str, verdict: Verdict = "mean"
+) -> Finding:
     """A metric of an attack with several targets over all of them: of each image the mean over the targets for which it
     counts, and of these the mean over images, by model, view, defense and through.
 
     Args:
-        metric, denominator: as for `measured`.
+        metric, denominator, verdict: as for `measured`.
         cases: the attack's names for each of the targets, among others.
         name: what it is called for all of them.
     """
-    values = _OVER_TARGETS.format(name=quoted(name), outcomes=outcomes(metric, denominator, cases))
+    values = _OVER_TARGETS.format(name=quoted(name), outcomes=outcomes(metric, denominator, cases, verdict))
     return Finding(_averaged(run.sql(values)), values)
 
 

@@ -13,6 +13,7 @@ from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import Cases, described, quoted, uncertainty
 from pipeline.results.record import differing
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import CLEAN
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     """A run that takes part, and the cases of it that are meant."""
 
 
-def leaderboard(runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unlike: bool = False) -> Sheet:
+def leaderboard(
+    runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unlike: bool = False, verdict: Verdict = "mean"
+) -> Sheet:
     """Accuracy of each model, clean, under each attack and in the worst case over them; the most robust model first.
 
     A model that several runs define alike (weights and preprocessing) is one entry. The worst case is shown of entries
@@ -35,6 +38,7 @@ def leaderboard(runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unl
         wanted: values by key; by default all that the last experiment of each run names, undefended.
         allow_unlike: whether runs of unlike protocols are shown together all the same. An entry is then of one run, and
             the sheet says what is unlike.
+        verdict: as `findings.measured` says.
 
     Raises:
         InputError: a name is unknown, or protocols are unlike: images, canvas, view, budgets, or what the name of an
@@ -48,7 +52,7 @@ def leaderboard(runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unl
     if unlike and not allow_unlike:
         raise InputError(f"leaderboard: unlike {unlike[0]}; choose with --attack or --view, or give --allow-unlike")
     attacks = list(dict.fromkeys(each for _, cases in taking for each in cases["attack"] if each != CLEAN))
-    numbers = _entries(taking, attacks, apart=bool(unlike))
+    numbers = _entries(taking, attacks, verdict, apart=bool(unlike))
     columns = [CLEAN, *attacks, WORST]
     texts = {(each.entry, each.attack): cell(each) + (" *" if each.white_box else "") for each in numbers.itertuples()}
     common = [shown(key, value, alone=True) for key, value in protocols[0].items() if not unlike]
@@ -56,7 +60,7 @@ def leaderboard(runs: Sequence["Run"], wanted: Cases | None = None, *, allow_unl
     left_out = [f"Left out, having nothing of what is asked for: {', '.join(absent)}."] if absent else []
     blind = dict.fromkeys(note for each in taking for note in not_attacked(*each))
     return Sheet(
-        title="; ".join([described("accuracy", "all"), *common]),
+        title="; ".join([described("accuracy", "all", verdict=verdict), *common]),
         headings=["model", *(shown("attack", each) for each in columns)],
         cells=[[entry, *(texts.get((entry, each), "") for each in columns)] for entry in _ranked(numbers)],
         numbers=numbers,
@@ -118,11 +122,11 @@ def _unlike(taking: Sequence["Taking"], protocols: Sequence[dict[str, str]]) -> 
             yield f"attacks of one name: {attack} wants other classes in {run.store.root} than in {first.store.root}"
 
 
-def _entries(taking: Sequence["Taking"], attacks: Sequence[str], *, apart: bool) -> "pd.DataFrame":
+def _entries(taking: Sequence["Taking"], attacks: Sequence[str], verdict: Verdict, *, apart: bool) -> "pd.DataFrame":
     """Rates by entry and attack: entry, run, model, attack, white_box, successes, of, rate, low, high."""
     import pandas as pd  # noqa: PLC0415 - takes a second, and is there by now
 
-    rows = pd.concat([_rates(*each, attacks) for each in taking], ignore_index=True)
+    rows = pd.concat([_rates(*each, attacks, verdict) for each in taking], ignore_index=True)
     rows["identity"] = rows["identity"] + (rows["run"] if apart else "")
     rows = rows.drop_duplicates(["identity", "attack"])
     namesakes = rows.groupby("model")["identity"].transform("nunique") > 1
@@ -131,12 +135,12 @@ def _entries(taking: Sequence["Taking"], attacks: Sequence[str], *, apart: bool)
     return rows[["entry", "run", "model", "attack", "white_box", "successes", "of", "rate", "low", "high"]]
 
 
-def _rates(run: "Run", cases: Cases, attacks: Sequence[str]) -> "pd.DataFrame":
+def _rates(run: "Run", cases: Cases, attacks: Sequence[str], verdict: Verdict) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415 - said above
 
-    rates = [findings.measured(run, "accuracy", None, {**cases, "attack": [CLEAN, *attacks]}).rows]
+    rates = [findings.measured(run, "accuracy", None, {**cases, "attack": [CLEAN, *attacks]}, verdict).rows]
     if set(attacks) <= set(cases["attack"]):
-        rates.append(findings.worst_case(run, "accuracy", None, cases).rows.assign(attack=WORST))
+        rates.append(findings.worst_case(run, "accuracy", None, cases, verdict).rows.assign(attack=WORST))
     rows = pd.concat(rates, ignore_index=True).assign(run=run.store.root)
     models = run.record.definitions.models
     identities = {name: json.dumps([name, each.weights_sha256, each.preprocessing]) for name, each in models.items()}

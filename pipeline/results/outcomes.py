@@ -2,18 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 
-from transforms.errors import unknown
+from transforms.data.verdicts import Verdict
+from transforms.errors import InputError, unknown
 
 METRICS = {
     "success": "Attack success",
     "accuracy": "Accuracy",
-    "worst-of-n": "Accuracy in the worst repeat of a random defence",
     "confidence": "Mean confidence of the answer",
     "label-confidence": "Mean confidence in the true class",
     "margin": "Mean margin, log p(label) less log p(most probable other class)",
 }
-RATES = ("success", "accuracy", "worst-of-n")
+RATES = ("success", "accuracy")
 """Metrics whose values are true or false."""
+
+VERDICTS = {
+    "mean": "by the mean of a random defence's repeats",
+    "majority": "by the majority of a random defence's repeats",
+    "worst-of-n": "in the worst of a random defence's repeats",
+}
+"""What decides behind a random defence, in words; `Verdict` has the same names."""
 
 DENOMINATORS = {
     "all": "of all images",
@@ -33,29 +40,33 @@ def usual_denominator(metric: str) -> str:
     return "clean-correct" if metric == "success" else "all"
 
 
-def outcomes(metric: str, denominator: str | None = None, cases: Cases | None = None) -> str:
+def outcomes(metric: str, denominator: str | None = None, cases: Cases | None = None, verdict: Verdict = "mean") -> str:
     """A query for one row per image and case that a metric is about: image_id, label, predicted_name, the `KEYS`,
     through, value, counts.
 
     `value` is a truth value or a number, and `counts` says whether the image is among the denominator's.
 
     Args:
-        metric, denominator: as `findings.measured` says.
+        metric, denominator, verdict: as `findings.measured` says. Where rows lack the votes that a verdict needs, the
+            answer to the query is an error that says so.
 
     Raises:
-        InputError: there is no such metric or denominator.
+        InputError: there is no such metric, denominator or verdict, or the metric is a mean, which has no verdicts.
     """
-    for kind, name, choices in (("metric", metric, METRICS), ("denominator", denominator, DENOMINATORS)):
+    named = (("metric", metric, METRICS), ("denominator", denominator, DENOMINATORS), ("verdict", verdict, VERDICTS))
+    for kind, name, choices in named:
         if name is not None and name not in choices:
             raise unknown(kind, name, choices)
+    if verdict != "mean" and metric not in RATES:
+        raise InputError(f"verdict: {metric} is a mean over repeats; {verdict} is known of {' and '.join(RATES)}")
     conditions = [f"{key} in ({', '.join(map(quoted, values))})" for key, values in (cases or {}).items()]
     if metric == "success":
         conditions.append("attack <> 'none' and label is distinct from target")
     counts = _COUNTS[denominator or usual_denominator(metric)]
     where = " and ".join(conditions) or "true"
     return (
-        f"select image_id, label, predicted_name, {', '.join(KEYS)}, through, "  # noqa: S608 - quoted
-        f"{_VALUES[metric]} as value, {counts} as counts from answers where {where}"
+        f"select image_id, label, {_ANSWER.get(verdict, 'predicted_name')}, {', '.join(KEYS)}, through, "  # noqa: S608 - quoted
+        f"{_value(metric, verdict)} as value, {counts} as counts from answers where {where}"
     )
 
 
@@ -64,9 +75,10 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def described(metric: str, denominator: str, models: str = "the run's models") -> str:
-    """A metric and its denominator in words."""
-    return f"{METRICS[metric]}, {DENOMINATORS[denominator].format(models=models)}"
+def described(metric: str, denominator: str, models: str = "the run's models", verdict: Verdict = "mean") -> str:
+    """A metric, its denominator and, if it is not the usual one, the verdict in words."""
+    judged = [] if verdict == "mean" else [VERDICTS[verdict]]
+    return ", ".join([METRICS[metric], DENOMINATORS[denominator].format(models=models), *judged])
 
 
 def uncertainty(metric: str) -> str:
@@ -75,6 +87,17 @@ def uncertainty(metric: str) -> str:
         return "Images, of how many, and Wilson's 95 % interval."
     return "Mean over images and its 95 % interval (bootstrap)."
 
+
+def _value(metric: str, verdict: Verdict) -> str:
+    if verdict == "mean":
+        return _VALUES[metric]
+    column = f"{_SHORT[verdict]}_{'success' if metric == 'success' else 'correct'}"
+    return f"coalesce({column}, error('{_NO_VOTES}' || defense))"
+
+
+_ANSWER = {"majority": "(select class_name from classes where class = majority) as predicted_name"}
+_SHORT = {"majority": "majority", "worst-of-n": "worst"}
+_NO_VOTES = "an earlier version of Megalith made these rows, without votes; run it in another directory: "
 
 _COUNTS = {
     "all": "true",
@@ -86,7 +109,6 @@ _COUNTS = {
 _VALUES = {
     "success": "success",
     "accuracy": "correct",
-    "worst-of-n": "correct and coalesce(agreement, 1) = 1",
     "confidence": "confidence",
     "label-confidence": "label_confidence",
     "margin": "margin",

@@ -160,6 +160,7 @@ class RunRecord(_Frozen):
         versions: of the libraries on which the last bits of rows depend.
         proofs: of each model, how many clean images it got right before the first attack, and of how many.
         published: of each model of which it is known, its top-1 accuracy as published, in [0, 1].
+        published_robust: likewise under AutoAttack at 4/255 in L∞.
         costs: of each run that computed anything: tasks by kind, passes, seconds, device, versions.
     """
 
@@ -168,6 +169,7 @@ class RunRecord(_Frozen):
     versions: dict[str, str]
     proofs: dict[str, tuple[int, int]]
     published: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    published_robust: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     costs: tuple[Json, ...]
 
     @model_validator(mode="after")

@@ -37,17 +37,27 @@ select seen.image_id, seen.attack, seen.model, seen.view, seen.defense,
        seen.label, labels.class_name as label_name, seen.predicted, seen.predicted_name,
        seen.target, targets.class_name as target_name,
        seen.confidence, seen.label_confidence, seen.target_confidence, seen.margin, seen.correct,
-       seen.agreement, seen.abstained,
+       seen.votes, seen.agreement, seen.abstained,
+       case when seen.agreement is null then seen.predicted else list_mode(list_sort(seen.votes)) end as majority,
+       majority = seen.label as majority_correct,
+       seen.correct and coalesce(seen.agreement, 1) = 1 as worst_correct,
        clean.correct as clean_correct, everywhere.correct as all_models_correct,
        case when seen.attack = 'none' or seen.label is not distinct from seen.target then null
             when seen.target is null then not seen.correct
             else seen.predicted = seen.target and not coalesce(seen.abstained, false) end as success,
+       case when success is null then null
+            when seen.target is null then not majority_correct else majority = seen.target end as majority_success,
+       case when success is null then null
+            when seen.target is null then not worst_correct
+            when success or seen.agreement is null then success
+            else list_contains(seen.votes, seen.target) end as worst_success,
        attacks.recipe, attacks.surrogates, list_contains(attacks.surrogates, seen.model) as white_box,
        coalesce(attacks.victim = seen.model, false) as asked,
-       attacks.success as surrogates_fooled, attacks.through, attacks.norm, attacks.eps, attacks.steps,
+       attacks.surrogates_fooled, attacks.through, attacks.norm, attacks.eps, attacks.steps,
        attacks.linf, attacks.l2, attacks.ssim
 from predictions as seen
-left join attacks on attacks.image_id = seen.image_id and attacks.attack = seen.attack
+left join (select * rename (success as surrogates_fooled) from attacks) as attacks
+  on attacks.image_id = seen.image_id and attacks.attack = seen.attack
 left join (select image_id, model, view, correct from predictions where attack = 'none' and defense = 'none') as clean
   on clean.image_id = seen.image_id and clean.model = seen.model and clean.view = seen.view
 left join (select image_id, view, bool_and(correct) as correct from predictions
@@ -70,11 +80,17 @@ _ANSWERS_MEAN = {
     "target_confidence": "probability of the target",
     "margin": TABLES["predictions"].meanings["margin"],
     "correct": TABLES["predictions"].meanings["correct"],
+    "votes": TABLES["predictions"].meanings["votes"],
     "agreement": TABLES["predictions"].meanings["agreement"],
     "abstained": TABLES["predictions"].meanings["abstained"],
+    "majority": "class of most votes, of equally many the lowest; without repeats predicted",
+    "majority_correct": "majority is the label",
+    "worst_correct": "correct, and so is each repeat",
     "clean_correct": "the same model in the same view is right on the clean, undefended image",
     "all_models_correct": "likewise, all models",
     "success": "not correct; if targeted: predicted is the target; null if clean or of that class",
+    "majority_success": "likewise of majority",
+    "worst_success": "likewise, or of some repeat",
     "recipe": TABLES["attacks"].meanings["recipe"],
     "surrogates": TABLES["attacks"].meanings["surrogates"],
     "white_box": "the model is one of the surrogates",

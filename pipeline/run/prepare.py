@@ -129,7 +129,8 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         definitions=merge_definitions(store.root, before.definitions, new) if before else new,
         versions=versions(),
         proofs=before.proofs if before else {},
-        published={**(before.published if before else {}), **_published(pins)},
+        published={**(before.published if before else {}), **_published(pins, "published")},
+        published_robust={**(before.published_robust if before else {}), **_published(pins, "published_robust")},
         costs=before.costs if before else (),
     )
     warnings = (
@@ -185,8 +186,9 @@ def _unexplained_without(path: str) -> set[str]:
     return {predictions, part.compacted, *part.begun} if part else {predictions}
 
 
-def _published(pins: Mapping[str, ModelPin]) -> dict[str, float]:
-    return {name: pinned.published for name, pinned in pins.items() if pinned.published is not None}
+def _published(pins: Mapping[str, ModelPin], what: str) -> dict[str, float]:
+    """What is published of each model of which it is known; by the attribute of a pin."""
+    return {name: getattr(pinned, what) for name, pinned in pins.items() if getattr(pinned, what) is not None}
 
 
 def _pins(experiment: Experiment, before: Mapping[str, Model]) -> dict[str, ModelPin]:

@@ -244,7 +244,7 @@ def test_the_boundary_of_a_linear_model_is_crossed_where_it_is(name: str) -> Non
 
     def fallen(eps: float) -> Tensor:
         more = {**QUICK, **MANY, "steps": 60 if made.kind == "minimal-norm" else 10}
-        if made.goals == "targeted":
+        if made.goals == "targeted" or name == "ilpd":
             more["alpha"] = eps / 5
         attack = make(name, norm, eps, **{key: more[key] for key in made.parameters if key in more})
         models = surrogates(*[boundary.network] * made.models)

@@ -261,6 +261,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "anda": {**MI, "normalized": False, "shifts": 5, "shift_range": 0.3},
     "lf-fgsm": {**MI, "basis": "dct", "cutoff": 0.5, "step_in": "pixels"},  # ours: the papers try many cutoffs
     "fia": {**MI, "layer": None, "ensemble_number": 30, "drop_probability": 0.3},
+    "rpa": {**MI, "layer": None, "ensemble_number": 60, "drop_probability": 0.3},
+    "naa": {**MI, "layer": None, "integrated_steps": 30, "gamma": 1.0},
+    "bfa": {**MI, "layer": None, "ensemble_number": 30, "eta": 28.0},
+    "p2fa": {
+        **{**STEPS, "steps": 100, "layer": None, "ensemble_number": 30, "eta": 28.0},
+        **{"inner_steps": 10, "feature_decay": 1.0},
+    },
+    "ila": {**STEPS, "layer": None, "reference_steps": 10},
+    "ilpd": {"steps": 100, "alpha": 1 / 255, "layer": None, "gamma": 0.1, "sigma": 0.05},
+    "cfm": {
+        **{**TARGETED, "normalized": True, "resize_rate": 340 / 299, "diversity_probability": 1.0},
+        **{**TI, "kernel_size": 5, "objective": "logit", "mix_probability": 0.1, "mix_limit": 0.75},
+    },
+    "everywhere": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit", "partitions": 4, "local_samples": 9},
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
     "smer": {**MI, "inner_decay": 1.0, "inner_rounds": 4, "weight_rate": 0.02, "weight_decay": 0.002},
@@ -349,16 +363,30 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"operators": 3, "auxiliary": 3, "baselines": 2, "interpolations": 2, "regions": 4, "position": 0.1},
         **{"warpings": 3, "mesh": 4, "noise_scale": 1.0, "rho": 3.0 if name == "decowa" else 0.2},
         **{"late_start": 2, "reverse_eps": 0.02, "reverse_alpha": 0.003},
-        **{"shifts": 2, "shift_range": 0.7},
-        **{"gamma": 1.0, "xi": 0.5},
-        **{"layer": "second", "ensemble_number": 3, "drop_probability": 0.7},
+        **{"shifts": 2, "shift_range": 0.7, "patches_kept": 0.3, "patch_size": 2},
+        **{"gamma": {"naa": 0.1, "ilpd": 0.6}.get(name, 1.0), "xi": 0.5},
+        **{"layer": "second", "ensemble_number": 3, "drop_probability": 0.7, "integrated_steps": 3, "eta": 0.5},
+        **{"reference_steps": 3, "sigma": 0.3, "feature_decay": 0.1, "mix_probability": 0.9, "mix_limit": 0.2},
+        **{"partitions": 2, "local_samples": 3},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
         **{"shuffles": 3, "mixed_images": 3, "scales": 3, "resize_rates": (1.3, 1.8), "kernel_size": 5},
-        **{"inner_steps": 5, "beta": 0.7, "radius": 3.0, "attenuation": 0.3, "balance": 0.9, "beta1": 0.2},
+        **{
+            "inner_steps": 2 if name == "p2fa" else 5,
+            "beta": 0.7,
+            "radius": 3.0,
+            "attenuation": 0.3,
+            "balance": 0.9,
+            "beta1": 0.2,
+        },
         **{"beta2": 0.3, "stabilizer": 0.1, "amplification": 4.0, "project_factor": 3 / 255, "project_kernel": 5},
-        **{"resize_rate": 1.7, "diversity_probability": 1.0, "kernel_sigma": 1.0, "admix_strength": 0.7},
+        **{
+            "resize_rate": 1.7,
+            "diversity_probability": 0.1 if name == "cfm" else 1.0,
+            "kernel_sigma": 1.0,
+            "admix_strength": 0.7,
+        },
         **{"spectrum_noise": 0.2, "spectrum_spread": 0.9, "structure_blocks": 2, "shuffle_blocks": 3},
         **{
             "rotation": 90.0,
@@ -374,7 +402,8 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     }
     models = for_recipe(name)
     targets = [1, 2, 3, 0] if made.goals == "targeted" else None
-    few = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3}
+    few: dict[str, Any] = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3}
+    few |= {"inner_steps": 1} if name == "p2fa" else {"steps": 5} if name == "mi-patchout" else {}
     base = {key: value for key, value in {**QUICK, **few}.items() if key in made.parameters}
     batch = batch_of(some_canvases(4), [0, 1, 2, 3], targets)
 

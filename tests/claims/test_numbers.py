@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docs.evidence import unpacked
-from pipeline.results.outcomes import DENOMINATORS, METRICS
+from pipeline.results.outcomes import DENOMINATORS, METRICS, VERDICTS
 from tests.support.runs import ROOT, invoke
 
 PAGE = (ROOT / "docs" / "numbers.md").read_text()
@@ -30,7 +30,7 @@ def test_the_tables_are_made_by_the_commands_above_them() -> None:
 
 def test_the_page_lists_every_metric_and_denominator() -> None:
     listed = re.findall(r"^\| `(\w[\w-]+)` \|", PAGE, flags=re.M)
-    assert listed == [*METRICS, *DENOMINATORS]
+    assert listed == [*METRICS, *VERDICTS, *DENOMINATORS]
 
 
 def test_other_commands_run() -> None:

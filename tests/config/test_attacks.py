@@ -122,6 +122,29 @@ def test_a_black_box_is_attacked_by_what_takes_no_gradients(tmp_path: Path, monk
     assert "which foolbox/L2FMNAttack follows" in refusal(tmp_path, recipe="foolbox/L2FMNAttack", **minimal)
 
 
+def test_a_verdict_needs_draws_to_be_over(tmp_path: Path) -> None:
+    noise = "noise:sigma=0.05,repeats=2"
+    (judged,) = specs(tmp_path, recipe="pgd", verdict="majority", defense=noise)
+    assert (judged.verdict, judged.defense.name) == ("majority", noise)
+    assert specs(tmp_path, recipe="pgd", defense=noise)[0].verdict == "mean"
+    for defense in ("none", "jpeg:quality=75"):
+        said = refusal(tmp_path, recipe="pgd", verdict="worst-of-n", defense=defense)
+        assert "attacks.a: verdict: worst-of-n has no effect, because the attack knows no random defence" in said
+    adaptive = refusal(tmp_path, recipe="pgd", verdict="worst-of-n", adaptive=True)
+    assert "attacks.a.verdict: worst-of-n has no effect, because none of the defences is random" in adaptive
+    said = refusal(tmp_path, recipe="pgd", verdict="mode", defense=noise)
+    assert "unknown verdict 'mode'" in said
+
+
+def test_a_smooth_approximation_needs_a_defence_that_has_one(tmp_path: Path) -> None:
+    assert specs(tmp_path, recipe="pgd", backward="smooth", defense="jpeg:quality=75")[0].backward == "smooth"
+    assert specs(tmp_path, recipe="pgd", backward="smooth", adaptive=True)[1].backward == "smooth"  # behind jpeg
+    said = refusal(tmp_path, recipe="pgd", backward="smooth", defense="blur:sigma=1.0")
+    assert "attacks.a: backward: smooth has no effect on blur:sigma=1.0; it has on jpeg" in said
+    said = refusal(tmp_path, recipe="square", backward="smooth", defense="jpeg:quality=75")
+    assert "attacks.a: backward: smooth has no effect on square, which takes no gradients" in said
+
+
 # --- modified surrogates
 
 

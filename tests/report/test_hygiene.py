@@ -13,7 +13,9 @@ from tests.support.runs import Row
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* lack images")
 
-WHITE_BOX, EPS, STEPS, LARGE, NOISE, BUDGET, PUBLISHED, ADAPTIVE, UNTOUCHED = (check.title for check in CHECKS)
+WHITE_BOX, EPS, STEPS, LARGE, NOISE, BUDGET, PUBLISHED, PUBLISHED_ROBUST, ADAPTIVE, UNTOUCHED = (
+    check.title for check in CHECKS
+)
 
 
 def check(title: str, folder: Path, predictions: list[Row], attacks: list[Row], **published: float) -> Exhibit:
@@ -159,3 +161,17 @@ def test_statuses_are_counted(tmp_path: Path) -> None:
     section = hygiene(open_run(str(made_run(tmp_path / "run"))))
     assert section is not None
     assert section.words[0].startswith(f"0 passed, 0 failed, {len(CHECKS)} not answerable. ")
+
+
+@pytest.mark.parametrize(("right", "status"), [(9, PASSED), (0, FAILED), (18, FAILED)])
+def test_robust_accuracy_and_the_published_one(right: int, status: str, tmp_path: Path) -> None:
+    """Of 20 images, against 0.40 published: 0 reach up to 0.16, 9 from 0.26 to 0.66, 18 down to 0.70."""
+    seen = [*answers([0] * 20), *answers([0] * right + [1] * (20 - right), attack="sure")]
+    how = {"recipe": "autoattack", "eps": 4 / 255, "surrogates": ["m"]}
+    struck = [*attack("sure", [True] * 20, **how), *attack("else", [True] * 20, **{**how, "recipe": "pgd"})]
+    run = open_run(str(made_run(tmp_path / "run", seen, struck)))
+    (asked,) = [each for each in CHECKS if each.title == PUBLISHED_ROBUST]
+    assert answered(run, asked).status == OPEN
+    run.record = run.record.replace(published_robust={"m": 0.4, "other": 0.4})
+    found = answered(run, asked)
+    assert (found.status, found.table.column("successes")) == (status, [right, None])

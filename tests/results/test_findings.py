@@ -113,17 +113,6 @@ def test_what_has_no_worst_case_is_refused(run: Run) -> None:
         findings.worst_case(run, "margin")
 
 
-def test_behind_a_random_defence_each_repeat_has_to_be_right(tmp_path: Path) -> None:
-    noisy = answers([0, 0, 5], defense="noise:sigma=0.03,repeats=3")
-    for row, agreement in zip(noisy, (1.0, 2 / 3, 1.0), strict=True):
-        row["agreement"] = agreement
-    run = open_run(str(made_run(tmp_path, [*answers([0, 0, 5]), *noisy])))
-    assert counts(findings.measured(run, "worst-of-n"), "defense") == {
-        ("none",): (2, 3),
-        ("noise:sigma=0.03,repeats=3",): (1, 3),
-    }
-
-
 @pytest.mark.filterwarnings("ignore:.*sets of predictions lack images")
 def test_the_common_images_are_those_of_a_view(tmp_path: Path) -> None:
     """A model that is right in another view does not help, nor does its answer behind a defence."""

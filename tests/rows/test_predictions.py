@@ -96,6 +96,7 @@ def test_of_a_random_defence_probabilities_are_averaged_and_their_spread_is_said
     assert row["label_confidence"] == pytest.approx(np.mean(of_the_label), rel=1e-5)
     assert row["label_confidence_std"] == pytest.approx(np.std(of_the_label, ddof=1), rel=1e-5)
     assert (row["predicted"], row["correct"], row["agreement"]) == (0, True, pytest.approx(2 / 3))
+    assert row["votes"] == [0, 0, 7]
     assert (row["abstained"], row["certified_radius"]) == (None, None)
 
 
@@ -111,7 +112,9 @@ def test_a_single_answer_has_no_spread_and_is_what_the_model_said() -> None:
     answers = Answers(range(5))
     answers.add(given)
     assert np.array_equal(answers.summed_up().log_probabilities, given)
-    assert {row[key] for row in _rows(given) for key in ("label_confidence_std", "agreement", "abstained")} == {None}
+    assert {
+        row[key] for row in _rows(given) for key in ("label_confidence_std", "votes", "agreement", "abstained")
+    } == {None}
 
 
 def test_votes_decide_behind_smoothing_and_an_abstention_is_not_correct() -> None:

@@ -31,6 +31,9 @@ QUICK: dict[str, Any] = {
     "steps": 3,
     "neighbors": 2,
     "ensemble_number": 2,
+    "integrated_steps": 2,
+    "reference_steps": 2,
+    "local_samples": 2,
     "samples": 3,
     "pre_steps": 2,
     "spectra": 2,
@@ -89,19 +92,37 @@ def bent(seed: int = 0, classes: int = 4, side: int = SIDE) -> Sums:
     return Sums(rng.normal(size=(16, 3 * side**2)) / (side / 2), rng.normal(size=(classes, 16)))
 
 
+class _Summed(nn.Linear):
+    """Sums that round the same in any batch."""
+
+    def __init__(self, weight: np.ndarray) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False)
+        self.weight = nn.Parameter(torch.from_numpy(weight).float())
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values[:, None] * self.weight).sum(dim=2)
+
+
+class _Sine(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.sin(values)
+
+
 class Deep(nn.Module):
     """Three layers of plain sums with sines between, which are the answers of the modules `first` and `second`."""
 
-    def __init__(self, *weights: np.ndarray) -> None:
+    def __init__(self, one: np.ndarray, other: np.ndarray, last: np.ndarray) -> None:
         super().__init__()
-        self.first, self.second = nn.Identity(), nn.Identity()
-        self.weights = nn.ParameterList(nn.Parameter(torch.from_numpy(each).float()) for each in weights)
+        self.first, self.second = (nn.Sequential(_Summed(each), _Sine()) for each in (one, other))
+        self.last = _Summed(last)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [each.weight for each in self.modules() if isinstance(each, _Summed)]
 
     def forward(self, windows: Tensor) -> Tensor:
-        one, other, last = self.weights
-        values = self.first(torch.sin((windows.flatten(1)[:, None] * one).sum(dim=2)))
-        values = self.second(torch.sin((values[:, None] * other).sum(dim=2)))
-        return (values[:, None] * last).sum(dim=2)
+        logits: Tensor = self.last(self.second(self.first(windows.flatten(1))))
+        return logits
 
 
 def deep(seed: int = 0, classes: int = 4, side: int = SIDE) -> Deep:

@@ -102,16 +102,19 @@ def _image(row: Row, label: int) -> Row:
 
 
 def _attack(row: Row, label: int, surrogates: list[str]) -> Row:
-    usual = {
+    usual: Row = {
+        **dict.fromkeys(TABLES["attacks"].columns.names),
         **{"recipe": "pgd", "surrogates": surrogates, "fuse": None, "view": "center", "through": "none"},
         **{"objective": "cross-entropy", "label": label, "target": None, "norm": "linf", "eps": _BUDGET, "steps": 10},
         **{"seed": 0, "clean_predicted": label, "clean_confidence": 0.5, "success": True, "minimal_norm": None},
         **{"adversarial_confidence": 0.5, "linf": _BUDGET, "l2": 1.0, "l1": 100.0, "l0": 1000, "psnr": 40.0},
+        **{"victim": None, "queries": None, "ciede2000": 0.5},
         **{"ssim": 0.95, "out_of_band": None, "forwards": 10, "backwards": 10, "canvas_sha256": ""},
         **row,
     }
     turned = usual["target"] if usual["target"] is not None else (usual["label"] + 1) % 1000
-    return {"adversarial_predicted": turned if usual["success"] else usual["label"], **usual}
+    said = turned if usual["success"] else usual["label"]
+    return {**usual, "adversarial_predicted": row.get("adversarial_predicted", said)}
 
 
 def _prediction(row: Row, label: int, targets: Mapping[str, int | None]) -> Row:
@@ -124,7 +127,9 @@ def _prediction(row: Row, label: int, targets: Mapping[str, int | None]) -> Row:
     aimed = None if target is None else confidence if predicted == target else 0.125
     top = {"top5_labels": [predicted, *([usual["label"]] if predicted != usual["label"] else [])]}
     top["top5_confidences"] = [confidence, *([sure] if predicted != usual["label"] else [])]
-    empty = dict.fromkeys(("label_confidence_std", "agreement", "abstained", "certified_radius", "probabilities"))
+    empty = dict.fromkeys(
+        ("label_confidence_std", "votes", "agreement", "abstained", "certified_radius", "probabilities")
+    )
     return {"target_confidence": aimed, **top, **empty, **usual}
 
 

@@ -160,7 +160,7 @@ class _UnderAttack:
         found = attack(surrogates, task)
         judges = self._surrogates(draws, "fp32")
         passes = torch.zeros(len(items), dtype=torch.int64)
-        clean, adversarial = (_probabilities(judges, each) for each in (canvases, found.canvases))
+        clean, adversarial = (_probabilities(judges, each, goal) for each in (canvases, found.canvases))
         finite = torch.ones(len(items), dtype=torch.bool)
         if tally.finite is not None:
             # What reaches the goal does so whatever its gradients were. What does not might have, with better ones.
@@ -179,24 +179,26 @@ class _UnderAttack:
     def _surrogates(self, draws: Draws, precision: Precision) -> Surrogates:
         spec = self._spec
         judging = draws.at("judging")
+        shown = partial(differentiable, spec.defense, backward=spec.backward)
         return Surrogates(
             self._classifiers,
             VIEWS[spec.view],
             self._conditions.field_of_view,
             spec.fuse,
             followed=self._followed,
-            defense=[differentiable(spec.defense, judging.at("repeat", n)) for n in range(spec.defense.repeats)],
-            redraw=partial(differentiable, spec.defense) if spec.defense.random else None,
+            defense=[shown(judging.at("repeat", n)) for n in range(spec.defense.repeats)],
+            redraw=shown if spec.defense.random else None,
+            verdict=spec.verdict,
             precision=precision,
         )
 
 
-def _probabilities(surrogates: Surrogates, canvases: Tensor) -> Tensor:
+def _probabilities(surrogates: Surrogates, canvases: Tensor, goal: Goal) -> Tensor:
     """Of uint8 canvases, float (B, classes) on the CPU; without surrogates, of no classes."""
     if not surrogates.members:
         return torch.empty(len(canvases), 0)
     with torch.inference_mode():
-        return surrogates.logits(canvases.float() / WHITE).softmax(dim=1).cpu()
+        return surrogates.judged(canvases.float() / WHITE, goal).softmax(dim=1).cpu()
 
 
 def _with(attacked: Attacked, items: list[int], again: Attacked) -> Attacked:

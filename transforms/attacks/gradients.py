@@ -24,18 +24,16 @@ class FeatureUse(Protocol):
 
     Attributes:
         random: whether anything is drawn.
-        redraws: whether it is drawn for each gradient.
+        redraws: whether it is drawn for each gradient anew.
         mixes: whether the batch's pool is mixed in.
         own_objective: whether features are followed, so that the loop's objective judges and does nothing else.
         layer: where.
     """
 
+    random: ClassVar[bool]
     redraws: ClassVar[bool]
     mixes: ClassVar[bool]
     own_objective: ClassVar[bool]
-
-    @property
-    def random(self) -> bool: ...
 
     @property
     def layer(self) -> LayerNames: ...
@@ -46,11 +44,12 @@ class FeatureUse(Protocol):
         It is asked at each step; what it remembers between steps dies with it.
         """
 
-    def passes(self, steps: int, models: int, forwards: int) -> tuple[int, int]:
+    def passes(self, steps: int, models: int, copies: int, forwards: int) -> tuple[int, int]:
         """Forward and backward passes that a run takes per image besides those of the gradients.
 
         Args:
             models: surrogates.
+            copies: what each gradient is averaged over.
             forwards: passes of the gradients.
         """
 

@@ -141,7 +141,7 @@ class AttackLoop(BaseAttack):
         steps, followed = self.search_steps + self.steps, 1 if self.in_turn else models
         forwards, backwards = self.estimator.passes(steps, followed, copies, self.redraws)
         if self.features is not None:
-            more = self.features.passes(steps, models, forwards)
+            more = self.features.passes(steps, models, copies, forwards)
             forwards, backwards = forwards + more[0], backwards + more[1]
         judged = self.restarts * (self.steps if self.keep != "last" else 1) if self._judges else 0
         return self.restarts * forwards + judged * models * max(1, self.model_draws), self.restarts * backwards

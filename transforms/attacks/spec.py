@@ -10,7 +10,9 @@ from transforms.attacks.recipes.names import recipe, with_changing
 from transforms.attacks.surrogates import Fusion
 from transforms.attacks.targets import Target
 from transforms.attacks.units import Drawn
+from transforms.data.verdicts import Verdict
 from transforms.defenses.defense import Defense
+from transforms.defenses.differentiable import Backward
 from transforms.models.device import Precision
 
 Plain = Literal["torch"]
@@ -31,6 +33,8 @@ class AttackSpec:
         precision: of gradients.
         eps: budget in the unit of [0, 1] pixels.
         target: what class a targeted attack wants of an image, or None.
+        backward: what stands in for a defence that has no gradient of its own.
+        verdict: what decides over the draws of a random defence, of whether the goal is reached.
         gradients: "torch" where surrogates are to be run by it; None for the engines of the models.
         victim: the model that it asks, or None.
         variant_of: the adaptive attack that this is a variant of, once more through a defence; None for any other.
@@ -51,6 +55,8 @@ class AttackSpec:
     modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
     variant_of: str | None = None
     gradients: Plain | None = None
+    backward: Backward = "identity"
+    verdict: Verdict = "mean"
 
     @property
     def mixes(self) -> bool:

@@ -14,6 +14,8 @@ from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
 from transforms.attacks.units import LayerNames
+from transforms.attacks.verdicts import decided
+from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
@@ -57,6 +59,11 @@ class Slope(NamedTuple):
     gradient: Tensor
     values: Tensor
     logits: Tensor
+
+
+def _over(draws: list[list[Tensor]]) -> list[Tensor]:
+    """Each model's logits, probabilities averaged over the draws of a defence."""
+    return [averaged(each) for each in zip(*draws, strict=True)]
 
 
 def layers_of_each(classifiers: Sequence[Classifier], named: LayerNames) -> list[str]:
@@ -136,6 +143,7 @@ class Surrogates:
         followed: Sequence[Classifier] = (),
         defense: Sequence[Transform] = (_unchanged,),
         redraw: Callable[[Draws], Transform] | None = None,
+        verdict: Verdict = "mean",
         precision: Precision = "fp32",
         tally: Tally | None = None,
     ) -> None:
@@ -148,6 +156,7 @@ class Surrogates:
                 models.
             defense: what the models see instead of the canvases; of several, each model's probabilities are averaged.
             redraw: makes one more of them where they are random, so that gradients are not of those that judge.
+            verdict: what decides of several whether a goal is reached (see `verdicts.decided`).
             precision: of gradients. Everything that is judged is computed in fp32.
         """
         self._classifiers = tuple(classifiers)
@@ -157,6 +166,7 @@ class Surrogates:
         self._fuse = fuse
         self._defense = tuple(defense)
         self._redraw = redraw
+        self._verdict = verdict
         self._precision = precision
         self._windows = windows(view)
         self._weights: Tensor | None = None
@@ -198,9 +208,20 @@ class Surrogates:
         return self._changed(_inside={each.network: done for each, done in inside.items()})
 
     @property
+    def only(self) -> Classifier:
+        """The classifier, where there is one."""
+        (classifier,) = self._classifiers
+        return classifier
+
+    @property
     def layer(self) -> str:
         """The layer that answers in place of the only classifier."""
-        return str(self._inside[self._classifiers[0].network].layer)
+        return str(self._inside[self.only.network].layer)
+
+    @property
+    def whole(self) -> "Surrogates":
+        """The same with nothing done inside."""
+        return self._changed(_inside={})
 
     def at(self, layers: LayerNames) -> dict[Classifier, "Surrogates"]:
         """For each classifier the same with it alone, one of its layers in its place.
@@ -252,16 +273,21 @@ class Surrogates:
     def logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes), up to a constant per row, of float canvases (B, 3, S, S) in [0, 1].
 
-        For judging: nothing flows back through them.
+        Nothing flows back through them.
         """
         with torch.no_grad():
             return self._fused(self._looks(canvases, self._classifiers))
 
+    def judged(self, canvases: Tensor, goal: Goal) -> Tensor:
+        """Logits (B, classes) that the verdict goes by: `logits` where it is the mean."""
+        with torch.no_grad():
+            return self._decided(self._draws(canvases, self._classifiers), goal)
+
     def judge(self, canvases: Tensor, objective: Objective, goal: Goal) -> tuple[Tensor, Tensor]:
         """Whether each image reaches the goal, bool (B,), and its objective (B,), the one that `slope` is of."""
         with torch.no_grad():
-            looks = self._looks(canvases, self._classifiers)
-            return goal.reached(self._fused(looks)), self._values(looks, objective, goal)
+            draws = self._draws(canvases, self._classifiers)
+            return goal.reached(self._decided(draws, goal)), self._values(_over(draws), objective, goal)
 
     def slope(
         self, canvases: Tensor, objective: Objective, goal: Goal, *, copies: Sequence[Transform] = (_unchanged,)
@@ -302,18 +328,33 @@ class Surrogates:
         Args:
             canvases: float (B, 3, S, S) in [0, 1].
         """
-        (classifier,) = self._classifiers
         cut: list[Tensor] = []
 
         def leaf(answer: Tensor) -> Tensor:
             cut.append(answer.detach().requires_grad_())
             return cut[-1].clone()  # what follows may write into it
 
-        whole = self.seen({classifier: Inside({self.layer: leaf})})
+        whole = self.seen({self.only: Inside({self.layer: leaf})})
         with self._reduced_precision(canvases.device):
             looks = whole._looks(canvases, whole._followed)
             values = objective(looks[0], goal)
-        return self._gradient(values, looks, cut[0])
+        return self._gradient(values, looks, cut[0]).float()
+
+    def answers(self, canvases: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """What layers of the only classifier answer, (B, ...) each, to float canvases (B, 3, S, S) in [0, 1].
+
+        Nothing flows back through them.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str, answer: Tensor) -> Tensor:
+            found[layer] = answer.clone()  # what follows may write into it
+            return answer
+
+        with torch.no_grad():
+            kept = self.seen({self.only: Inside({each: partial(keep, each) for each in layers})})
+            kept._looks(canvases, kept._followed)
+        return found
 
     def differentiable_logits(self, canvases: Tensor) -> Tensor:
         """Fused logits (B, classes) of float canvases (B, 3, S, S) in [0, 1], for a loss from elsewhere.
@@ -370,9 +411,17 @@ class Surrogates:
         return torch.ones(images, dtype=torch.int64) if self.active is None else self.active.long().cpu()
 
     def _looks(self, canvases: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
+        return _over(self._draws(canvases, models))
+
+    def _draws(self, canvases: Tensor, models: Sequence[Classifier]) -> list[list[Tensor]]:
+        """For each draw of the defence, each model's logits."""
         self.tally.count(self._counted(len(canvases)), forwards=self._passes(models))
-        looks = [self._looks_at(defended(canvases), models) for defended in self._defense]
-        return [averaged(each) for each in zip(*looks, strict=True)]
+        return [self._looks_at(defended(canvases), models) for defended in self._defense]
+
+    def _decided(self, draws: list[list[Tensor]], goal: Goal) -> Tensor:
+        if self._verdict == "mean":
+            return self._fused(_over(draws))
+        return decided(self._verdict, [self._fused(each) for each in draws], goal)
 
     def _looks_at(self, shown: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
         return [self._answer(each, shown).float() for each in models]

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transforms.data.pixels import WHITE
 from transforms.defenses.registry import DEFENSES, defense_function, is_random
 from transforms.defenses.smoothing import SMOOTHING, Smoothing
 from transforms.errors import InputError
+from transforms.models.probes import probes
 from transforms.randomness import Draws
 
 Value = int | float
@@ -105,9 +107,17 @@ class Defense:
         """Raises InputError for a parameter that is out of its range for canvases of a side."""
         for each in self.filters:
             # The house's own look at parameters first, and have nothing else to do where there are no canvases.
-            images = [] if each.function in DEFENSES else [""]
-            blank = torch.zeros(len(images), 3, side, side, dtype=torch.uint8)
-            each.apply(defense_function(each.function), blank, Draws(0, each.name, images))
+            images = [] if each.function in DEFENSES else ["one", "other"]
+            pictures = (probes(len(images), side) * WHITE).to(torch.uint8)
+            draws = Draws(0, each.name, images)
+            together = each.apply(defense_function(each.function), pictures, draws).int()
+            for number in range(len(images)):
+                alone = each.apply(defense_function(each.function), pictures[number : number + 1], draws.of(number))
+                if (together[number] - alone[0]).abs().max() > 1:
+                    raise InputError(
+                        f"defense {each.function}: what it makes of a picture depends on the others of its batch; draw "
+                        "by `draws`, or declare Purifier(…, batched=False)"
+                    )
 
     def __call__(self, canvases: Tensor, draws: Draws | None = None) -> Tensor:
         """Applies the defence once.

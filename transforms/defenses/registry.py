@@ -11,7 +11,7 @@ from transforms.defenses.biology import fovea, fovea_saccades, retina, v1
 from transforms.defenses.codecs import bit_depth, jpeg, webp
 from transforms.defenses.filters import bilateral, blur, median, nlm, tvm
 from transforms.defenses.fourier import lowpass, lowpass_butterworth, lowpass_dct, lowpass_gaussian
-from transforms.defenses.plugins import plugin_defense, plugin_names
+from transforms.defenses.plugins import plugin_defense, plugin_names, plugin_purifier
 from transforms.defenses.randomized import noise, pixel_deflection, random_crop, resize_pad
 from transforms.defenses.smoothing import SMOOTHING, smoothing
 from transforms.errors import unknown
@@ -55,6 +55,11 @@ def defense_function(name: str) -> Callable[..., Tensor]:
     if name not in plugin_names():
         raise unknown("defense", name, defense_names())
     return plugin_defense(name)
+
+
+def purifier_function(name: str) -> Callable[..., Tensor] | None:
+    """A purifier's function on float canvases in [0, 1]; None for a defence of another kind."""
+    return None if name in DEFENSES else plugin_purifier(name)
 
 
 def is_random(name: str) -> bool:

@@ -23,6 +23,7 @@ class ModelPin:
         weights_sha256: of the weights file.
         preprocessing: as resolved from source and experiment.
         published: top-1 accuracy in [0, 1] on ImageNet's validation images, where it is known of these weights.
+        published_robust: likewise under AutoAttack at 4/255 in L∞.
         engine: the one that predicts, a name in `engines.registry`, or auto where that has not been resolved.
         gradients: the one whose gradients are followed, likewise.
     """
@@ -32,6 +33,7 @@ class ModelPin:
     weights_sha256: str
     preprocessing: Preprocessing
     published: float | None = None
+    published_robust: float | None = None
     engine: str = "auto"
     gradients: str = "auto"
 
@@ -46,4 +48,6 @@ def pin(
     """Finds (downloads, if need be) a model's weights; raises InputError where they cannot be had."""
     found = model_source(source, weights, preprocessing)
     path = str(found.weights.absolute()) if found.local else None
-    return ModelPin(source, path, found.digest(), found.preprocessing, found.published, engine, gradients)
+    return ModelPin(
+        source, path, found.digest(), found.preprocessing, found.published, found.published_robust, engine, gradients
+    )

@@ -48,6 +48,7 @@ def prediction_rows(
                 "top5_labels": top.tolist(),
                 "top5_confidences": probabilities[item, top].tolist(),
                 "label_confidence_std": None if spread is None else float(spread[item]),
+                "votes": None if len(choices) == 1 else choices[:, item].tolist(),
                 "agreement": None if len(choices) == 1 else float((choices[:, item] == predicted).mean()),
                 "abstained": abstained,
                 "certified_radius": None if certified is None else float(certified.radius[item]),

@@ -118,6 +118,7 @@ TABLES = {
             "top5_labels": (pa.list_(pa.int16()), "most probable first"),
             "top5_confidences": (pa.list_(pa.float32()), "their probabilities"),
             "label_confidence_std": (_Optional(pa.float32()), "standard deviation of label_confidence over repeats"),
+            "votes": (_Optional(pa.list_(pa.int16())), "most probable class of each repeat, in their order"),
             "agreement": (_Optional(pa.float32()), "share of repeats whose most probable class is predicted"),
             "abstained": (_Optional(pa.bool_()), "behind `smoothing`, whether the votes were too close"),
             "certified_radius": (_Optional(pa.float64()), "behind `smoothing`, the certified L2 radius"),

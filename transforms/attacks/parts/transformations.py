@@ -103,7 +103,7 @@ class Mixing(BaseTransformation):
         above(0, admix_strength=self.strength)
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
-        return points + self.strength * _of_another_class(points, draws, batch)
+        return points + self.strength * of_another_class(points, draws, batch)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class MixMask(BaseTransformation):
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         factor = self.low + (self.high - self.low) * (copy % self.scales) / (self.scales - 1)
-        mask = 1 - self.reach + 2 * self.reach * _of_another_class(points, draws, batch)
+        mask = 1 - self.reach + 2 * self.reach * of_another_class(points, draws, batch)
         return _as_seen((factor * mask * points.detach()).clamp(0, 1), points)
 
 
@@ -346,7 +346,44 @@ def _as_seen(seen: Tensor, points: Tensor) -> Tensor:
     return seen + (points - points.detach())
 
 
-def _of_another_class(points: Tensor, draws: Draws, batch: Batch) -> Tensor:
+@dataclass(frozen=True)
+class Everywhere(BaseTransformation):
+    """The canvas, and copies of which all but one random block has ImageNet's mean colour (Zeng et al. 2025,
+    arXiv:2501.00707).
+
+    Attributes:
+        partitions: blocks per side.
+        samples: copies with a block alone.
+    """
+
+    partitions: int
+    samples: int
+
+    def __post_init__(self) -> None:
+        at_least(2, partitions=self.partitions)
+        at_least(1, local_samples=self.samples)
+
+    @property
+    def copies(self) -> int:
+        return 1 + self.samples
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        side = points.shape[-1]
+        if side < self.partitions:
+            raise InputError(f"partitions: {self.partitions} are too many for a canvas of {side} pixels")
+        if copy == 0:
+            return points
+        block = -(-side // self.partitions)
+        place = draws.integers(self.partitions, (2,), "block").to(points.device)
+        rows, columns = ((torch.arange(side, device=points.device) // block) == place[:, [axis]] for axis in (0, 1))
+        mean = torch.tensor(_MEAN, device=points.device).view(1, 3, 1, 1)
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], points, mean)
+
+
+_MEAN = (0.485, 0.456, 0.406)
+
+
+def of_another_class(points: Tensor, draws: Draws, batch: Batch) -> Tensor:
     """For each image a random picture of the pool, (B, 3, S, S) in [0, 1], or itself where all are of its class."""
     if not len(batch.pool):
         return points.detach()

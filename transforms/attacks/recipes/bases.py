@@ -220,6 +220,11 @@ def region_fitting(
     return mi_fgsm(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 1), decay=decay)
 
 
+def tenths(ball: Ball, *, steps: int = 100, alpha: Length | None = None) -> AttackLoop:
+    """Small steps from the image, by default alpha = eps / 10 however many."""
+    return bim(ball, steps=steps, alpha=_alpha(alpha, ball.eps, 10))
+
+
 def variance_tuned(loop: AttackLoop, *, neighbors: int = 20, beta: float = 1.5) -> AttackLoop:
     """Gradients corrected by those around the point before, within beta * eps."""
     _looks_back(loop)

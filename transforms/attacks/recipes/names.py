@@ -17,7 +17,7 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.recipes.bases import BASES, region_fitting
+from transforms.attacks.recipes.bases import BASES, region_fitting, tenths
 from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.parts import PARTS
 from transforms.errors import InputError, unknown
@@ -37,20 +37,16 @@ def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any)
     )
 
 
-def _long_and_targeted(source: str, objective: ObjectiveName, *, normalized: bool) -> Recipe:
+def _long_and_targeted(source: str, objective: ObjectiveName, *parts: str, **defaults: Any) -> Recipe:
     """Hundreds of steps with diverse inputs and a small translation kernel."""
-    made = combined(
-        "mi",
-        "di",
-        "ti",
-        source=source,
-        normalized=normalized,
-        steps=300,
-        alpha=2 / 255,
-        diversity_probability=0.7,
-        kernel_size=5,
-        objective=objective,
-    )
+    usual = {
+        "steps": 300,
+        "alpha": 2 / 255,
+        "diversity_probability": 0.7,
+        "kernel_size": 5,
+        "objective": objective,
+    }
+    made = combined("mi", *parts, "di", "ti", source=source, **{**usual, **defaults})
     return replace(made, norms=("linf",), goals="targeted")
 
 
@@ -105,6 +101,12 @@ RECIPES: dict[str, Recipe] = {
     "anda": combined("mi", "anda", normalized=False),
     "lf-fgsm": combined("mi", "lf"),
     "fia": combined("mi", "fia"),
+    "rpa": combined("mi", "rpa"),
+    "naa": combined("mi", "naa"),
+    "bfa": combined("mi", "bfa"),
+    "p2fa": combined(Recipe(PARTS["p2fa"].source, (tenths,)), "p2fa"),
+    "ila": combined("bim", "ila"),
+    "ilpd": replace(combined("bim", "ilpd", steps=100, alpha=1 / 255), norms=("linf",)),
     "svre": combined("svre"),
     "adaea": combined("adaea"),
     "smer": combined("smer"),
@@ -112,6 +114,9 @@ RECIPES: dict[str, Recipe] = {
     "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit", normalized=False),
     # Its gradient is divided by a margin that may be tiny: as it is, a single step could outweigh all others.
     "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin", normalized=True),
+    # Byun et al. enlarge each input, by 340 to 299.
+    "cfm": _long_and_targeted(PARTS["cfm"].source, "logit", "cfm", resize_rate=340 / 299, diversity_probability=1.0),
+    "everywhere": _long_and_targeted(PARTS["everywhere"].source, "logit", "everywhere", normalized=False),
     **carlini_wagner.RECIPES,
     **deepfool.RECIPES,
     **ddn.RECIPES,

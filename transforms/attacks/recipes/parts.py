@@ -10,12 +10,21 @@ from typing import Literal
 from transforms.attacks.gradients import FeatureUse
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.parts.bands import BANDS, Basis
-from transforms.attacks.parts.features import FeatureImportance
+from transforms.attacks.parts.features import (
+    FeatureImportance,
+    FittedFeatures,
+    IntermediateLevel,
+    NeuronAttribution,
+    PixelToFeature,
+    RandomPatches,
+)
 from transforms.attacks.parts.filters import Kernel, blur
+from transforms.attacks.parts.mixing import CleanFeatureMixup, PerturbationDecay
 from transforms.attacks.parts.transformations import (
     Angles,
     BlockShuffle,
     DiverseInput,
+    Everywhere,
     Mixing,
     MixMask,
     PatchOut,
@@ -27,7 +36,7 @@ from transforms.attacks.parts.transformations import (
 )
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
-from transforms.attacks.units import LayerNames, Pixels
+from transforms.attacks.units import L2Length, LayerNames, Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
@@ -138,6 +147,56 @@ def fia(
     return _inside(loop, FeatureImportance(layer, ensemble_number, drop_probability))
 
 
+def rpa(
+    loop: AttackLoop, *, layer: LayerNames = None, ensemble_number: int = 60, drop_probability: float = 0.3
+) -> AttackLoop:
+    """Random patches: a layer's features, weighed by the mean gradient of pictures with noise in random patches."""
+    return _inside(loop, RandomPatches(layer, ensemble_number, drop_probability))
+
+
+def naa(loop: AttackLoop, *, layer: LayerNames = None, integrated_steps: int = 30, gamma: float = 1.0) -> AttackLoop:
+    """Neuron attribution: what a layer's features add to the class's probability on the way from black."""
+    return _inside(loop, NeuronAttribution(layer, integrated_steps, gamma))
+
+
+def bfa(loop: AttackLoop, *, layer: LayerNames = None, ensemble_number: int = 30, eta: L2Length = 28.0) -> AttackLoop:
+    """Black-box features: a layer's features, weighed by the mean gradient of pictures far uphill."""
+    return _inside(loop, FittedFeatures(layer, ensemble_number, eta))
+
+
+def p2fa(
+    loop: AttackLoop,
+    *,
+    layer: LayerNames = None,
+    ensemble_number: int = 30,
+    eta: L2Length = 28.0,
+    inner_steps: int = 10,
+    feature_decay: float = 1.0,
+) -> AttackLoop:
+    """Pixel to feature: the same, found anew every `inner_steps` steps."""
+    return _inside(loop, PixelToFeature(layer, ensemble_number, eta, inner_steps, feature_decay))
+
+
+def ila(loop: AttackLoop, *, layer: LayerNames = None, reference_steps: int = 10) -> AttackLoop:
+    """Intermediate level: a layer's features, along the way on which I-FGSM takes them."""
+    return _inside(loop, IntermediateLevel(layer, loop.ball, loop.alpha, reference_steps))
+
+
+def ilpd(loop: AttackLoop, *, layer: LayerNames = None, gamma: float = 0.1, sigma: Pixels = 0.05) -> AttackLoop:
+    """Perturbation decay: at a layer `gamma` times the features and the rest the clean canvas's, under noise."""
+    return _inside(loop, PerturbationDecay(layer, gamma, sigma))
+
+
+def cfm(loop: AttackLoop, *, mix_probability: float = 0.1, mix_limit: float = 0.75) -> AttackLoop:
+    """Clean feature mixup: in random layers, random shares of what they answer to other pictures."""
+    return _inside(loop, CleanFeatureMixup(mix_probability, mix_limit))
+
+
+def everywhere(loop: AttackLoop, *, partitions: int = 4, local_samples: int = 9) -> AttackLoop:
+    """Also copies with one of partitions² blocks alone (the paper's M and N)."""
+    return _shown(loop, Everywhere(partitions, local_samples))
+
+
 def _inside(loop: AttackLoop, use: FeatureUse) -> AttackLoop:
     if loop.features is not None:
         raise InputError("recipe: two of its parts look inside the surrogates; name one")
@@ -174,5 +233,13 @@ PARTS = {
     "patchout": Part("Wei et al. 2022, arXiv:2109.04176", (patchout,)),
     "anda": Part("Fang et al. 2024, CVPR", (anda,)),
     "fia": Part("Wang et al. 2021, arXiv:2107.14185", (fia,)),
+    "rpa": Part("Zhang et al. 2022, IJCAI", (rpa,)),
+    "naa": Part("Zhang et al. 2022, arXiv:2204.00008", (naa,)),
+    "bfa": Part("Wang et al. 2024, Neurocomputing", (bfa,)),
+    "p2fa": Part("Liu et al. 2025, ICML", (p2fa,)),
+    "ila": Part("Huang et al. 2019, arXiv:1907.10823", (ila,)),
+    "ilpd": Part("Li et al. 2023, arXiv:2304.13410", (ilpd,)),
+    "cfm": Part("Byun et al. 2023, arXiv:2305.14846", (cfm,)),
+    "everywhere": Part("Zeng et al. 2025, arXiv:2501.00707", (everywhere,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }

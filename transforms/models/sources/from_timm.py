@@ -44,7 +44,7 @@ def source(name: str, model: str) -> ModelSource:
         fitting = [each for each in tags if _config(f"{architecture}.{each}").num_classes == CLASSES]
         others = f"; tags of ImageNet's {CLASSES}: {', '.join(fitting)}" if fitting else ""
         raise InputError(f"{name}: these weights tell {config.num_classes} classes apart, not {CLASSES}{others}")
-    return ModelSource(name, _preprocessing(config), lambda: _fetch(name, config), _reader(model))
+    return ModelSource(name, _preprocessing(config), lambda: _fetch(name, config), reader(model))
 
 
 def _config(model: str) -> Any:
@@ -92,7 +92,9 @@ def _from_hub(name: str, repository: str, file: str) -> Path:
         ) from None
 
 
-def _reader(model: str) -> Callable[[Path, torch.device], nn.Module]:
+def reader(model: str) -> Callable[[Path, torch.device], nn.Module]:
+    """A `ModelSource.read` for a network of timm, whose file may be older than timm's present names of tensors."""
+
     def read(path: Path, _device: torch.device) -> nn.Module:
         # Through timm's own door, which knows how each architecture's published files differ from its module.
         timm = importlib.import_module("timm")

@@ -16,6 +16,7 @@ _SOURCES = {
     "keras": "transforms.models.sources.from_keras",
     "onnx": "transforms.models.sources.from_onnx",
     "packaged": "transforms.models.sources.packaged",
+    "robustbench": "transforms.models.sources.from_robustbench",
     "timm": "transforms.models.sources.from_timm",
     "torchvision": "transforms.models.sources.from_torchvision",
 }
@@ -35,8 +36,8 @@ def model_source(name: str, weights: str | None = None, preprocessing: Mapping[s
     """Resolves a model's name, without touching its weights.
 
     Args:
-        name: `packaged/NAME`, `torchvision/NAME@WEIGHTS`, `timm/NAME` or `timm/NAME.TAG`, `keras/NAME`, `onnx/PATH`, or
-            the name of an entry point in the group `megalith.models`.
+        name: `packaged/NAME`, `torchvision/NAME@WEIGHTS`, `timm/NAME` or `timm/NAME.TAG`, `keras/NAME`,
+            `robustbench/NAME`, `onnx/PATH`, or the name of an entry point in the group `megalith.models`.
         weights: a local file instead of the source's own weights.
         preprocessing: keys of `Preprocessing` that are to differ from what the source says.
 

@@ -37,6 +37,7 @@ class ModelSource:
             device is where the network is going to be used.
         differentiable: whether gradients can be had; otherwise the model is a black box that only predicts.
         published: top-1 accuracy on ImageNet's validation images in [0, 1], as published for these weights.
+        published_robust: likewise under AutoAttack at 4/255 in L∞.
         local: the experiment itself says where the weights are, so they are not to be looked for elsewhere.
     """
 
@@ -46,6 +47,7 @@ class ModelSource:
     read: Callable[[Path, torch.device], nn.Module]
     differentiable: bool = True
     published: float | None = None
+    published_robust: float | None = None
     local: bool = False
 
     def with_preprocessing(self, overrides: Mapping[str, Any]) -> "ModelSource":
@@ -55,7 +57,7 @@ class ModelSource:
 
     def with_weights(self, path: Path) -> "ModelSource":
         """The same network with the weights of a local file, of which nothing is published."""
-        return replace(self, fetch=lambda: path, published=None, local=True)
+        return replace(self, fetch=lambda: path, published=None, published_robust=None, local=True)
 
     @cached_property
     def weights(self) -> Path:

@@ -29,17 +29,21 @@ _WRAPPERS_OF_KEYS = re.compile(f"(?:{_WRAPPER.pattern})+")
 _NORMALISER = re.compile(r"(?:.*\.)?normali[sz](?:er?|ation)\.(?:new_)?(mean|std)|(?:module\.)*(mean|std|mu|sigma)")
 
 
-def downloaded(name: str, url: str) -> Path:
+def downloaded(name: str, url: str, file: str | None = None) -> Path:
     """The file in torch's own cache, downloaded and checked against the hash in its name if it is not there yet.
+
+    Args:
+        file: its name there, where the address has none; nothing is then known of its hash.
 
     Raises:
         InputError: it cannot be had; the message names the file and where to get it.
     """
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    path = Path(torch.hub.get_dir(), "checkpoints", file or Path(urlparse(url).path).name)
+    expected = None if file else path.stem.rpartition("-")[2]
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
         except (OSError, RuntimeError) as error:  # no network; no such folder; the wrong hash
             raise not_downloaded(name, path, url, error) from None
     return path

@@ -1,0 +1,126 @@
+"""Features mixed on their way: with those of the clean canvas, or of other pictures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from transforms.attacks.gradients import Gradients, Way
+from transforms.attacks.parts.transformations import of_another_class
+from transforms.attacks.per_image import per_image
+from transforms.attacks.protocol import Batch
+from transforms.attacks.surrogates import Inside, Surrogates
+from transforms.attacks.units import LayerNames
+from transforms.models.classifier import Classifier
+from transforms.models.layers import Change
+from transforms.randomness import Draws
+from transforms.ranges import above, within
+
+
+@dataclass(frozen=True)
+class FeatureMixing:
+    """Mixes something into features whenever a gradient is taken; the pictures that it is of take a pass each time."""
+
+    random: ClassVar[bool] = True
+    redraws: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
+    own_objective: ClassVar[bool] = False
+
+    def begin(self) -> Callable[[Gradients, Tensor, Draws], Way]:
+        def renew(gradients: Gradients, _canvases: Tensor, _draws: Draws) -> Way:
+            def way(surrogates: Surrogates, draws: Draws) -> tuple[Surrogates, ...]:
+                changes = self._changes(surrogates, gradients.batch, draws)
+                return (surrogates.seen({each: Inside(found) for each, found in changes.items()}),)
+
+            return way
+
+        return renew
+
+    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+        raise NotImplementedError
+
+    def passes(self, steps: int, models: int, copies: int, forwards: int) -> tuple[int, int]:
+        return forwards, 0
+
+
+@dataclass(frozen=True)
+class PerturbationDecay(FeatureMixing):
+    """ILPD: at a layer, gamma times the features and the rest of the clean canvas's under noise, so that what a
+    perturbation adds there decays (Li et al. 2023, arXiv:2304.13410, eq. 5).
+
+    Attributes:
+        gamma: what is left of the features.
+        sigma: standard deviation of the noise.
+    """
+
+    layer: LayerNames
+    gamma: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        within("(0, 1)", gamma=self.gamma)
+        above(0, sigma=self.sigma)
+
+    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+        clean = batch.clean
+        noisy = clean + self.sigma * draws.normal(clean.shape[1:], "noise").to(clean)
+        return {
+            classifier: {member.layer: partial(self._decayed, member.features(noisy))}
+            for classifier, member in surrogates.at(self.layer).items()
+        }
+
+    def _decayed(self, clean: Tensor, features: Tensor) -> Tensor:
+        return self.gamma * features + (1 - self.gamma) * clean
+
+
+@dataclass(frozen=True)
+class CleanFeatureMixup(FeatureMixing):
+    """CFM: in layers of convolutions and sums drawn at random, each channel a random share of what the layer answers to
+    a clean picture of another class (Byun et al. 2023, arXiv:2305.14846, §3.2).
+
+    The pictures are those of the pool. Convolutions count from a quarter of the input's side on.
+
+    Attributes:
+        mix_probability: of each layer, to be mixed in.
+        mix_limit: the largest share.
+    """
+
+    mix_probability: float
+    mix_limit: float
+    layer: ClassVar[LayerNames] = None
+    mixes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        within("(0, 1]", mix_probability=self.mix_probability, mix_limit=self.mix_limit)
+
+    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+        clean = of_another_class(batch.clean, draws, batch)
+        return {
+            member.only: self._of(member, clean, draws.at("model", number))
+            for number, member in enumerate(surrogates.members)
+        }
+
+    def _of(self, member: Surrogates, clean: Tensor, draws: Draws) -> Mapping[str, Change]:
+        layers = [each for each in member.only.layers if _is_mixed(member.only, each.name, each.side)]
+        chosen = draws.uniform((len(layers),), "layers") < self.mix_probability
+        answers = member.answers(clean, [each.name for each in layers])
+        changes = {}
+        for number, (layer, those) in enumerate(zip(layers, chosen.unbind(dim=1), strict=True)):
+            if those.any():
+                channels = (layer.shape[0], *[1] * (len(layer.shape) - 1))
+                share = self.mix_limit * draws.at("share", number).uniform(channels, "share")
+                share = share * per_image(those, share.dim())
+                changes[layer.name] = partial(_mixed, answers[layer.name], share.to(clean.device))
+        return changes
+
+
+def _mixed(clean: Tensor, share: Tensor, features: Tensor) -> Tensor:
+    return (1 - share) * features + share * clean
+
+
+def _is_mixed(classifier: Classifier, name: str, side: int | None) -> bool:
+    module = classifier.network.get_submodule(name)
+    coarse = side is not None and side <= classifier.preprocessing.input_size // 4
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and coarse)
