@@ -15,6 +15,8 @@ from pipeline.config.attacks import AttackConfig
 from pipeline.config.base import first_problem, one_case
 from pipeline.config.experiment import Experiment
 from pipeline.results.record import RUN_JSON, Definitions, Images, Json
+from transforms.attacks.recipes.names import recipe
+from transforms.attacks.units import Drawn
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
@@ -161,7 +163,9 @@ def _completed(old: Json, new: Json) -> Json:
     its default."""
     found = dict(old)
     for key in new.keys() - old.keys():
-        without = {each: value for each, value in new.items() if each != key}
+        # More than one draw may make sense only with the defences of its variants, which are not defined here.
+        drawn = recipe(new["recipe"]).marked(Drawn)
+        without = {each: 1 if each in drawn else value for each, value in new.items() if each != key}
         found[key] = _defined(AttackConfig.model_validate(without))[key]
     return found
 

@@ -205,7 +205,7 @@ def test_one_set_is_meant(key: str, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"images.{key}: .*is no \{suffix} file; give an? .*{suffix}.*, a folder of"):
         listed(str(tmp_path / "other.csv"))
     (tmp_path / f"packed{suffix}").touch()
-    reads = "images.webdataset read archives" if key == "webdataset" else "images.parquet reads such files"
+    reads = "images.webdataset and pictures" if key == "webdataset" else "images.parquet reads such files"
     with pytest.raises(InputError, match=rf"images.folder: .*is not a folder; .*{reads}"):
         list_images(ImagesConfig(folder=str(tmp_path / f"packed{suffix}")), seed=0)
     (tmp_path / f"packed{suffix}").unlink()

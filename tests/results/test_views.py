@@ -48,6 +48,12 @@ def expected(seen: Row, tables: dict[str, list[Row]], names: list[str]) -> Row:
         success = not seen["correct"]
     elif seen["attack"] != "none" and seen["target"] != seen["label"]:
         success = seen["predicted"] == seen["target"] and not seen["abstained"]
+    assert seen["votes"] is None and seen["agreement"] is None  # nothing is drawn, so all verdicts are one
+    verdicts = {
+        "majority": seen["predicted"],
+        **dict.fromkeys(("majority_correct", "worst_correct"), seen["correct"]),
+        **dict.fromkeys(("majority_success", "worst_success"), success),
+    }
     same = ("label", "predicted", "predicted_name", "target", "confidence", "label_confidence", "target_confidence")
     of_attack = ("recipe", "surrogates", "through", "norm", "eps", "steps", "linf", "l2", "ssim")
     return {
@@ -55,6 +61,8 @@ def expected(seen: Row, tables: dict[str, list[Row]], names: list[str]) -> Row:
         **{name: attack.get(name) for name in of_attack},
         "label_name": names[seen["label"]],
         "target_name": None if seen["target"] is None else names[seen["target"]],
+        **verdicts,
+        "asked": False,
         "clean_correct": own,
         "all_models_correct": all(each["correct"] for each in clean) if clean else None,
         "success": success,

@@ -120,7 +120,7 @@ def test_an_old_run_directory_is_read_verified_and_resumed(images: Path, old: Pa
     verified = invoke("verify", old, "--sample", "4")
     assert verified.exit_code == 0, verified.output
     said = invoke("plan", GOLDEN / "experiment.yaml", "--output", old, "--set", f"images.folder={images}")
-    assert "to do: about 0 forward and 0 backward passes" in said.stdout
+    assert "to do: about 0 forward and 0 backward passes" in said.stdout, said.output
     _made(images, old)
     assert contents(old) == before
 

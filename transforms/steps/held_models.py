@@ -71,8 +71,9 @@ class HeldModels:
         return self._held[use, name]
 
     def _prepare(self, use: str, name: str) -> Prepared:
+        loaded = self._loaded(name)
         try:
-            found = prepared(self._loaded(name), _ENGINES[use], getattr(self._pins[name], use), self._numerics)
+            found = prepared(loaded, _ENGINES[use], getattr(self._pins[name], use), self._numerics)
         except InputError as error:
             raise InputError(f"models.{name}.{use}: {error}") from None
         resolved: dict[str, Any] = {use: found.engine}
