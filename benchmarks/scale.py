@@ -3,12 +3,13 @@
     python -m benchmarks.scale FOLDER [IMAGES [DEFENSES [FILES]]]
 
 FOLDER, which must not exist, gets the images and the run directory; IMAGES is 50000 unless given, DEFENSES is 1. FILES
-is how many tasks may make before they are compacted, 50000 unless given. Everything is done by the `megalith` command,
-in processes of its own; one worker does the run.
+is how many files a run may make one by one, 50000 unless given; one that makes more bundles them. Everything is done by
+the `megalith` command, in processes of its own; one worker does the run.
 """
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -52,10 +53,12 @@ class Measured:
 
     Attributes:
         seconds: from its start to its end.
+        cpu: seconds that it computed, on all CPUs.
         looks: seconds since the start, resident memory in MiB, files in the watched folder.
     """
 
     seconds: float = 0.0
+    cpu: float = 0.0
     looks: list[tuple[float, float, int]] = field(default_factory=list)
 
     @property
@@ -128,7 +131,7 @@ def install_stub(folder: Path) -> None:
 def measure(folder: Path, arguments: Sequence[str], watched: Path | None = None, files: int = MOST_FILES) -> Measured:
     """Runs `megalith` to its end and looks at it now and then; what it says goes to `folder`/log."""
     path = os.pathsep.join([str(folder / "packages"), str(ROOT)])
-    measured, started = Measured(), time.monotonic()
+    measured, started, before = Measured(), time.monotonic(), _cpu_of_children()
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", _COMMAND, str(files), *arguments],
@@ -143,8 +146,15 @@ def measure(folder: Path, arguments: Sequence[str], watched: Path | None = None,
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_OFTEN if watched is None else _SELDOM)
     measured.seconds = time.monotonic() - started
+    measured.cpu = _cpu_of_children() - before
     assert process.returncode in {0, 3}, f"{arguments}: see {folder / 'log'}"
     return measured
+
+
+def _cpu_of_children() -> float:
+    """Seconds that processes computed which have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _resident(pid: int) -> float:
@@ -159,7 +169,7 @@ def _count(folder: Path | None) -> int:
 
 def show(what: str, measured: Measured) -> None:
     """One line about a command."""
-    print(f"{what}: {measured.seconds:.1f} s, peak {measured.peak:.0f} MiB", flush=True)
+    print(f"{what}: {measured.seconds:.1f} s, {measured.cpu:.1f} CPU s, peak {measured.peak:.0f} MiB", flush=True)
 
 
 def show_run(ran: Measured, output: Path, chunks: int) -> None:

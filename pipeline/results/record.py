@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pipeline.config.base import different, first_problem
 from transforms.errors import InputError
-from transforms.rows.parts import CLEAN, TableFile, experiments_name, table_file, targeted_name
+from transforms.rows.parts import CLEAN, Keys, TableFile, experiments_name, table_file, targeted_name
 from transforms.rows.tables import TABLES
 from transforms.storage.store import Store
 
@@ -210,12 +211,17 @@ def own_files(definitions: Definitions, paths: Iterable[str]) -> set[str]:
     chunks = definitions.chunks
     attacks, models = {CLEAN, *definitions.attacks}, {CLEAN, *definitions.models}
 
+    @cache
+    def are_defined(table: str, several: tuple[Keys, ...]) -> bool:
+        for keys in several:
+            partitions = dict(zip(TABLES[table].partitions, keys, strict=True))
+            attack, model = partitions.get("attack", CLEAN), partitions.get("model", CLEAN)
+            if experiments_name(attack) not in attacks or model not in models:
+                return False
+        return True
+
     def is_own(file: TableFile | None) -> bool:
-        if file is None or file.chunks.start >= chunks:
-            return False
-        partitions = file.partitions
-        attack, model = partitions.get("attack", CLEAN), partitions.get("model", CLEAN)
-        return experiments_name(attack) in attacks and model in models
+        return file is not None and file.chunks.start < chunks and are_defined(file.table, file.keys)
 
     return {path for path in paths if is_own(table_file(path))}
 
@@ -235,10 +241,13 @@ def unfinished(record: RunRecord, paths: Iterable[str]) -> str | None:
     chunks, named = record.definitions.chunks, record.named()
     attacks = (CLEAN, *named.attack_names)
     wanted = {(*keys, _UNDEFENDED) for keys in product(attacks, named.targets, named.views)}
-    there: Counter[tuple[str, ...]] = Counter(dict.fromkeys(wanted, 0))
+    there: Counter[Keys] = Counter(dict.fromkeys(wanted, 0))
+    counts: Counter[tuple[Keys, ...]] = Counter()
     for file in filter(None, map(table_file, paths)):
         if file.table == "predictions":
-            there[file.keys] += min(file.chunks.stop, chunks) - file.chunks.start
+            counts[file.keys] += min(file.chunks.stop, chunks) - file.chunks.start
+    for several, count in counts.items():
+        there.update(dict.fromkeys(several, count))
     lacking = sorted(keys for keys, count in there.items() if count < chunks)
     if not lacking:
         return None

@@ -68,11 +68,14 @@ class Held:
         chosen = np.zeros_like(self.tasks.chosen)
         for path in self.files:
             file = table_file(path)
-            if file is not None and file.table == "failures" and file.keys[0] in kinds and file.keys in columns:
-                for row in self.store.rows(path, ["image_id", "error_type"]).to_pylist():
+            several = file.keys if file is not None and file.table == "failures" else ()
+            wanted = [keys for keys in several if keys[0] in kinds and keys in columns]
+            found = self.store.by_keys(path, ["image_id", "error_type"]) if wanted else {}
+            for keys in wanted:
+                for row in found[keys].to_pylist():
                     chunk, ref = refs.get(row["image_id"], (0, None))
-                    if ref is not None and (file.keys[0] != "load" or self._may_load(ref, row["error_type"])):
-                        chosen[chunk, columns[file.keys]] = True
+                    if ref is not None and (keys[0] != "load" or self._may_load(ref, row["error_type"])):
+                        chosen[chunk, columns[keys]] = True
         return chosen
 
     def _may_load(self, ref: ImageRef, reason: str) -> bool:
@@ -105,7 +108,7 @@ class Held:
     def _images_of(self, part: Part) -> set[str]:
         """The images that a part, or its group, has rows of; none where it is not there."""
         path = file_of(part, self.files)
-        return set() if path is None else set(self.store.rows(path, ["image_id"])["image_id"].to_pylist())
+        return set() if path is None else set(self.store.by_keys(path, ["image_id"])[part.keys]["image_id"].to_pylist())
 
     def _dependents(self, column: int) -> _Mask:
         """The kinds of task that look at what a kind of loading or attacking makes; bool (K,)."""
@@ -124,10 +127,10 @@ class Held:
         """Failures of predictions that are to be made anyway."""
         for path in sorted(self.files):
             file = table_file(path)
-            if file is not None and file.table == "failures" and file.keys[0] == "predict":
-                for chunk in file.chunks:
-                    if chunk < len(self.chunks) and not self._has(Part("predictions", chunk, file.keys[1:])):
-                        yield Part("failures", chunk, file.keys)
+            for part in file.parts if file is not None and file.table == "failures" else ():
+                is_idle = part.keys[0] == "predict" and part.chunk < len(self.chunks)
+                if is_idle and not self._has(Part("predictions", part.chunk, part.keys[1:])):
+                    yield part
 
 
 def _made_by(parts: Collection[Part]) -> Iterator[Part]:
@@ -141,19 +144,13 @@ def _made_by(parts: Collection[Part]) -> Iterator[Part]:
 def without(
     files: Collection[str], again: Collection[Part], chunks: int, groups: Collection[str] = ()
 ) -> tuple[set[str], set[str]]:
-    """What is left of a run's files once some parts are removed, and the compacted files that are taken apart.
+    """What is left of a run's files once some parts are removed, and the files of several parts that are taken apart.
 
     Args:
-        again: parts among the files, compacted ones too.
+        again: parts among the files, also of files of several.
         chunks: how many there are.
         groups: compacted files that are taken apart in any case.
     """
     opened = {*groups, *(path for part in again if (path := file_of(part, files)) and path != part.path)}
-    apart = {
-        Part(file.table, chunk, file.keys).path
-        for path in opened
-        if (file := table_file(path))
-        for chunk in file.chunks
-        if chunk < chunks
-    }
+    apart = {part.path for path in opened if (file := table_file(path)) for part in file.parts if part.chunk < chunks}
     return (set(files) - opened | apart) - {part.path for part in again}, opened

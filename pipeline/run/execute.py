@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -15,37 +14,33 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.config.experiment import Experiment
 from pipeline.results.record import RUN_JSON, Json, RunRecord, own_files, read_record, write_record
 from pipeline.run.clean_accuracy import CleanAccuracy, check_clean_accuracy
-from pipeline.run.compaction import compact, take_apart
+from pipeline.run.compaction import FEW, compact, take_apart
 from pipeline.run.definitions import merge_definitions, versions
 from pipeline.run.graph import build
 from pipeline.run.lock import is_shard_lock, lock, lock_in_turn, shards_at_work
 from pipeline.run.micro_batch import quickest, seconds_of_a_gradient
-from pipeline.run.plan import Wave, make_plan, make_waves
+from pipeline.run.plan import Tasks, Wave, make_plan, make_waves
 from pipeline.run.prepare import Prepared
 from pipeline.run.progress import progress_bar
-from pipeline.run.runners import is_direct, run_to_end
+from pipeline.run.runners import run_to_end
 from pipeline.run.segments import write_manifest
 from pipeline.run.shard import Shard
 from transforms.attacks.engine import as_followed
-from transforms.data.chunks import Work
 from transforms.errors import InputError, StoppedError
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import Numerics, is_emulated, torch_device
 from transforms.models.pin import ModelPin
-from transforms.rows.parts import ROUND, canvases_part
+from transforms.rows.parts import canvases_part
 from transforms.steps.context import StepContext
 from transforms.steps.crash_guard import notes
 from transforms.steps.held_models import HeldModels
 from transforms.steps.metrics import recorded
 from transforms.steps.process import prepare_numerics
-from transforms.storage.files import is_remote
 from transforms.storage.store import Store, is_temporary
 
 MOST_FILES = 50_000
-"""That tasks may make on a disk before they are compacted."""
-_QUOTA = 1_000_000
-"""Files that a shared disk often allows."""
+"""That a run may make one by one; one that would make more bundles them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def execute(
             models.resolve(name, followed=name in followed)
     _check_insides(prepared.experiment, models)
     prepared = _with_micro_batch(prepared, models)
-    for said in (*_slow_precisions(prepared.experiment, device), *_many_files(prepared, options)):
+    for said in _slow_precisions(prepared.experiment, device):
         warn(said)
     shard = prepared.shard
     journal = _Journal(prepared.store, shard, warn)
@@ -137,17 +132,6 @@ def _slow_precisions(experiment: Experiment, device: str) -> Iterator[str]:
     for name, attack in experiment.attacks.items():
         if is_emulated(attack.precision, torch_device(device)):
             yield f"attacks.{name}.precision: this processor has no instructions for {attack.precision}; fp32 is faster"
-
-
-def _many_files(prepared: Prepared, options: PipelineOptions) -> Iterator[str]:
-    """What a shared disk has to hold where nothing is compacted before the end, by a cluster or by all shards."""
-    made = prepared.plan.missing.files * prepared.shard.of
-    if made > _QUOTA and not is_remote(prepared.store.root) and not _compacts_meanwhile(prepared, options):
-        larger = prepared.experiment.chunk_size * -(-made // (2 * MOST_FILES))
-        yield (
-            f"{prepared.store.root}: about {made:,} files before they are compacted at the end; where a disk has a "
-            f"quota, begin another run directory with a larger chunk_size, such as {larger}"
-        )
 
 
 class _Models:
@@ -207,11 +191,12 @@ def _take_over(prepared: Prepared, models: _Models, device: str) -> None:
     store, shard = prepared.store, prepared.shard
     try:
         record = _record(prepared, models.pins, device, read_record(store))
+        # First of all, as what is taken apart gets names that these may have.
+        store.delete([*prepared.damaged, *prepared.doubled])
         # While run.json says how many chunks there were.
         take_apart(store, prepared.apart, prepared.chunks_before)
         write_record(store, record)
         write_manifest(store, prepared.segments)
-        store.delete(prepared.damaged)
         if shard.is_whole:
             store.delete(path for path in store.paths() if is_temporary(path))
         for part in prepared.again:
@@ -266,15 +251,12 @@ def _compute(
         while not done:
             try:
                 for wave in waves:
+                    files = Store(store.root, bundles=_has_bundles(prepared))
                     held, labeller = models.held(wave.models), experiment.images.labeller
-                    context = StepContext(store, held, experiment.canvas.spec, conditions, labeller)
-                    rounds = _rounds(prepared, wave, options)
-                    for work in rounds:
-                        root = beam.Pipeline(options=options)
-                        build(root, experiment, context, work, wave.targets, prepared.material)
-                        counters += run_to_end(root)
-                        if len(rounds) > 1:
-                            _compact(prepared, until=work[-1].chunk.index // ROUND * ROUND + ROUND)
+                    context = StepContext(files, held, experiment.canvas.spec, conditions, labeller)
+                    root = beam.Pipeline(options=options)
+                    build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.material)
+                    counters += run_to_end(root)
                 done = True
             except Exception as error:
                 conditions = _with_less_memory(conditions, error)
@@ -295,20 +277,10 @@ def _compute(
     return cost
 
 
-def _compacts_meanwhile(prepared: Prepared, options: PipelineOptions) -> bool:
-    return is_direct(options) and prepared.shard.is_whole and not is_remote(prepared.store.root)
-
-
-def _rounds(prepared: Prepared, wave: Wave, options: PipelineOptions) -> list[list[Work]]:
-    """A wave's chunks with anything to do: all at once, or on this machine as many as a disk's quota of files allows.
-
-    A cluster is given all of them, so that none of its machines waits for others, and so is a shard, one of many.
-    """
-    work = wave.work(prepared.chunks)
-    if not _compacts_meanwhile(prepared, options):
-        return [work]
-    size = max(1, MOST_FILES // max(1, wave.tasks.files_of_a_chunk) // ROUND) * ROUND
-    return [list(some) for _, some in groupby(work, lambda each: each.chunk.index // size)]
+def _has_bundles(prepared: Prepared) -> bool:
+    """Whether there are any, or the whole run, other shards too, makes more files than a disk may like to hold."""
+    every = Tasks.every(prepared.experiment, prepared.chunks)
+    return prepared.bundled or (len(prepared.chunks) > FEW and every.files > MOST_FILES)
 
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory")
@@ -332,12 +304,8 @@ def _tidy(prepared: Prepared) -> None:
             folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
             files = own_files(prepared.record.definitions, paths)
             store.delete(path for path in files if path.rpartition("/")[0] in folders)
-        _compact(prepared)
-
-
-def _compact(prepared: Prepared, until: int | None = None) -> None:
-    files = own_files(prepared.record.definitions, prepared.store.paths())
-    compact(prepared.store, files, len(prepared.chunks), prepared.experiment.name, until)
+        files = own_files(prepared.record.definitions, store.paths())
+        compact(store, files, len(prepared.chunks), experiment.name)
 
 
 def _finished(prepared: Prepared, journal: _Journal) -> bool:

@@ -41,7 +41,7 @@ def build(
         | "Chunks of image refs" >> beam.Create(work)
         | "Load" >> LoadImages(context)
         | "Attack" >> AttackImages(context, experiment.specs, material)
-        | "Fan out to defences" >> FanOut(experiment.defenses_of)
+        | "Fan out to defences" >> FanOut(experiment.defenses_of, together=context.store.bundles)
         | "Transfer"
         >> Transfer(context, targets, experiment.views, wanted, all_probabilities=experiment.all_probabilities)
         | "Write" >> WriteParts(context.store)

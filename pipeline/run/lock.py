@@ -109,6 +109,28 @@ def shards_at_work(store: Store) -> list[str]:
         return [f"{match[1]}/{match[2]}" for match, at_work in zip(found, taken, strict=True) if at_work]
 
 
+def at_work(store: Store) -> list[str]:
+    """Who is at work in a run directory, such as `shard 3/16`. Writes nothing; a lease that is left is watched."""
+    found = sorted(filter(is_lock, store.paths()))
+    with ThreadPoolExecutor(THREADS) as threads:
+        held = threads.map(lambda name: _is_held(store, name), found)
+        return [_holder(name) for name, is_held in zip(found, held, strict=True) if is_held]
+
+
+def _is_held(store: Store, name: str) -> bool:
+    if not is_remote(store.root):
+        try:
+            lock_of_the_system = _file_lock(store, name)
+        except TakenError:
+            return True
+        except InputError:  # nobody writes there
+            return False
+        if lock_of_the_system is not None:
+            lock_of_the_system.release()
+            return False
+    return _Lease(store, name).is_alive()
+
+
 def _is_taken(store: Store, name: str) -> bool:
     try:
         with lock(store, name):
@@ -159,9 +181,12 @@ def _lease(store: Store, name: str) -> Iterator[None]:
 
 
 def _taken(store: Store, name: str) -> TakenError:
+    return TakenError(f"--output: {_holder(name)} is at work in {store.root}; wait for it, or stop it")
+
+
+def _holder(name: str) -> str:
     shard = _OF_A_SHARD.fullmatch(name)
-    who = f"shard {shard[1]}/{shard[2]}" if shard else "another run"
-    return TakenError(f"--output: {who} is at work in {store.root}; wait for it, or stop it")
+    return f"shard {shard[1]}/{shard[2]}" if shard else "another run"
 
 
 class _Lease:

@@ -78,7 +78,8 @@ def _uris(where: str, root: str, attack: str | None) -> dict[str, str]:
 
 def _of_run(where: str, store: Store, paths: Collection[str], attack: str | None) -> dict[str, str]:
     files = {path: file for path in sorted(paths) if (file := table_file(path)) and file.table == "canvases"}
-    attacks = sorted({file.keys[0] for file in files.values()} - {CLEAN})
+    attack_of = {path: made_by for path, file in files.items() for (made_by,) in file.keys}
+    attacks = sorted({*attack_of.values()} - {CLEAN})
     if attack is None and len(attacks) == 1:
         (attack,) = attacks
     if attack not in attacks:
@@ -87,8 +88,8 @@ def _of_run(where: str, store: Store, paths: Collection[str], attack: str | None
         some = ", ".join(attacks) or "none"
         raise InputError(f"{where}: {store.root} has the canvases of {some}; say which one with attack:")
     uris: dict[str, str] = {}
-    for path, file in files.items():
-        if file.keys == (attack,):
+    for path, made_by in attack_of.items():
+        if made_by == attack:
             try:
                 with store.open(path) as content:
                     ids = pq.ParquetFile(content).read(columns=["image_id"]).column(0).to_pylist()

@@ -14,7 +14,16 @@ from pipeline.run.shard import WHOLE, Shard
 from transforms.data.chunks import Chunk, Work
 from transforms.errors import InputError
 from transforms.models.views import VIEWS, windows
-from transforms.rows.parts import CLEAN, Part, attack_parts, canvases_part, load_parts, predictions_part, table_file
+from transforms.rows.parts import (
+    CLEAN,
+    Keys,
+    Part,
+    attack_parts,
+    canvases_part,
+    load_parts,
+    predictions_part,
+    table_file,
+)
 
 Kind = Literal["load", "attack", "predict"]
 
@@ -127,11 +136,6 @@ class Tasks:
         return sum(tasks * len(kind.parts) for kind, tasks, _ in self.tally())
 
     @property
-    def files_of_a_chunk(self) -> int:
-        """How many files the tasks of one chunk make, at most."""
-        return sum(len(kind.parts) for kind, *_ in self.tally())
-
-    @property
     def chunks(self) -> npt.NDArray[np.bool_]:
         """Which chunks have any task, bool (C,)."""
         chunks: npt.NDArray[np.bool_] = np.logical_or.reduce(self.chosen, axis=1)
@@ -153,9 +157,16 @@ class Tasks:
 def _chunks_by_folder(files: Collection[str], chunks: int) -> Mapping[str, npt.NDArray[np.bool_]]:
     """The chunks whose rows each folder holds, bool (C,)."""
     held: defaultdict[str, npt.NDArray[np.bool_]] = defaultdict(lambda: np.zeros(chunks, dtype=bool))
+    bundled: defaultdict[tuple[str, tuple[Keys, ...]], list[int]] = defaultdict(list)
     for path in files:
-        if file := table_file(path):
+        if (file := table_file(path)) and file.is_bundle:
+            bundled[file.table, file.keys].append(file.chunks.start)
+        elif file:
             held[path.rpartition("/")[0]][file.chunks.start : file.chunks.stop] = True
+    for (table, several), numbers in bundled.items():
+        of = np.bincount(numbers, minlength=chunks)[:chunks] > 0
+        for keys in several:
+            held[Part(table, 0, keys).folder] |= of
     return held
 
 

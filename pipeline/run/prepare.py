@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 
 from pipeline.config.experiment import Experiment
@@ -22,7 +23,7 @@ from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
 from transforms.models.pin import ModelPin, pin
-from transforms.rows.parts import Part, part_of
+from transforms.rows.parts import Part, is_unknown_bundle, superseded, table_file
 from transforms.storage.files import absolute, is_remote
 from transforms.storage.preflight import reach
 from transforms.storage.store import Store, is_temporary
@@ -53,6 +54,8 @@ class Prepared:
             when it is executed, on its device.
         plan: what is missing.
         damaged: paths of parts that are there, but not whole.
+        doubled: paths of files whose rows others hold, as where a run was killed while it compacted.
+        bundled: whether any parts are there in bundles.
         again: parts that are there, and removed before the run in this order, to be made again.
         apart: paths of compacted files that are taken apart for it.
         warnings: what the user should know before going on, one line each.
@@ -69,6 +72,8 @@ class Prepared:
     record: RunRecord
     plan: Plan
     damaged: tuple[str, ...]
+    doubled: tuple[str, ...]
+    bundled: bool
     again: tuple[Part, ...]
     apart: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -149,11 +154,16 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
     damaged = parts - store.whole(parts)
     damaged |= parts & set().union(*map(_unexplained_without, damaged))
     parts -= damaged
+    if shard.is_whole:
+        unknown = set(filter(is_unknown_bundle, files))
+        damaged |= unknown - store.whole(unknown)
+    doubled = superseded(parts)
+    parts -= doubled
     chunks_before = before.definitions.chunks if before else len(chunks)
     tasks = Tasks.every(experiment, chunks, shard).before(chunks_before)
     again = Held(store, tasks, chunks, experiment.canvas.spec, parts).again(retry)
     kept, apart = without(parts, again, chunks_before, unfilled(parts, chunks_before, len(chunks)))
-    shared = [*apart, *(path for path in damaged if part_of(path) is None)]
+    shared = [path for path in (*apart, *damaged) if _is_of_several_chunks(path)]
     if shared and not shard.is_whole:
         raise InputError(
             f"--shard: {min(shared)} holds rows of other shards and must be made again; run without it once"
@@ -170,20 +180,26 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         record,
         plan=make_plan(experiment, chunks, kept, shard),
         damaged=tuple(sorted(damaged)),
+        doubled=tuple(sorted(filterfalse(_is_of_several_chunks, doubled) if not shard.is_whole else doubled)),
+        bundled=any(file.is_bundle for file in map(table_file, kept) if file),
         again=again,
         apart=tuple(sorted(apart)),
         warnings=warnings,
     )
 
 
+def _is_of_several_chunks(path: str) -> bool:
+    file = table_file(path)
+    return file is None or len(file.chunks) > 1
+
+
 def _unexplained_without(path: str) -> set[str]:
     """Files of predictions that lack rows for which a file of failures gives the reason: both are made again."""
-    folder = "failures/stage=predict/"
-    if not path.startswith(folder):
+    file = table_file(path)
+    if file is None or file.table != "failures":
         return set()
-    predictions = f"predictions/{path.removeprefix(folder)}"
-    part = part_of(predictions)
-    return {predictions, part.compacted, *part.begun} if part else {predictions}
+    unexplained = (Part("predictions", part.chunk, part.keys[1:]) for part in file.parts if part.keys[0] == "predict")
+    return {place for part in unexplained for place in part.places}
 
 
 def _published(pins: Mapping[str, ModelPin], what: str) -> dict[str, float]:

@@ -142,11 +142,6 @@ def check_paths(runner: str, paths: Iterable[str]) -> None:
             raise InputError(f"--runner dataflow: its workers cannot see {path}; give gs:// or s3:// paths")
 
 
-def is_direct(options: PipelineOptions) -> bool:
-    """Whether a pipeline with these options runs in this process."""
-    return bool(options.view_as(StandardOptions).runner == "FnApiRunner")
-
-
 def run_to_end(root: beam.Pipeline) -> Counter[str]:
     """Runs a pipeline and waits for its end; a job that goes on elsewhere is cancelled when we stop waiting.
 

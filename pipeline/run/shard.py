@@ -6,7 +6,7 @@ from typing import Self
 
 from pipeline.run.lock import LOCK, shard_lock
 from transforms.errors import InputError
-from transforms.rows.parts import part_of
+from transforms.rows.parts import table_file
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Shard:
 
     def may_read(self, path: str) -> bool:
         """Whether a table's file holds rows of its chunks, as compacted files may; other shards change the rest."""
-        part = part_of(path)
-        return part is None or part.chunk % self.of == self.number - 1
+        file = table_file(path)
+        return file is None or len(file.chunks) > 1 or file.chunks.start % self.of == self.number - 1
 
 
 WHOLE = Shard()

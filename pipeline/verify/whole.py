@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.results.tables import open_run
+from pipeline.run.lock import at_work
 from pipeline.verify.replay import check_images, check_labels, check_predictions
 from pipeline.verify.tables import (
     Check,
@@ -14,6 +15,7 @@ from pipeline.verify.tables import (
     check_rows,
 )
 from pipeline.verify.targets import check_targets
+from transforms.errors import InputError
 from transforms.models.device import torch_device
 from transforms.steps.process import prepare_numerics
 
@@ -26,10 +28,13 @@ def verify(path: str, sample: int, device: str) -> Iterator[Check]:
         device: auto, cpu or cuda.
 
     Raises:
-        InputError: there is no run at `path`, or no such device.
+        InputError: there is no run at `path`, one is at work in it, or there is no such device.
     """
     torch_device(device)
     run = open_run(path)
+    if found := at_work(run.store):
+        verb = "is" if len(found) == 1 else "are"
+        raise InputError(f"{path}: {', '.join(found)} {verb} at work in it; verify it when that has ended")
     prepare_numerics(run.record.definitions.numerics)
     files = check_files(run)
     yield files

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attacks.test_expectation import COPIES, agreement
 from tests.support.attacks import (
     POOL,
     POOL_LABELS,
@@ -31,9 +32,10 @@ from tests.support.attacks import (
     surrogates,
 )
 from transforms.attacks.balls import BALLS
-from transforms.attacks.gradients import Gradients
+from transforms.attacks.gradients import FeatureUse, Gradients
 from transforms.attacks.objectives import OBJECTIVES
-from transforms.attacks.parts.mixing import CleanFeatureMixup
+from transforms.attacks.parts.features import FeatureImportance, RandomPatches
+from transforms.attacks.parts.mixing import CleanFeatureMixup, PerturbationDecay
 from transforms.attacks.parts.transformations import Everywhere
 from transforms.attacks.recipes.names import recipe
 from transforms.errors import InputError
@@ -395,6 +397,71 @@ def test_everywhere_shows_the_canvas_and_single_blocks_of_it() -> None:
             assert np.array_equal(shown, expected)
             seen.add((row, column))
     assert len(seen) > 8
+
+
+# In expectation ------------------------------------------------------------------------------------------------------
+
+Sampled = Callable[[np.random.Generator, Halves, np.ndarray, np.ndarray], np.ndarray]
+"""The gradient of one draw: (random numbers, network, canvas, the logits' weights) -> like the canvas."""
+
+
+def holes(rng: np.random.Generator, network: Halves, canvas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    features = network.features(canvas * (rng.random(SHAPE) >= 0.3))
+    return network.by_pixels(canvas, network.by_features(features, wanted))
+
+
+def patches(rng: np.random.Generator, network: Halves, canvas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    size = int(rng.choice([1, 3, 5, 7]))
+    count = math.ceil(SIDE / size)
+    chosen = np.kron(rng.random((3, count, count)) < 0.3, np.ones((1, size, size)))[:, :SIDE, :SIDE]
+    features = network.features(np.where(chosen, rng.random(SHAPE), 1) * canvas)
+    return network.by_pixels(canvas, network.by_features(features, wanted))
+
+
+def decay(rng: np.random.Generator, network: Halves, canvas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    mixed = 0.3 * network.features(canvas) + 0.7 * network.features(canvas + rng.normal(0, 0.3, SHAPE))
+    return network.by_pixels(canvas, network.by_features(mixed, wanted))
+
+
+def mixup(rng: np.random.Generator, network: Halves, canvas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    others = [each for each in range(len(POOL)) if POOL_LABELS[each] != np.argmin(wanted)]
+    clean = POOL[rng.choice(others)].double().numpy() / 255
+    shares = [0.75 * rng.random(size) * (rng.random() < 0.5) for size in (16, 12, 4)]
+    one, other = network.first @ clean.ravel(), network.second @ np.sin(network.first @ clean.ravel())
+    sums = (1 - shares[0]) * (network.first @ canvas.ravel()) + shares[0] * one
+    more = (1 - shares[1]) * (network.second @ np.sin(sums)) + shares[1] * other
+    back = ((wanted * (1 - shares[2])) @ network.last) * np.cos(more) * (1 - shares[1])
+    return (((back @ network.second) * np.cos(sums) * (1 - shares[0])) @ network.first).reshape(SHAPE)
+
+
+DRAWN: dict[str, tuple[FeatureUse, Sampled]] = {
+    "fia": (FeatureImportance(None, COPIES, 0.3), holes),
+    "rpa": (RandomPatches(None, COPIES, 0.3), patches),
+    "ilpd": (PerturbationDecay(None, 0.3, 0.3), decay),
+    "cfm": (CleanFeatureMixup(0.5, 0.75), mixup),
+}
+
+
+@pytest.mark.parametrize("name", list(DRAWN))
+def test_the_mean_gradient_of_draws_is_that_of_the_paper(name: str) -> None:
+    """Each draws its own numbers; see `test_expectation.py`."""
+    use, sampled = DRAWN[name]
+    network, canvases, labels = deep(7), some_canvases(2, seed=5), [0, 1]
+    batch, rng = batch_of(canvases, labels), np.random.default_rng(0)
+    gradients = Gradients(surrogates(network), OBJECTIVES["logit"], batch, eot=COPIES if use.redraws else 1)
+    ours = []
+    for half in range(2):
+        draws = batch.draws.at(half)
+        way = use.begin()(gradients, batch.clean, draws)
+        ours.append(replace(gradients, way=way).at(batch.clean, draws).double().numpy())
+    for image, label in enumerate(labels):
+        canvas, wanted = canvases[image].double().numpy() / 255, -np.eye(4)[label]
+        halves = Halves.of(network)
+        theirs = [np.mean([sampled(rng, halves, canvas, wanted) for _ in range(COPIES)], axis=0) for _ in range(2)]
+        assert agreement([each[image] for each in ours], theirs) == pytest.approx(1, abs=0.015)
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
 
 
 def test_two_ways_inside_are_refused() -> None:

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.results.tables import open_run
-from pipeline.run import execute
 from pipeline.run.compaction import FEW, compact
 from tests.run.test_resume import DIES_BEFORE_RENAMING
 from tests.support.preforked import start
-from tests.support.runs import contents, costs, everything, invoke, rows, run, sample_files, stamps, tiny, written
+from tests.support.runs import contents, everything, invoke, rows, run, sample_files, stamps, tiny, written
 from transforms.rows.canvases import canvas_table
-from transforms.rows.failures import failure_row
-from transforms.rows.parts import GROUPS, ROUND, Part, attacks_part, canvases_part, predictions_part, superseded
+from transforms.rows.parts import GROUPS, Part, attacks_part, canvases_part, superseded
 from transforms.rows.tables import TABLES, rows_table
 from transforms.storage.seal import sealed
 from transforms.storage.store import Store
@@ -87,38 +84,22 @@ def test_a_group_that_is_not_full_waits(store: Store) -> None:
     assert names(store) == before
 
 
-def test_while_a_run_is_at_work_the_first_chunks_of_a_group_are_compacted(store: Store) -> None:
-    chunks = GROUPS["attacks"] + 40
-    for done in (ROUND, 5 * ROUND, GROUPS["attacks"] + ROUND):
-        publish(store, done)
-        compact(store, store.paths(), chunks, "run", until=done)
-        assert len(names(store)) == 1 + (done > GROUPS["attacks"])
-        assert sorted(ids(store)) == [f"i{number:05d}" for number in range(done)]
-        fresh = Store(store.root)
-        assert [fresh.has(attacks_part(chunk, "a")) for chunk in range(done + 1)] == [True] * done + [False]
-    assert names(store) == ["chunks-00256-00271.parquet", "group-00000.parquet"]
+def test_first_chunks_that_an_earlier_version_compacted_are_taken_in(store: Store) -> None:
+    """As where a run of several rounds was stopped."""
+    chunks = 40
     publish(store, chunks)
-    compact(store, store.paths(), chunks, "run")
     at_once = Store(f"{store.root}-2")
     publish(at_once, chunks)
     compact(at_once, at_once.paths(), chunks, "run")
+    old = attacks_part(0, "a").begun[1]
+    assert old == "attacks/attack=a/chunks-00000-00031.parquet"
+    store.publish_bytes(old, sealed(pa.concat_tables([store.read(attacks_part(chunk, "a")) for chunk in range(32)])))
+    store.delete([attacks_part(chunk, "a").path for chunk in range(30)])
+    assert superseded(store.paths()) == {attacks_part(chunk, "a").path for chunk in (30, 31)}
+    assert sorted(ids(store)) == ids(at_once)
+    assert [store.has(attacks_part(chunk, "a")) for chunk in (0, 31, 32)] == [True] * 3
+    compact(store, store.paths(), chunks, "run")
     assert contents(Path(store.root)) == contents(Path(at_once.root))
-
-
-@pytest.mark.parametrize("moment", range(ROUND + 4))
-def test_killed_while_first_chunks_are_compacted_no_row_is_lost_or_seen_twice(
-    moment: int, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chunks = 3 * ROUND
-    publish(store, ROUND)
-    compact(store, store.paths(), chunks, "run", until=ROUND)
-    publish(store, 2 * ROUND)
-    expected = sorted(ids(store))
-    dies_after(moment, monkeypatch, lambda: compact(store, store.paths(), chunks, "run", until=2 * ROUND))
-    assert sorted(ids(store)) == expected
-    compact(store, store.paths(), chunks, "run", until=2 * ROUND)
-    assert names(store) == ["chunks-00000-00031.parquet"]
-    assert sorted(ids(store)) == expected
 
 
 def dies_after(moment: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
@@ -288,73 +269,3 @@ def test_killed_while_parts_are_gathered_the_same_command_goes_on(large: tuple[P
     run(experiment, output)
     assert contents(output) == contents(finished)
     assert everything(output).keys() == everything(finished).keys()
-
-
-# --- a run of several rounds
-
-
-@pytest.fixture
-def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A run of twenty chunks that was stopped after a round of sixteen, which are compacted, and its experiment."""
-    monkeypatch.setattr(execute, "MOST_FILES", 1)
-    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
-    experiment = written(tmp_path, tiny(chunk_size=1, images=images))
-    done = []
-
-    def once(*arguments: Any, **named: Any) -> None:
-        compact(*arguments, **named)
-        done.append(named)
-        raise RuntimeError("the run is stopped here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(execute, "compact", once)
-        with pytest.raises(RuntimeError, match="stopped here"):
-            run(experiment, tmp_path / "run")
-    assert len(done) == 1
-    return experiment, tmp_path / "run"
-
-
-@pytest.fixture(scope="module")
-def one_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, all chunks at once."""
-    folder = tmp_path_factory.mktemp("once")
-    images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
-    run(written(folder, tiny(chunk_size=1, images=images)), folder / "run")
-    return folder / "run"
-
-
-def test_rounds_give_the_tables_of_one(rounds: tuple[Path, Path], one_round: Path) -> None:
-    experiment, output = rounds
-    begun = stamps(output)
-    assert {path.rpartition("/")[2] for path in begun} == {"chunks-00000-00015.parquet", "group-00000.parquet"}
-    assert len(rows(output, "images")) == len(open_run(str(output)).images) == 16
-    planned = invoke("plan", experiment, "--output", output).stdout
-    assert "│ predict │ 120    │ 24    │" in planned
-    run(experiment, output)
-    assert contents(output) == contents(one_round)
-
-
-def test_what_is_added_in_mid_run_leaves_the_rest_alone(
-    rounds: tuple[Path, Path], one_round: Path, tmp_path: Path
-) -> None:
-    experiment, output = rounds
-    added = ("--set", 'views=["center", "ten-crop"]')
-    run(experiment, output, *added)
-    assert costs(output)[-1]["predict"] == 120 + 24
-    shutil.copytree(one_round, tmp_path / "other")
-    run(experiment, tmp_path / "other", *added)
-    assert contents(output) == contents(tmp_path / "other")
-
-
-def test_damage_and_failures_in_mid_run_are_mended(rounds: tuple[Path, Path], one_round: Path) -> None:
-    experiment, output = rounds
-    store, part = Store(str(output)), predictions_part(3, "mi", "lite0", "center", "none")
-    found = store.rows(part.begun[0])
-    image = found["image_id"][3].as_py()
-    store.publish_bytes(part.begun[0], sealed(found.filter(pc.not_equal(found["image_id"], image))))
-    failed = Part("failures", 3, ("predict", *part.keys))
-    store.publish(failed, rows_table("failures", [failure_row(image, "ProcessDied", "it died")]))
-    damaged = min(output.rglob("chunks-*.parquet"))
-    damaged.write_bytes(b"")
-    run(experiment, output, "--retry-failures", "predict")
-    assert contents(output) == contents(one_round)

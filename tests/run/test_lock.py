@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.lock import LOCK, TakenError, lock, lock_in_turn, shard_lock, shards_at_work
+from pipeline.run.lock import LOCK, TakenError, at_work, lock, lock_in_turn, shard_lock, shards_at_work
 from transforms.errors import InputError
 from transforms.storage.store import Store
 
@@ -33,6 +33,14 @@ def test_where_there_are_no_locks_a_run_at_work_is_seen(store: Store) -> None:
     with lock(store):
         pass
     assert not store.exists(LOCK)
+
+
+def test_who_looks_sees_who_is_at_work(store: Store, tmp_path: Path) -> None:
+    with lock(store, shard_lock(3, 16)):
+        assert at_work(store) == ["shard 3/16"]
+    store.publish_bytes(LOCK, b"0123456789abcdef 7")
+    assert at_work(store) == []
+    assert store.read_bytes(LOCK) == b"0123456789abcdef 7"
 
 
 @pytest.mark.parametrize("left", ["", "0123456789abcdef 7"])

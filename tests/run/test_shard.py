@@ -1,7 +1,6 @@
 """Shards: several processes at once compute one run, and its tables are those of a single process."""
 
 import random
-import re
 import signal
 import time
 from collections import Counter
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.experiment import load_experiment
-from pipeline.run import execute
 from pipeline.run.lock import LOCK, lock, shard_lock
 from pipeline.run.plan import Tasks
 from pipeline.run.shard import Shard
@@ -57,19 +55,6 @@ def test_each_chunk_is_of_one_shard(of: int, tmp_path: Path) -> None:
         assert all(shard.may_read(part.path) for task in own for part in task.parts)
         others = {part.path for each in tasks if each is not own for task in each for part in task.parts}
         assert not any(map(shard.may_read, others))
-
-
-def test_more_files_than_a_shared_disk_may_hold_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images in chunks of one: one shard makes half of the files, and nothing is compacted before all are there."""
-    experiment = written(tmp_path, tiny(chunk_size=1))
-    monkeypatch.setattr(execute, "MOST_FILES", 5)
-    for name, allowed, lines in (("few", 9, 1), ("enough", 10**6, 0)):
-        monkeypatch.setattr(execute, "_QUOTA", allowed)
-        shown = run(experiment, tmp_path / name, "--shard", "1/2").stderr
-        said = re.findall(r"about ([\d,]+) files .* a larger chunk_size, such as (\d+)", shown)
-        assert len(said) == lines, shown
-        made = sum(not path.startswith("failures/stage=predict") for path in stamps(tmp_path / name))
-        assert said in ([], [(str(2 * made), str(-(-2 * made // 10)))])
 
 
 @pytest.fixture(scope="module")

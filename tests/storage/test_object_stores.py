@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import numpy as np
+import pyarrow as pa
 import pytest
 import requests
 import typer
@@ -52,7 +53,8 @@ from transforms.data.chunks import ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.errors import InputError, StoppedError
 from transforms.rows.canvases import canvas_table
-from transforms.rows.parts import attacks_part, canvases_part, images_part
+from transforms.rows.failures import failure_row
+from transforms.rows.parts import Part, attacks_part, canvases_part, images_part, superseded
 from transforms.rows.tables import TABLES, rows_table
 from transforms.storage import preflight
 from transforms.storage.files import read_bytes, slice_uri
@@ -333,6 +335,28 @@ def test_gathered_canvases_are_read_by_chunk(store: Store, bucket: "Bucket") -> 
     ):
         store.read(parts[8])
     assert store.read(parts[2]) == tables[2]
+
+
+def test_bundles_are_found_and_compacted(store: Store, bucket: "Bucket") -> None:
+    """A part that is in none costs one listing of its chunk's."""
+    parts = [Part("failures", number, ("attack", attack, *["none"] * 3)) for number in range(17) for attack in "ab"]
+    tables = {part: rows_table("failures", [failure_row(f"i{part.chunk}", part.keys[1], "x")]) for part in parts}
+    made = Store(store.root, bundles=True)
+    for number in range(17):
+        for part in parts[2 * number : 2 * number + 2]:
+            made.publish(part, tables[part])
+        made.gather(parts[2 * number : 2 * number + 2])
+    assert len(made.paths()) == 17
+    fresh = Store(store.root, bundles=True)
+    assert all(map(fresh.has, parts))
+    bucket.gate.open()
+    assert not fresh.has(Part("failures", 7, ("attack", "c", *["none"] * 3)))
+    assert len(bucket.gate.requests) <= 3 * (1 + bucket.url.startswith("s3:"))
+    assert superseded(fresh.paths()) == set()
+    compact(fresh, fresh.paths(), 17, "run")
+    assert fresh.paths() == {part.compacted for part in parts}
+    for attack in (0, 1):
+        assert fresh.rows(parts[attack].compacted).equals(pa.concat_tables([tables[each] for each in parts[attack::2]]))
 
 
 def test_how_many_requests_a_part_takes(store: Store, bucket: "Bucket") -> None:

@@ -27,7 +27,7 @@ GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 STEPS = {
     "Load/Load chunk": "_LoadChunk",
     "Attack/Attack chunk": "AttackChunk",
-    "Fan out to defences/One task per defence": "CallableWrapperDoFn",
+    "Fan out to defences/Defence tasks": "CallableWrapperDoFn",
     "Transfer/Predict chunk": "_PredictChunk",
     "Write/Publish part": "CallableWrapperDoFn",
 }

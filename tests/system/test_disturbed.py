@@ -22,13 +22,13 @@ pytestmark = pytest.mark.system
 
 SECONDS = float(os.environ.get("MEGALITH_DISTURBED", "60"))
 SEED = int(os.environ.get("MEGALITH_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-ROUNDS_OF_SIXTEEN = """
+BUNDLES = """
 import pipeline.run.execute
 pipeline.run.execute.MOST_FILES = 1
 from pipeline.main import main
 main()
 """
-"""The command, which compacts in mid-run."""
+"""The command, which bundles."""
 KEPT = {"run.json"}
 """What a run directory cannot do without; a damaged one is refused, and stays as it is."""
 
@@ -81,7 +81,7 @@ class Disturbances:
 
     def command(self, *more: str) -> Process:
         arguments = ("run", self._experiment, "--output", self.output, "--direct_num_workers=1", *more)
-        return start(self._log, *arguments, program=ROUNDS_OF_SIXTEEN)
+        return start(self._log, *arguments, program=BUNDLES)
 
     def stop(self) -> None:
         if self._process is not None:

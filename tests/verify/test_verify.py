@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.experiment import load_experiment
+from pipeline.run.lock import LOCK, lock, shard_lock
 from pipeline.verify.tables import ACCOUNTS, HOW
 from tests.support.preforked import command
 from tests.support.runs import Finished, complaint, invoke, run, sample_files, stamps, tiny, written
@@ -49,6 +50,16 @@ def cases(said: str) -> dict[str, list[int]]:
         [cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")
     ]
     return {what: [int(number) for number in numbers] for what, *numbers in lines}
+
+
+@pytest.mark.parametrize(("name", "who"), [(LOCK, "another run"), (shard_lock(3, 16), "shard 3/16")])
+def test_while_a_run_is_at_work_it_is_not_judged(name: str, who: str, small_run: Finished, tmp_path: Path) -> None:
+    """What it has not made yet is not missing."""
+    output = small_run.copy(tmp_path / "run")
+    with lock(Store(str(output)), name):
+        said = complaint(invoke("verify", output))
+    assert said == f"megalith: {output}: {who} is at work in it; verify it when that has ended"
+    verified(output, 0, sample=1)
 
 
 def test_what_was_written_is_as_it_should_be(small_run: Finished) -> None:

@@ -66,7 +66,7 @@ class AttackSpec:
     @property
     def plain(self) -> bool:
         """Whether surrogates are the networks that torch has loaded, as they must be where an attack looks inside."""
-        return self.gradients is not None or bool(self.modifiers) or self.build().looks_inside
+        return self.gradients is not None or bool(self.modifiers) or self.drawn_once().build().looks_inside
 
     @property
     def models(self) -> tuple[str, ...]:

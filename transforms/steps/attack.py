@@ -66,6 +66,12 @@ class AttackChunk(Step):
                     pictures = self._material.pictures.get(spec.name)
                     publish(store, attack_chunk(self._context, spec, work.chunk, batch, mixed_in, pictures))
                 yield CanvasRef(work.chunk, spec.name)
+        if store.bundles and self._attacks:
+            failures, _, attacks = zip(
+                *(attack_parts(work.chunk.index, spec.name) for spec in self._attacks), strict=True
+            )
+            store.gather(failures)
+            store.gather(attacks)
 
     def _pictures(self) -> CanvasBatch:
         """The images of the pool that can be read and do not kill, read once for all chunks."""

@@ -11,24 +11,30 @@ from transforms.storage.stored_canvases import CanvasRef
 
 @dataclass(frozen=True, slots=True)
 class DefenseTask:
-    """A reference: stored canvases, to be looked at through a defence."""
+    """A reference: stored canvases, to be looked at through defences, one after the other."""
 
     canvases: CanvasRef
-    defense: Defense
+    defenses: tuple[Defense, ...]
 
 
 class FanOut(beam.PTransform):
-    """`CanvasRef` -> a `DefenseTask` for each defence, no defence among them. No side effects."""
+    """`CanvasRef` -> a `DefenseTask` for each defence, no defence among them, or one for all. No side effects."""
 
-    def __init__(self, defenses: Mapping[str, Sequence[Defense]]) -> None:
-        """`defenses` holds those behind which each attack's canvases are looked at, by the attack's name."""
+    def __init__(self, defenses: Mapping[str, Sequence[Defense]], *, together: bool) -> None:
+        """`defenses` holds those behind which each attack's canvases are looked at, by the attack's name.
+
+        Args:
+            together: whether they are one task, whose rows stand in one file.
+        """
         super().__init__()
-        self._defenses = dict(defenses)
+        self._tasks = {
+            attack: [tuple(some)] if together else [(each,) for each in some] for attack, some in defenses.items()
+        }
 
     def expand(self, canvases: beam.PCollection) -> beam.PCollection:
-        return canvases | "One task per defence" >> beam.FlatMap(_tasks, self._defenses)
+        return canvases | "Defence tasks" >> beam.FlatMap(_tasks, self._tasks)
 
 
-def _tasks(canvases: CanvasRef, defenses: Mapping[str, Sequence[Defense]]) -> Iterator[DefenseTask]:
-    for defense in defenses[canvases.attack]:
-        yield DefenseTask(canvases, defense)
+def _tasks(canvases: CanvasRef, tasks: Mapping[str, Sequence[tuple[Defense, ...]]]) -> Iterator[DefenseTask]:
+    for defenses in tasks[canvases.attack]:
+        yield DefenseTask(canvases, defenses)

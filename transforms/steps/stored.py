@@ -1,6 +1,6 @@
 """Parts as steps read and publish them, timed and counted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -41,3 +41,10 @@ def publish(store: Store, parts: Iterable[Rows]) -> None:
         with timed("write", 1):
             written = store.publish(part, rows)
         counted("bytes_written", written)
+
+
+def bundle(store: Store, parts: Mapping[Part, pa.Table]) -> None:
+    """Publishes parts of a chunk and table in one file, as `Store.bundle` does."""
+    with timed("write", 1):
+        written = store.bundle(parts)
+    counted("bytes_written", written)

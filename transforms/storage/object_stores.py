@@ -87,10 +87,14 @@ def exists(path: str) -> bool:
         return bool(FileSystems.exists(path))
 
 
-def paths_below(folder: str) -> set[str]:
-    """Lists the objects below a remote folder: paths relative to it. Raises OSError if it cannot."""
+def paths_below(folder: str, begin: str = "") -> set[str]:
+    """Lists the objects below a remote folder: paths relative to it. Raises OSError if it cannot.
+
+    Args:
+        begin: how the paths begin.
+    """
     # Beam cannot quote glob characters: match any character in their place, then compare.
-    pattern = re.sub(r"[\[*?]", "?", folder) + "/**"
+    pattern = re.sub(r"[\[*?]", "?", f"{folder}/{begin}") + "**"
     with os_errors(folder):
         (matched,) = FileSystems.match([pattern])
     # The consoles of object stores show a folder by an object whose name ends in a slash.

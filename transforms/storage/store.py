@@ -1,26 +1,40 @@
 """Parts: the files of a run directory, named by what they hold, published whole or not at all."""
 
 import errno
+import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain
+from itertools import accumulate, chain, pairwise, starmap
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.rows.parts import GROUPS, Part
+from transforms.rows.parts import (
+    BUNDLED,
+    GROUPS,
+    Bundle,
+    Keys,
+    Part,
+    is_unknown_bundle,
+    learn,
+    table_file,
+)
 from transforms.rows.tables import TABLES
 from transforms.storage.files import exists, is_remote, open_to_read, remote
 from transforms.storage.seal import is_whole, sealed
 
 THREADS = 8
 """How many files are waited for at once."""
+_HELD = b"bundle"
+"""What the footer of a bundle calls its keys, and how many rows there are with each."""
+_NO_FOOTER = (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException)
+"""What comes of reading keys where nobody wrote any."""
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}\.tmp")
 
 
@@ -32,17 +46,48 @@ def is_temporary(path: str) -> bool:
 class Store:
     """Reads and publishes files under a root, on a disk or an object store. Small and picklable."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, bundles: bool = False) -> None:
+        """`bundles` says whether parts may be in bundles, where they are looked for and put."""
         self.root = root.rstrip("/")
+        self.bundles = bundles
         self._was_there = False
         self._begun: dict[str, set[str]] = {}
+        self._beside: tuple[str, set[str]] | None = None
 
     def has(self, part: Part) -> bool:
         """Whether the part has been published, and perhaps compacted since, though not while this store is in use."""
-        return self.exists(part.path) or self.exists(part.compacted) or self._has_begun(part)
+        there = self.exists(part.path) or self.exists(part.compacted)
+        return there or self._is_bundled(part) or self._has_begun(part)
+
+    def _is_bundled(self, part: Part) -> bool:
+        """Whether a bundle holds it; those that were looked for last are remembered."""
+        if not self.bundles or part.table not in BUNDLED:
+            return False
+        if self._beside is None or self._beside[0] != part.bundles:
+            self._beside = part.bundles, self._bundles_beside(part)
+        return not self._beside[1].isdisjoint(part.bundled)
+
+    def _bundles_beside(self, part: Part) -> set[str]:
+        """The bundles of a part's chunk that may hold it."""
+        folder, _, begin = part.bundles.rpartition("/")
+        names: Iterable[str] = ()
+        if is_remote(self.root):
+            names = remote().paths_below(self._at(folder), begin)
+        else:
+            with suppress(FileNotFoundError):
+                names = os.listdir(self._at(folder))  # noqa: PTH208 - thousands of names, perhaps
+        found = {f"{folder}/{name}" for name in names if name.startswith(begin)}
+        self._learn(found)
+        return {path for path in found if (file := table_file(path)) and file.is_bundle}
+
+    def _learn(self, paths: Iterable[str]) -> None:
+        """Reads what bundles hold, of each kind of them once."""
+        for path in filter(is_unknown_bundle, paths):
+            with suppress(*_NO_FOOTER), self.open(path) as file:
+                learn(path, json.loads(pq.read_metadata(file).metadata[_HELD])["keys"])
 
     def _has_begun(self, part: Part) -> bool:
-        """Whether it is among the first chunks of a group, compacted in mid-run on disks; folders are listed once."""
+        """Whether an earlier version left it in a file of a group's first chunks, on disks; folders are listed once."""
         if is_remote(self.root):
             return False
         if part.folder not in self._begun:
@@ -66,16 +111,39 @@ class Store:
 
     def rows_with(self, part: Part, columns: Sequence[str]) -> pa.Table:
         """Some columns of a part, or of the whole compacted file that holds it; raises OSError like `read`."""
-        path = next(filter(self.exists, (part.path, part.compacted, *part.begun)), part.path)
-        return self.rows(path, columns)
+        if self.bundles and part.table in BUNDLED:
+            self._bundles_beside(part)  # of which `places` knows from now on
+        path = next(filter(self.exists, part.places), part.path)
+        return self.by_keys(path, columns)[part.keys]
 
     def rows(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of a part or of a compacted file, or some of their columns; raises OSError like `read`."""
+        """All rows of a part, a compacted file or a bundle, or some of their columns; raises OSError like `read`."""
+        rows, _ = self._rows_and_notes(path, columns)
+        return rows
+
+    def by_keys(self, path: str, columns: Sequence[str] | None = None) -> dict[Keys, pa.Table]:
+        """The rows of a table's file by the values of the partition columns; raises OSError like `read`."""
+        rows, spans = self.spans(path, columns)
+        return {keys: rows.slice(span.start, len(span)) for keys, span in spans.items()}
+
+    def spans(self, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[Keys, range]]:
+        """All rows of a table's file, and those with the same values of the partition columns; raises like `read`."""
+        rows, notes = self._rows_and_notes(path, columns)
+        file = table_file(path)
+        if file is None or not file.is_bundle:
+            return rows, dict.fromkeys(file.keys if file else (), range(len(rows)))
+        counts = json.loads(notes[_HELD])["rows"]
+        if len(counts) != len(file.keys) or sum(counts) != len(rows):
+            raise self._damaged(path)
+        return rows, dict(zip(file.keys, starmap(range, pairwise(accumulate(counts, initial=0))), strict=True))
+
+    def _rows_and_notes(self, path: str, columns: Sequence[str] | None) -> tuple[pa.Table, Mapping[bytes, bytes]]:
         content = self.read_bytes(path)
         with suppress(pa.ArrowException):
             if is_whole(content):
                 schema = TABLES[path.partition("/")[0]].columns
-                return pq.read_table(pa.BufferReader(content), columns=columns, schema=schema)
+                rows = pq.read_table(pa.BufferReader(content), columns=columns, schema=schema)
+                return rows, pq.read_metadata(pa.BufferReader(content)).metadata
         raise self._damaged(path)
 
     def _read_gathered(self, part: Part) -> pa.Table:
@@ -111,6 +179,50 @@ class Store:
             return 0
         self.publish_bytes(part.path, content)
         return len(content)
+
+    def publish_bundle(self, table: str, chunk: int, rows: Mapping[Keys, pa.Table]) -> int:
+        """Publishes a chunk's rows with several keys as one file.
+
+        Args:
+            rows: by their keys, at least one, that one bundle may hold.
+
+        Returns:
+            Bytes written.
+
+        Raises:
+            OSError: the filesystem refuses.
+        """
+        bundle = Bundle(table, chunk, tuple(sorted(rows)))
+        stacked = [_with_keys(table, keys, rows[keys]) for keys in bundle.keys]
+        held = json.dumps({"keys": bundle.keys, "rows": [len(each) for each in stacked]})
+        content = sealed(pa.concat_tables(stacked).combine_chunks(), notes={_HELD.decode(): held})
+        self.publish_bytes(bundle.path, content)
+        return len(content)
+
+    def bundle(self, parts: Mapping[Part, pa.Table]) -> int:
+        """Publishes parts that one bundle may hold, with those of them that are in one now.
+
+        Returns:
+            Bytes written.
+
+        Raises:
+            OSError: the filesystem refuses, or the bundle that is there is damaged.
+        """
+        part = next(iter(parts))
+        before = self._bundles_beside(part)
+        rows = {keys: found for path in sorted(before) for keys, found in self.by_keys(path).items()}
+        rows |= {each.keys: found for each, found in parts.items()}
+        written = self.publish_bundle(part.table, part.chunk, rows)
+        self.delete(before - {Bundle(part.table, part.chunk, tuple(sorted(rows))).path})
+        self._beside = None
+        return written
+
+    def gather(self, parts: Iterable[Part]) -> None:
+        """Makes a bundle of those parts that are there, as `bundle` does."""
+        there = {part: self.rows(part.path) for part in parts if self.exists(part.path)}
+        if there:
+            self.bundle(there)
+            self.delete([part.path for part in there])
 
     def publish_bytes(self, path: str, content: bytes, *, lasting: bool = True) -> None:
         """Publishes any file, the same way; `path` is relative to the root.
@@ -158,10 +270,13 @@ class Store:
         """
         below = self._at(folder).rstrip("/")
         if is_remote(self.root):
-            return {f"{folder}/{path}".lstrip("/") for path in remote().paths_below(below)}
-        linked = [] if folder else [each for each in map(self._at, TABLES) if Path(each).is_symlink()]
-        walked = chain.from_iterable(os.walk(each, onerror=_unless_it_went) for each in (below, *linked))
-        return {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
+            found = {f"{folder}/{path}".lstrip("/") for path in remote().paths_below(below)}
+        else:
+            linked = [] if folder else [each for each in map(self._at, TABLES) if Path(each).is_symlink()]
+            walked = chain.from_iterable(os.walk(each, onerror=_unless_it_went) for each in (below, *linked))
+            found = {f"{parent}/{name}".removeprefix(f"{self.root}/") for parent, _, names in walked for name in names}
+        self._learn(found)
+        return found
 
     def whole(self, paths: Iterable[str]) -> set[str]:
         """Those of these files, all there, that are whole Parquet: every byte is compared with the file's seal.
@@ -200,6 +315,13 @@ class Store:
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"
+
+
+def _with_keys(table: str, keys: Keys, rows: pa.Table) -> pa.Table:
+    """Rows with their partition columns."""
+    for name, key in zip(TABLES[table].partitions, keys, strict=True):
+        rows = rows.append_column(pa.field(name, pa.string(), nullable=False), pa.repeat(key, len(rows)))
+    return rows
 
 
 def _write(path: Path, content: bytes, *, lasting: bool) -> None:
