@@ -57,7 +57,7 @@ def expected(seen: Row, tables: dict[str, list[Row]], names: list[str]) -> Row:
     same = ("label", "predicted", "predicted_name", "target", "confidence", "label_confidence", "target_confidence")
     of_attack = ("recipe", "surrogates", "through", "norm", "eps", "steps", "linf", "l2", "ssim")
     return {
-        **{name: seen[name] for name in (*KEYS, *same, "margin", "correct", "agreement", "abstained")},
+        **{name: seen[name] for name in (*KEYS, *same, "margin", "correct", "votes", "agreement", "abstained")},
         **{name: attack.get(name) for name in of_attack},
         "label_name": names[seen["label"]],
         "target_name": None if seen["target"] is None else names[seen["target"]],
