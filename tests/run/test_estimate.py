@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from pipeline.config.experiment import load_experiment
 from pipeline.run import estimate as module
 from pipeline.run.estimate import Estimate, estimate
 from pipeline.run.prepare import Prepared, prepare
+from tests.support.attacks import as_is
 from tests.support.runs import Finished, Json, complaint, invoke, small, tiny, written
 from transforms.errors import InputError
 
@@ -79,8 +79,7 @@ def test_work_is_stopped_at_the_first_picture_after_its_time(monkeypatch: pytest
     ticks = iter(range(100))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     monkeypatch.setattr(module, "_PATIENCE", 3.5)
-    model: Any = nn.Identity()
-    model.device = torch.device("cpu")
+    model = as_is(nn.Identity(), 2)
 
     def work() -> None:
         for _ in range(10):
@@ -99,8 +98,7 @@ def test_work_that_is_late_to_begin_shows_one_picture(monkeypatch: pytest.Monkey
     ticks = iter([0.0, 9.0, 10.0, 11.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(module, "_PATIENCE", 3.5)
-    model: Any = nn.Identity()
-    model.device = torch.device("cpu")
+    model = as_is(nn.Identity(), 2)
     pictures = torch.zeros(4, 3, 2, 2)
     assert module._taken(lambda: [model(pictures), model(pictures)], [model]) == (11, 4)
 

@@ -89,8 +89,11 @@ WRONG = {
     "target twice": ({"targets": ["lite0", "lite0"]}, ["targets", "'lite0'", "twice"]),
     "no target": ({"targets": []}, ["targets"]),
     "surrogate": (attack(surrogates=["lit0"]), ["attacks.pgd.surrogates", "'lit0'", "did you mean 'lite0'?"]),
-    "no surrogate": (attack(surrogates=[]), ["attacks.pgd.surrogates"]),
-    "surrogate missing": ({"attacks": {"pgd": {"recipe": "pgd", "eps": "4/255"}}}, ["attacks.pgd.surrogates"]),
+    "no surrogate": (attack(surrogates=[]), ["attacks.pgd: surrogates: pgd needs 1 or more"]),
+    "surrogate missing": (
+        {"attacks": {"pgd": {"recipe": "pgd", "eps": "4/255"}}},
+        ["attacks.pgd: surrogates: pgd needs 1 or more"],
+    ),
     "unknown class": (attack(target="king pinguin"), ["attacks.pgd.target", "king pinguin", "'king penguin' (145"]),
     "ambiguous class": (attack(target="crane"), ["attacks.pgd.target", "'crane'", "134", "517"]),
     "class out of range": (attack(target=1000), ["attacks.pgd.target", "1000", "0–999"]),
@@ -466,7 +469,9 @@ def test_list_shows_what_a_recipe_may_be_told(name: str) -> None:
 def test_list_of_an_attack_that_there_is_not() -> None:
     assert "did you mean 'mi-fgsm'?" in complaint(invoke("list", "attacks", "mi-fsgm"))
     assert "no model has 'nonesuch' in its name" in complaint(invoke("list", "models", "nonesuch"))
-    assert "`list attacks NAME` and `list models PART` do" in complaint(invoke("list", "views", "center"))
+    assert "`list attacks NAME`, `list models PART`, `list layers MODEL` do" in complaint(
+        invoke("list", "views", "center")
+    )
 
 
 def test_plan_tells_what_each_attack_takes(tmp_path: Path) -> None:

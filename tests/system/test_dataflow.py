@@ -29,7 +29,7 @@ STEPS = {
     "Attack/Attack chunk": "AttackChunk",
     "Fan out to defences/Defence tasks": "CallableWrapperDoFn",
     "Transfer/Predict chunk": "_PredictChunk",
-    "Write/Publish part": "CallableWrapperDoFn",
+    "Write/Publish": "CallableWrapperDoFn",
 }
 
 
