@@ -216,7 +216,7 @@ def test_every_column_that_says_how_is_compared(tiny_run: Finished) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("eps", "8/255"), ("steps", 9), ("target", 3), ("surrogates", ["lite1"]), ("view", "ten-crop")]
+    ("key", "value"), [("eps", "8/255"), ("steps", 9), ("surrogates", ["lite1"]), ("view", "ten-crop")]
 )
 def test_a_definition_that_was_edited_is_found(key: str, value: Any, tiny_run: Finished, tmp_path: Path) -> None:
     output = tiny_run.copy(tmp_path / "run")
@@ -224,6 +224,14 @@ def test_a_definition_that_was_edited_is_found(key: str, value: Any, tiny_run: F
     record["definitions"]["attacks"]["pgd"][key] = value
     (output / "run.json").write_text(json.dumps(record))
     assert f"attacks.pgd: rows have another {key} than run.json" in verified(output, 3, sample=0)
+
+
+def test_a_target_that_was_edited_is_found(tiny_run: Finished, tmp_path: Path) -> None:
+    output = tiny_run.copy(tmp_path / "run")
+    record = json.loads((output / "run.json").read_text())
+    record["definitions"]["attacks"]["pgd"]["target"] = 3
+    (output / "run.json").write_text(json.dumps(record))
+    assert "after pgd: its target is None" in verified(output, 3, sample=0)
 
 
 def test_a_definition_that_is_none_is_said(tiny_run: Finished, tmp_path: Path) -> None:
@@ -320,7 +328,7 @@ def test_what_is_not_on_this_machine_is_said_and_no_fault(tmp_path: Path) -> Non
     shutil.rmtree(images)
     weights.unlink()
     said = verified(tmp_path / "run", 0)
-    *_, read, again = cases(said).values()
+    *_, read, _, again = cases(said).values()
     assert read == [0, 0, 2] and again == [0, 0, 1]
     assert "No such file" in said and str(weights) in said
     assert "the experiment cannot be read on this machine" in said
