@@ -328,7 +328,7 @@ def test_what_is_not_on_this_machine_is_said_and_no_fault(tmp_path: Path) -> Non
     shutil.rmtree(images)
     weights.unlink()
     said = verified(tmp_path / "run", 0)
-    *_, read, _, again = cases(said).values()
+    *_, read, again, _, _ = cases(said).values()
     assert read == [0, 0, 2] and again == [0, 0, 1]
     assert "No such file" in said and str(weights) in said
     assert "the experiment cannot be read on this machine" in said
