@@ -157,8 +157,7 @@ class AttackConfig(Strict):
             raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
         if self.target is not None and made.goals == "untargeted":
             raise InputError(f"target: {self.recipe} cannot be targeted")
-        targets = self.target if isinstance(self.target, tuple) else (self.target,)
-        followed = [str(each) for each in targets if isinstance(each, Ranked)]
+        followed = [str(each) for each in self._targets if isinstance(each, Ranked)]
         if followed and not self.surrogates:
             raise InputError(f"target: {followed[0]} is by the answer of surrogates, of which there are none")
         if self.target is None and made.goals == "targeted":
@@ -314,8 +313,12 @@ class AttackConfig(Strict):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the labels CSV that it takes targets from."""
-        targets = self.target if isinstance(self.target, tuple) else (self.target,)
-        return tuple(each.name for each in targets if isinstance(each, Column))
+        return tuple(each.name for each in self._targets if isinstance(each, Column))
+
+    @property
+    def _targets(self) -> tuple[Target | None, ...]:
+        """One for each time that it attacks an image."""
+        return self.target if isinstance(self.target, tuple) else (self.target,)
 
     def without_draws(self, every_defense: Sequence[Defense]) -> str | None:
         """A parameter that counts draws, and its value, where no variant of an adaptive attack has any to count."""

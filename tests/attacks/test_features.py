@@ -474,28 +474,3 @@ def test_models_that_are_weighed_by_their_answers_have_no_features_to_follow() -
         recipe(f"{base}-cfm").make(BALLS["linf"](0.1))
         with pytest.raises(InputError, match=r"^recipe: it weighs models by what they answer"):
             recipe(f"{base}-fia").make(BALLS["linf"](0.1))
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "named"),
-    [
-        ("fia", {"ensemble_number": 0}, "ensemble_number"),
-        ("fia", {"drop_probability": 0.0}, "drop_probability"),
-        ("rpa", {"drop_probability": 1.0}, "drop_probability"),
-        ("naa", {"integrated_steps": 0}, "integrated_steps"),
-        ("naa", {"gamma": -1.0}, "gamma"),
-        ("bfa", {"eta": 0.0}, "eta"),
-        ("p2fa", {"inner_steps": 0}, "inner_steps"),
-        ("p2fa", {"feature_decay": -1.0}, "feature_decay"),
-        ("ila", {"reference_steps": 0}, "reference_steps"),
-        ("ilpd", {"gamma": 1.0}, "gamma"),
-        ("ilpd", {"sigma": 0.0}, "sigma"),
-        ("cfm", {"mix_probability": 0.0}, "mix_probability"),
-        ("cfm", {"mix_limit": 1.5}, "mix_limit"),
-        ("everywhere", {"partitions": 1}, "partitions"),
-        ("everywhere", {"local_samples": 0}, "local_samples"),
-    ],
-)
-def test_senseless_parameters_are_refused(name: str, parameters: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=rf"^{named}: "):
-        recipe(name).make(BALLS["linf"](0.1), **parameters)

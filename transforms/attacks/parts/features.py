@@ -220,7 +220,8 @@ class PixelToFeature(FittedFeatures):
 
     def passes(self, steps: int, models: int, copies: int, forwards: int) -> tuple[int, int]:
         times = -(-steps // self.inner_steps)
-        return 2 * times * self.ensemble_number * models, 2 * times * self.ensemble_number * models
+        once, back = super().passes(steps, models, copies, forwards)
+        return times * once, times * back
 
 
 @dataclass(frozen=True)
