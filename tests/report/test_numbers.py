@@ -201,9 +201,7 @@ def test_no_colour_stands_for_two_attacks(count: int) -> None:
     coloured = [fill for fill in fills.values() if fill != "#888"]
     assert len(coloured) == len(set(coloured))
     assert {name for name in fills if fills[name] != "#888"} == {
-        row["attack"]
-        for row in rows
-        if row["pareto"] or count <= 9
+        row["attack"] for row in rows if row["pareto"] or count <= 9
     }
 
 
