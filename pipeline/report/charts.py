@@ -119,9 +119,16 @@ def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
     """
     import altair as alt  # noqa: PLC0415 - said above
 
-    scale = alt.Scale(domain=order)
-    colour = alt.Color(f"{field}:N", scale=scale, title=field)
-    return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=scale, title=field)}
+    colour = alt.Color(f"{field}:N", scale=_palette(order), title=field)
+    return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=alt.Scale(domain=order), title=field)}
+
+
+def _palette(order: list[Any]) -> "alt.Scale":
+    """A colour for each value. Vega's usual ones come again after ten, its largest palette has twenty."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    schemes = {10: "tableau10", 20: "tableau20"}
+    return alt.Scale(domain=order, scheme=next((schemes[most] for most in schemes if len(order) <= most), "turbo"))
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -154,7 +161,7 @@ def lines(rows: Sequence[Json], description: str) -> Json:
     base = alt.Chart(data(rows)).encode(
         x=alt.X("frequency:Q", title="frequency, share of Nyquist"),
         y=alt.Y("density:Q", title="energy, multiple of white noise", scale=alt.Scale(type="log")),
-        color=alt.Color("attack:N", sort=_names(rows, "attack")),
+        color=alt.Color("attack:N", scale=_palette(_names(rows, "attack"))),
         tooltip=_tips("attack:N", "frequency:Q", "density:Q", "share:Q", "images:Q"),
     )
     return shown(base.mark_line(point=True).properties(width=480, height=280), description)
@@ -225,7 +232,7 @@ def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:
         .encode(
             x=alt.X("clean_cost:Q", title="clean accuracy lost", axis=alt.Axis(format="%")),
             y=alt.Y("recovery:Q", title="accuracy recovered", axis=alt.Axis(format="%")),
-            color=alt.Color("defense:N", sort=_names(rows, "defense"), scale=alt.Scale(scheme="tableau20")),
+            color=alt.Color("defense:N", scale=_palette(_names(rows, "defense"))),
             shape=kinds,
             tooltip=_tips("defense:N", "knows:N", "attack:N", "clean_cost:Q", "recovery:Q", *_RATE_TIPS),
         )

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from pipeline.report import calibration as calibrating
 from pipeline.report.budgets import over_cost, over_eps
 from pipeline.report.calibration import calibration
-from pipeline.report.charts import scatter
+from pipeline.report.charts import cost_against_recovery, scatter
 from pipeline.report.defenses import defenses
 from pipeline.report.lowpass import sweep
 from pipeline.report.overview import overview
@@ -203,6 +203,18 @@ def test_no_colour_stands_for_two_attacks(count: int) -> None:
     assert {name for name in fills if fills[name] != "#888"} == {
         row["attack"] for row in rows if row["pareto"] or count <= 9
     }
+
+
+@pytest.mark.parametrize("count", [10, 20, 28])
+def test_each_defence_has_a_colour_of_its_own(count: int) -> None:
+    rows = [
+        {"attack": "pgd", "defense": f"d{n}", "knows": "blind", "clean_cost": n / 100, "recovery": n / 50}
+        | {"successes": n, "of": 50, "rate": n / 50, "low": 0.0, "high": 1.0}
+        for n in range(count)
+    ]
+    svg = vl_convert.vegalite_to_svg(cost_against_recovery(rows, "said"))
+    fills = dict(re.findall(r'aria-label="clean accuracy[^"]*defense: (d\d+);[^>]*fill="([^"]+)"', svg))
+    assert len(fills) == len(set(fills.values())) == count
 
 
 def test_the_sweep(run: Run, seen: list[Row]) -> None:
