@@ -541,3 +541,23 @@ def test_out_of_memory_halves_the_micro_batch_for_all_that_comes(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["definitions"]["micro_batch"] == 1
     small, halved = (rows(tmp_path / name, "attacks") for name in ("small", "run"))
     assert [row["canvas_sha256"] for row in halved] == [row["canvas_sha256"] for row in small]
+
+
+def test_a_cpu_without_memory_for_one_image_stops_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's error there is a plain RuntimeError; nothing is left to halve, and no image is to blame."""
+    path = written(tmp_path, tiny(attacks={"pgd": PGD}, defenses={}))
+
+    def greedy(_classifier: Classifier, _windows: Tensor) -> Tensor:
+        return torch.empty(2**46)  # 256 TiB, which no machine has: the allocator's own words
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classifier, "forward", greedy)
+        result = run(path, tmp_path / "run", "--set=micro_batch=1", code=1)
+    *_, said = result.stderr.splitlines()
+    assert said.startswith("megalith: stopped: ") and "can't allocate memory" in said
+    assert said.endswith("what is finished is kept, the same command goes on")
+    assert "Traceback" not in result.stderr
+    run(path, tmp_path / "run", "--set=micro_batch=1")
+    assert rows(tmp_path / "run", "failures") == []
