@@ -127,8 +127,9 @@ def _palette(order: list[Any]) -> "alt.Scale":
     """A colour for each value. Vega's usual ones come again after ten, its largest palette has twenty."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    schemes = {10: "tableau10", 20: "tableau20"}
-    return alt.Scale(domain=order, scheme=next((schemes[most] for most in schemes if len(order) <= most), "turbo"))
+    if len(order) <= 20:  # noqa: PLR2004 - said above
+        return alt.Scale(domain=order, scheme="tableau10" if len(order) <= 10 else "tableau20")  # noqa: PLR2004
+    return alt.Scale(domain=order, scheme="turbo")
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -181,8 +182,7 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
     attacks = _names(rows, "attack")
     few = len(attacks) <= _COLOURS
     if not few:
-        fronts = Counter(row["attack"] for row in rows if row["pareto"])
-        attacks = [name for name, _ in fronts.most_common(_COLOURS)]
+        attacks = _on_fronts(rows)[:_COLOURS]
     coloured = {"field": "attack", "type": "nominal", "title": "attack", "scale": alt.Scale(domain=attacks)}
     named = [
         {**row, "rivals": _rivals(row), "coloured": few or (row["pareto"] and row["attack"] in attacks)} for row in rows
@@ -199,6 +199,17 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
         tooltip=_tips("attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS),
     )
     return _faceted(front.encode(detail=alt.Detail("rivals:N")) + points, named, "model", description)
+
+
+def _on_fronts(rows: Sequence[Json]) -> list[str]:
+    """Attacks on Pareto fronts, those on most first. Attacks that share a point share it: on their own surrogate many
+    attacks always succeed."""
+    front = [row for row in rows if row["pareto"]]
+    points = Counter((row["model"], _rivals(row), row["passes"], row["rate"]) for row in front)
+    parts: dict[str, float] = dict.fromkeys(_names(front, "attack"), 0.0)
+    for row in front:
+        parts[row["attack"]] += 1 / points[row["model"], _rivals(row), row["passes"], row["rate"]]
+    return sorted(parts, key=lambda name: -parts[name])
 
 
 def _rivals(row: Json) -> str:
