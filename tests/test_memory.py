@@ -1,4 +1,4 @@
-"""The process in which rows are computed."""
+"""Memory of the process."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ _PAGES = 64 * 2**20 // 4096
 # Faults of pages while 64 MiB are taken, written and freed ten times, as activations are in each pass of a network.
 _PROGRAM = """
 import resource, threading
-import torch
-from transforms.steps.process import keep_memory
+from transforms.memory import keep_memory
 keep_memory()
+import torch
 def passes():
     torch.zeros(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
