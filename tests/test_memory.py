@@ -13,7 +13,7 @@ import resource, threading
 import torch
 from torch import nn
 torch.set_num_threads(1)
-network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 16, 1), nn.ReLU())
+network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 16, 1))
 def some(count):
     for _ in range(count):
         pictures = torch.rand(8, 3, 112, 112, requires_grad=True)
