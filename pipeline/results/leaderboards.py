@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, known, not_attacked, shown
+from pipeline.results.cases import chosen, known, not_attacked, shown, with_targets
 from pipeline.results.comparisons import other_targets
 from pipeline.results.crosstabs import cell
 from pipeline.results.findings import WORST
@@ -71,12 +71,16 @@ def leaderboard(
 def _taking(runs: Sequence["Run"], wanted: Cases) -> Iterator["Taking"]:
     """The runs that have anything that is wanted."""
     there = [known(run) for run in runs]
+    meant = [
+        {**wanted, "attack": with_targets(run, wanted.get("attack", ()), has["attack"])}
+        for run, has in zip(runs, there, strict=True)
+    ]
     for key, names in wanted.items():
         for name in names:
-            if not any(name in each[key] for each in there):
+            if all(name in of[key] and name not in has[key] for of, has in zip(meant, there, strict=True)):
                 raise unknown(key, name, set().union(*(each[key] for each in there)))
-    for run, has in zip(runs, there, strict=True):
-        some = {key: [name for name in names if name in has[key]] for key, names in wanted.items() if names}
+    for run, of, has in zip(runs, meant, there, strict=True):
+        some = {key: [name for name in names if name in has[key]] for key, names in of.items() if names}
         if all(some.values()):
             yield run, chosen(run, some, ("attack", "model"), clean=True)
 
