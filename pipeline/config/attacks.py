@@ -289,7 +289,7 @@ class AttackConfig(Strict):
             recipe=self.recipe,
             parameters=plain_parameters(self.parameters),
             surrogates=self.models,
-            fuse=self.fuse or "logits",
+            fuse=self.fuse or recipe(self.recipe).usual_fusion,
             view=self.view,
             defense=self.defense,
             precision=self.precision,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.report.section import Exhibit, Section, Table, answer, usual_view
 from pipeline.report.series import as_values, series
 from pipeline.results.outcomes import quoted
+from pipeline.results.statistics import FAR
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -77,12 +78,12 @@ def _noise(run: "Run") -> str:
 
 def _near_published(run: "Run") -> str | None:
     values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published.items())
-    return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+    return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=FAR) if values else None
 
 
 def _near_published_robust(run: "Run") -> str | None:
     values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published_robust.items())
-    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=FAR) if values else None
 
 
 def _always(sql: str) -> Callable[["Run"], str | None]:
@@ -150,9 +151,6 @@ from (select strongest.model, rms, attacked, min(sigma) as sigma, arg_min(turned
       group by all)
 order by all
 """
-
-_FAR = 0.1
-"""From the published accuracy, which is of other images, and of each network's own evaluation."""
 
 _PUBLISHED = """
 with rates as (

@@ -294,6 +294,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "square": {"queries": 10_000, "p_init": None},
     "autoattack": {"steps": 100, "queries": 5000},
     "pictures": {"folder": "", "attack": None},
+    "bases": {
+        "steps": 10,
+        "alpha": None,
+        "decay": 0.0,
+        "objective": "margin",
+        "queries": 50,
+        "learning_rate": 0.005,
+    },
     "candidates": {"recipes": ("mi-fgsm", "di-fgsm", "si-fgsm", "vmi-fgsm", "bsr"), "queries": 10},
 }
 """Of every recipe, as its paper, or its authors' code, has them for ImageNet."""

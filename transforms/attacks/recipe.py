@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.protocol import Attack
-from transforms.attacks.surrogates import FUSIONS
+from transforms.attacks.surrogates import FUSIONS, Fusion
 from transforms.attacks.units import marks
 
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "pictures", "other"]
@@ -40,7 +40,7 @@ class Recipe:
         asks: whether it asks another model, the victim, about what it makes.
         gradients: whether it follows gradients, so that `precision` has an effect.
         fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
-            estimator weighs them.
+            estimator weighs them. The first is what it does unless told otherwise.
         defaults: parameters' defaults, where they differ from those of the functions.
     """
 
@@ -54,6 +54,10 @@ class Recipe:
     gradients: bool = True
     fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def usual_fusion(self) -> Fusion:
+        return cast(Fusion, self.fusions[0]) if self.fusions else "logits"
 
     @property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
