@@ -256,6 +256,8 @@ def _unaimed(experiment: Experiment, refs: Sequence[ImageRef]) -> Iterator[str]:
 def _strange_budgets(experiment: Experiment) -> Iterator[str]:
     """Budgets of which 8 bits use a part only, and those in another norm that look like one in L∞."""
     for name, attack in experiment.attacks.items():
+        if attack.eps is None:
+            continue
         levels = attack.eps * WHITE
         if attack.norm == "linf" and math.floor(levels) < _NEARLY * levels:
             used = f"{float(levels):.2f} grey levels, of which 8-bit pictures use {math.floor(levels)}"

@@ -30,6 +30,7 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "objective": dict(spec.parameters).get("objective"),
         "norm": spec.norm,
         "eps": spec.eps,
+        "bounds": spec.bounds,
         "steps": spec.build().steps,
         "seed": seed,
     }
@@ -57,6 +58,7 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
                 "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
                 **attack.columns(batch.pixels[item], canvas),
+                **dict(zip(attack.measures, attacked.measured[item].tolist(), strict=True)),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "queries": int(attacked.queries[item]),
