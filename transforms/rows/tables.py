@@ -97,6 +97,7 @@ TABLES = {
             "shift_x": (_Optional(pa.float64()), "of `spatial`: pixels to the right, after the rotation"),
             "shift_y": (_Optional(pa.float64()), "of `spatial`: pixels down, after the rotation"),
             "flow": (_Optional(pa.float64()), "of `stadv`: furthest that a pixel comes from, across or down, pixels"),
+            "lpips": (_Optional(pa.float64()), "learned perceptual distance; null unless the experiment asks for it"),
         },
         attack="the experiment's name for it",
     ),

@@ -11,6 +11,7 @@ from tests.support.attacks import Sums, Twin, batch_of, some_canvases
 from tests.support.attacks import bent as bent_of
 from tests.support.attacks import surrogates as seen_by
 from transforms.attacks.drivers import stadv
+from transforms.attacks.parts.momentum import adam
 from transforms.attacks.protocol import Attack, Batch
 from transforms.attacks.recipes.names import recipe
 from transforms.attacks.surrogates import Surrogates
@@ -46,7 +47,7 @@ def roughness(flow: np.ndarray) -> float:
         for column in range(SIDE):
             for down, across in ((0, 1), (0, -1), (1, 0), (-1, 0)):
                 if 0 <= row + down < SIDE and 0 <= column + across < SIDE:
-                    total += np.linalg.norm(flow[:, row, column] - flow[:, row + down, column + across])
+                    total += float(np.linalg.norm(flow[:, row, column] - flow[:, row + down, column + across]))
     return total
 
 
@@ -94,7 +95,7 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, attack: Attack, network: Sums, batch: Batch) -> None:
         self.flows: list[np.ndarray] = []
         self.slopes: list[np.ndarray] = []
-        sample, maker = stadv.flowed, stadv.adam
+        sample, maker = stadv.flowed, adam
 
         def watched(canvases: Tensor, flow: Tensor) -> Tensor:
             self.flows.append(flow.detach().numpy().copy())
