@@ -16,7 +16,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from transforms.errors import InputError, StoppedError, printable
+from transforms.errors import InputError, StoppedError, out_of_memory, printable
 
 
 class Exit(IntEnum):
@@ -44,6 +44,10 @@ def one_line_errors() -> Iterator[None]:
         _unread()
     except (StoppedError, OSError) as error:
         leave(f"megalith: {error}", Exit.STOPPED)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        leave(f"megalith: out of memory: {printable(error)}", Exit.STOPPED)
     except TerminatedError as error:
         leave("megalith: terminated; what is finished is kept, the same command goes on", error.code)
     except KeyboardInterrupt:
