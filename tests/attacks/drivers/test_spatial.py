@@ -87,6 +87,26 @@ def test_the_grid_search_is_a_loop_over_all_moves(targets: list[int] | None) -> 
     assert make("spatial", **GRID).cost(2) == (90, 0)
 
 
+def test_a_move_that_reaches_the_goal_beats_any_other_and_then_the_loss_counts() -> None:
+    answers = iter(
+        [
+            (torch.tensor([False, True, True, False]), torch.tensor([5.0, 1, 2, 3])),
+            (torch.tensor([True, False, True, False]), torch.tensor([1.0, 9, 3, 2])),
+        ]
+    )
+
+    class Scripted:
+        def judge(self, *_: Any) -> tuple[Tensor, Tensor]:
+            return next(answers)
+
+    batch = batch_of(some_canvases(4), [0, 0, 0, 0])
+    attack: Any = make("spatial-random", **SMALL, tries=2)
+    found = attack(Scripted(), batch)
+    tried = [moves[:, 0].tolist() for moves in attack._moves(batch.draws, 4)]
+    expected = [tried[which][image] for image, which in enumerate([1, 0, 1, 0])]
+    assert found.measured["rotation"].tolist() == pytest.approx(expected)
+
+
 def test_an_axis_without_room_is_tried_once() -> None:
     assert make("spatial", max_rotation=0.0).cost(1) == (25, 0)
     assert make("spatial", max_translation=0.0).cost(1) == (31, 0)
