@@ -247,7 +247,7 @@ CHECKS = (
         "The budget is kept by the stored bytes",
         _always(_BUDGET),
         "attacks stay within ε on every image",
-        "It needs an attack.",
+        "It needs an attack that bounds a norm.",
         "`megalith verify` measures the stored pictures again, and names those beyond. Pictures of other tools may be, "
         "and say by how much in `excess`; `where excess = 0` counts the others.",
     ),
