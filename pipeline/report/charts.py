@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.section import length
+from pipeline.report.section import budget
 from pipeline.results.record import Json
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
 
 
 def _rivals(row: Json) -> str:
-    return f"{'targeted' if row['targeted'] else 'untargeted'}, {row['norm']} {length(row['norm'], row['eps'])}"
+    bound = budget(row["norm"], row["eps"], row["bounds"])
+    return f"{'targeted' if row['targeted'] else 'untargeted'}, {bound}"
 
 
 def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, description: str) -> Json:
