@@ -49,7 +49,7 @@ def _of_case(run: "Run", case: _Case) -> list[Exhibit]:
 def _pair(run: "Run", case: _Case, title: str, files: tuple[bytes, bytes], keys: dict[str, str]) -> Exhibit:
     sql = _ANSWERS.format(**keys)
     bound = budget(case.norm, case.eps, case.bounds)
-    words = f"Image {case.image_id}, {bound}. The slider moves from the original to the attacked one."
+    words = f"Image {case.image_id}; budget: {bound}. The slider moves from the original to the attacked one."
     original, attacked = (
         Picture(address(file, "png"), f"{case.label_name}, {which}", (which,))
         for file, which in zip(files, ("original", f"attacked by {case.attack}"), strict=True)

@@ -118,7 +118,7 @@ def budget(norm: str | None, eps: float | None, bounds: str | None) -> str:
     """A budget as experiments give it: 4/255 in L∞, 3 in other norms, `max_flow=2` in none."""
     if norm is None or eps is None:
         return f"no norm, {bounds}"
-    return f"{norm} ε = {eps * 255:g}/255" if norm == "linf" else f"{norm} ε = {eps:g}"
+    return f"{norm} {eps * 255:g}/255" if norm == "linf" else f"{norm} {eps:g}"
 
 
 def usual_view(run: "Run") -> str:
