@@ -123,12 +123,16 @@ def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
     return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=alt.Scale(domain=order), title=field)}
 
 
+_USUAL_COLOURS, _MOST_COLOURS = 10, 20
+
+
 def _palette(order: list[Any]) -> "alt.Scale":
     """A colour for each value. Vega's usual ones come again after ten, its largest palette has twenty."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    schemes = {10: "tableau10", 20: "tableau20"}
-    return alt.Scale(domain=order, scheme=next((schemes[most] for most in schemes if len(order) <= most), "turbo"))
+    if len(order) > _MOST_COLOURS:
+        return alt.Scale(domain=order, scheme="turbo")
+    return alt.Scale(domain=order, scheme="tableau20" if len(order) > _USUAL_COLOURS else "tableau10")
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
