@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 _LISTED = 50
 """Names in a message, at most; all attacks or defences, but not all models."""
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|\bMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory"
+)
+"""In the words of torch on a GPU and on a CPU, of C++, and of ONNX Runtime."""
 _USER_OF_A_URL = re.compile(r"://[^/\s@]*@")
 
 
@@ -21,6 +25,14 @@ class StoppedError(RuntimeError):
 
     The command prints the message alone and exits with 1.
     """
+
+
+def out_of_memory(said: Exception | str) -> bool:
+    """Whether it says that memory is short, which is no fault of an image, a file, a network or a plug-in.
+
+    By its words: torch's error on a CPU is a bare RuntimeError, and of workers only the text is known.
+    """
+    return _OUT_OF_MEMORY.search(f"{type(said).__name__}: {said}") is not None
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> InputError:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from transforms.errors import InputError, StoppedError, said_by, unknown
+from transforms.errors import InputError, StoppedError, out_of_memory, said_by, unknown
 
 # These are the machine's, nobody's wrong input: whoever called deals with them.
-_MACHINE: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, OSError, StoppedError)
+_MACHINE: tuple[type[BaseException], ...] = (OSError, StoppedError)
 # Somebody's own file, on a machine that is well.
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 if hasattr(torch, "AcceleratorError"):  # torch 2.8
@@ -83,7 +83,8 @@ def refusing(what: str, *passing: type[Exception]) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise InputError(f"{what}: needs: pip install {error.name}") from error
     except Exception as error:
-        if isinstance(error, (InputError, *passing, *_MACHINE)) and not isinstance(error, _MISSING):
+        through = isinstance(error, (InputError, *passing, *_MACHINE)) and not isinstance(error, _MISSING)
+        if through or out_of_memory(error):
             raise
         raise InputError(f"{what}: {said_by(error)}") from error
 

@@ -1,9 +1,10 @@
 """Charts as Vega-Lite specifications, made with Altair. What a chart shows is rows; how it looks is here."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.section import length
+from pipeline.report.section import budget
 from pipeline.results.record import Json
 
 if TYPE_CHECKING:
@@ -118,9 +119,20 @@ def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
     """
     import altair as alt  # noqa: PLC0415 - said above
 
-    scale = alt.Scale(domain=order)
-    colour = alt.Color(f"{field}:N", scale=scale, title=field)
-    return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=scale, title=field)}
+    colour = alt.Color(f"{field}:N", scale=_palette(order), title=field)
+    return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=alt.Scale(domain=order), title=field)}
+
+
+_USUAL_COLOURS, _MOST_COLOURS = 10, 20
+
+
+def _palette(order: list[Any]) -> "alt.Scale":
+    """A colour for each value. Vega's usual ones come again after ten, its largest palette has twenty."""
+    import altair as alt  # noqa: PLC0415 - said above
+
+    if len(order) > _MOST_COLOURS:
+        return alt.Scale(domain=order, scheme="turbo")
+    return alt.Scale(domain=order, scheme="tableau20" if len(order) > _USUAL_COLOURS else "tableau10")
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -153,24 +165,39 @@ def lines(rows: Sequence[Json], description: str) -> Json:
     base = alt.Chart(data(rows)).encode(
         x=alt.X("frequency:Q", title="frequency, share of Nyquist"),
         y=alt.Y("density:Q", title="energy, multiple of white noise", scale=alt.Scale(type="log")),
-        color=alt.Color("attack:N", sort=_names(rows, "attack")),
+        color=alt.Color("attack:N", scale=_palette(_names(rows, "attack"))),
         tooltip=_tips("attack:N", "frequency:Q", "density:Q", "share:Q", "images:Q"),
     )
     return shown(base.mark_line(point=True).properties(width=480, height=280), description)
 
 
+_COLOURS = 9
+"""So many attacks does the usual palette tell apart; its tenth colour is grey."""
+
+
 def scatter(rows: Sequence[Json], description: str) -> Json:
-    """Success over passes, a panel for each model; what is on the Pareto front is bright, and joined."""
+    """Success over passes, a panel for each model; what is on the Pareto front is bright, and joined.
+
+    Of more attacks than there are colours, those have one that are on most panels' fronts, and only there.
+    """
     import altair as alt  # noqa: PLC0415 - said above
 
-    named = [{**row, "rivals": _rivals(row)} for row in rows]
+    attacks = _names(rows, "attack")
+    few = len(attacks) <= _COLOURS
+    if not few:
+        fronts = Counter(row["attack"] for row in rows if row["pareto"])
+        attacks = [name for name, _ in fronts.most_common(_COLOURS)]
+    coloured = {"field": "attack", "type": "nominal", "title": "attack", "scale": alt.Scale(domain=attacks)}
+    named = [
+        {**row, "rivals": _rivals(row), "coloured": few or (row["pareto"] and row["attack"] in attacks)} for row in rows
+    ]
     base = alt.Chart().encode(
         x=alt.X("passes:Q", title="forward + backward passes per image", scale=alt.Scale(type="log")),
         y=alt.Y("rate:Q", title="success", scale=_SHARE(), axis=alt.Axis(format="%")),
     )
     front = base.transform_filter("datum.pareto").mark_line(interpolate="step-after", opacity=0.6, color="#888")
     points = base.mark_point(filled=True, size=80).encode(
-        color=alt.Color("attack:N", sort=_names(named, "attack")),
+        color=alt.ColorValue("#888", condition={"test": "datum.coloured", **coloured}),
         shape=alt.Shape("rivals:N", title="goal and budget", sort=_names(named, "rivals")),
         opacity=alt.OpacityValue(0.45, condition={"test": "datum.pareto", "value": 1}),
         tooltip=_tips("attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS),
@@ -179,7 +206,8 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
 
 
 def _rivals(row: Json) -> str:
-    return f"{'targeted' if row['targeted'] else 'untargeted'}, {row['norm']} {length(row['norm'], row['eps'])}"
+    bound = budget(row["norm"], row["eps"], row["bounds"])
+    return f"{'targeted' if row['targeted'] else 'untargeted'}, {bound}"
 
 
 def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, description: str) -> Json:
@@ -209,7 +237,7 @@ def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:
         .encode(
             x=alt.X("clean_cost:Q", title="clean accuracy lost", axis=alt.Axis(format="%")),
             y=alt.Y("recovery:Q", title="accuracy recovered", axis=alt.Axis(format="%")),
-            color=alt.Color("defense:N", sort=_names(rows, "defense"), scale=alt.Scale(scheme="tableau20")),
+            color=alt.Color("defense:N", scale=_palette(_names(rows, "defense"))),
             shape=kinds,
             tooltip=_tips("defense:N", "knows:N", "attack:N", "clean_cost:Q", "recovery:Q", *_RATE_TIPS),
         )

@@ -94,14 +94,14 @@ def _protocol(run: "Run", cases: Cases) -> dict[str, str]:
         "from (select bytes_sha256 || ' ' || label as image from images)"
     )
     attacks = ", ".join(map(quoted, cases["attack"]))
-    _, budgets = run.rows(f"select distinct norm, eps from attacks where attack in ({attacks}) order by all")  # noqa: S608 - quoted
+    _, budgets = run.rows(f"select distinct norm, eps, bounds from attacks where attack in ({attacks}) order by all")  # noqa: S608 - quoted
     canvas = run.record.definitions.canvas
     return {
         "images": f"{count} ({digest or '':.8})",
         "canvas": f"{canvas.resize}/{canvas.crop}",
         "view": cases["view"][0],
         "defense": cases["defense"][0],
-        "budget": ", ".join(f"{norm} {_fraction(eps)}" for norm, eps in budgets),
+        "budget": ", ".join(f"{norm} {_fraction(eps)}" if norm else bounds for norm, eps, bounds in budgets),
     }
 
 

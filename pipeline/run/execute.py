@@ -26,7 +26,7 @@ from pipeline.run.runners import run_to_end
 from pipeline.run.segments import write_manifest
 from pipeline.run.shard import Shard
 from transforms.attacks.engine import as_followed
-from transforms.errors import InputError, StoppedError
+from transforms.errors import InputError, StoppedError, out_of_memory
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.device import Numerics, is_emulated, torch_device
@@ -56,6 +56,36 @@ class Outcome:
     finished: bool
 
 
+@contextmanager
+def _machine_failures() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _machine_failure(error)
+        if reason is None:
+            raise
+        reason = reason.removeprefix("stopped: ")
+        raise StoppedError(f"stopped: {reason}; what is finished is kept, the same command goes on") from error
+
+
+def _machine_failure(error: Exception) -> str | None:
+    """What the disk, the network or the accelerator said, if it was one of them that failed; None for anything else.
+
+    Workers report the text of an exception, with its traceback; its type survives only in the line that begins what it
+    said.
+    """
+    text = str(error).strip()
+    *_, said = 0, *(found.start() for found in re.finditer(r"^[\w.]+(Error|Exception)\b", text, re.MULTILINE))
+    kinds = r"\b\w*(OS|IO|Accelerator|Input|Stopped)Error\b|\bCUDA error\b|\[Errno \d+\]"
+    told = re.search(kinds, text[said:]) or out_of_memory(text[said:])
+    if told or isinstance(error, OSError | MemoryError | StoppedError):
+        return text[said:].partition("\n")[0]
+    return None
+
+
+@_machine_failures()
 def execute(
     prepared: Prepared,
     options: PipelineOptions,
@@ -226,11 +256,10 @@ def _record(prepared: Prepared, pins: Mapping[str, ModelPin], device: str, there
 
 def _clean_accuracies(prepared: Prepared, models: _Models, device: str, journal: _Journal) -> list[CleanAccuracy]:
     record = journal.read()
-    with _machine_failures():
-        checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, record.proofs)
-        found = {each.model: (each.correct, each.of) for each in checked}
-        if not found.items() <= record.proofs.items():
-            write_record(prepared.store, record.replace(proofs={**record.proofs, **found}))
+    checked = check_clean_accuracy(prepared, prepared.conditions(device), models.target, record.proofs)
+    found = {each.model: (each.correct, each.of) for each in checked}
+    if not found.items() <= record.proofs.items():
+        write_record(prepared.store, record.replace(proofs={**record.proofs, **found}))
     return checked
 
 
@@ -247,13 +276,13 @@ def _compute(
     started = time.monotonic()
     conditions, done = prepared.conditions(device), False
     counters: Counter[str] = Counter()
-    with _machine_failures(), progress_bar(store, plan.missing, experiment.name):
+    with progress_bar(store, plan.missing, experiment.name):
         while not done:
             try:
                 for wave in waves:
                     files = Store(store.root, bundles=_has_bundles(prepared))
                     held, labeller = models.held(wave.models), experiment.images.labeller
-                    context = StepContext(files, held, experiment.canvas.spec, conditions, labeller)
+                    context = StepContext(files, held, experiment.canvas.spec, conditions, labeller, prepared.lpips)
                     root = beam.Pipeline(options=options)
                     build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.material)
                     counters += run_to_end(root)
@@ -283,12 +312,9 @@ def _has_bundles(prepared: Prepared) -> bool:
     return prepared.bundled or (len(prepared.chunks) > FEW and every.files > MOST_FILES)
 
 
-_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator|bad_alloc|Failed to allocate memory")
-
-
 def _with_less_memory(conditions: Conditions, error: Exception) -> Conditions:
     """Conditions with half the micro-batch; raises the error where it is another one, or there is nothing to halve."""
-    if conditions.micro_batch == 1 or not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+    if conditions.micro_batch == 1 or not out_of_memory(error):
         raise error
     return replace(conditions, micro_batch=conditions.micro_batch // 2)
 
@@ -296,16 +322,15 @@ def _with_less_memory(conditions: Conditions, error: Exception) -> Conditions:
 def _tidy(prepared: Prepared) -> None:
     """Removes what is needed no longer, and makes few files of many."""
     experiment, store = prepared.experiment, prepared.store
-    with _machine_failures():
-        store.delete(notes(store))
-        paths = store.paths()
-        store.delete(filter(is_shard_lock, paths))
-        if not experiment.keep_canvases:
-            folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
-            files = own_files(prepared.record.definitions, paths)
-            store.delete(path for path in files if path.rpartition("/")[0] in folders)
-        files = own_files(prepared.record.definitions, store.paths())
-        compact(store, files, len(prepared.chunks), experiment.name)
+    store.delete(notes(store))
+    paths = store.paths()
+    store.delete(filter(is_shard_lock, paths))
+    if not experiment.keep_canvases:
+        folders = {canvases_part(0, spec.name).folder for spec in experiment.specs}
+        files = own_files(prepared.record.definitions, paths)
+        store.delete(path for path in files if path.rpartition("/")[0] in folders)
+    files = own_files(prepared.record.definitions, store.paths())
+    compact(store, files, len(prepared.chunks), experiment.name)
 
 
 def _finished(prepared: Prepared, journal: _Journal) -> bool:
@@ -329,28 +354,3 @@ def _see_that_all_is_there(prepared: Prepared) -> None:
             f"stopped: {len(gone)} tasks that were finished are gone from {prepared.store.root}; "
             "the same command makes them again"
         )
-
-
-@contextmanager
-def _machine_failures() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        reason = _machine_failure(error)
-        if reason is None:
-            raise
-        raise StoppedError(f"stopped: {reason}; what is finished is kept, the same command goes on") from error
-
-
-def _machine_failure(error: Exception) -> str | None:
-    """What the disk, the network or the accelerator said, if it was one of them that failed; None for anything else.
-
-    Workers report the text of an exception, with its traceback; its type survives only in the line that begins what it
-    said.
-    """
-    text = str(error).strip()
-    *_, said = 0, *(found.start() for found in re.finditer(r"^[\w.]+(Error|Exception)\b", text, re.MULTILINE))
-    kinds = r"\b\w*(OS|IO|Memory|Accelerator|Input|Stopped)Error\b|\bCUDA error\b|\[Errno \d+\]"
-    if re.search(kinds, text[said:]) or isinstance(error, OSError | MemoryError | StoppedError):
-        return text[said:].partition("\n")[0]
-    return None

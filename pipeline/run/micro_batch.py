@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from transforms.errors import out_of_memory
 from transforms.models.classifier import Classifier
 
 _GAIN = 1.05
@@ -17,7 +18,7 @@ def quickest(seconds: Callable[[int], float], most: int) -> int:
     It is doubled as long as that makes an image 5 % quicker, and memory lasts.
 
     Args:
-        seconds: that so many images take; raises torch.OutOfMemoryError where there are too many.
+        seconds: that so many images take; raises torch's error of lacking memory where there are too many.
         most: images at once that are allowed, >= 1.
     """
     best, per_image = 1, seconds(1)
@@ -25,7 +26,9 @@ def quickest(seconds: Callable[[int], float], most: int) -> int:
         doubled = min(2 * best, most)
         try:
             took = seconds(doubled) / doubled
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             return best
         if took * _GAIN > per_image:
             return best

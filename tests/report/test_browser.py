@@ -3,6 +3,7 @@
 It needs a Chromium, Debian's (`apt-get install chromium`) or Playwright's (`playwright install chromium`).
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.resources import files
@@ -69,6 +70,16 @@ def test_all_charts_are_drawn_without_a_word_or_a_request(
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width, "the page scrolls sideways"
     broken = "[...document.images].filter((each) => !each.complete || !each.naturalWidth).length"
     assert opened.page.evaluate(broken) == 0
+    opened.context.close()
+
+
+def test_a_rate_and_its_interval_stay_on_one_line(browser: Browser, page_file: Path) -> None:
+    opened = Opened(browser, page_file, 390, "light")
+    lines = """each => { const all = document.createRange(); all.selectNodeContents(each);
+      return new Set([...all.getClientRects()].map((box) => box.top)).size; }"""
+    rates = opened.page.locator("td:visible", has_text=re.compile(r"\d+/\d+ \d+% \[")).all()
+    assert len(rates) > 10
+    assert {each.evaluate(lines) for each in rates} == {1}
     opened.context.close()
 
 

@@ -83,6 +83,12 @@ def test_success_grows(
     assert {row["series"] for row in found.table.records()} == {"one, two"}
 
 
+def test_a_series_begins_with_the_least(tmp_path: Path) -> None:
+    """2/255 is less than 16/255, whatever letters say, and whichever attack came first."""
+    attacks = [*attack("large", [True], eps=16 / 255), *attack("small", [True], eps=2 / 255)]
+    assert {row["series"] for row in check(EPS, tmp_path, [], attacks).table.records()} == {"small, large"}
+
+
 def test_attacks_that_differ_in_more_than_one_key_are_no_series(tmp_path: Path) -> None:
     attacks = [*attack("one", [True], eps=2 / 255, steps=5), *attack("two", [False], eps=4 / 255, steps=6)]
     assert check(EPS, tmp_path, [], attacks).status == OPEN

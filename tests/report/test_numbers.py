@@ -11,11 +11,13 @@ from typing import Any
 
 import altair
 import pytest
+import vl_convert
 from scipy.stats import binomtest
 
 from pipeline.report import calibration as calibrating
 from pipeline.report.budgets import over_cost, over_eps
 from pipeline.report.calibration import calibration
+from pipeline.report.charts import cost_against_recovery, scatter
 from pipeline.report.defenses import defenses
 from pipeline.report.lowpass import sweep
 from pipeline.report.overview import overview
@@ -183,6 +185,36 @@ def test_the_pareto_front(tmp_path: Path) -> None:
     found = table(over_cost(open_run(str(made_run(tmp_path / "run", predictions, attacks)))), "Success and passes")
     expected = {**{name: good for name, (_, _, good) in cases.items()}, "other budget": True}
     assert dict(zip(found.column("attack"), found.column("pareto"), strict=True)) == expected
+
+
+@pytest.mark.parametrize("count", [9, 10, 24])
+def test_no_colour_stands_for_two_attacks(count: int) -> None:
+    """Of more attacks than there are colours, those on the front have one, and the others are grey."""
+    rows = [
+        {"attack": f"a{n}", "model": "lite0", "norm": "linf", "eps": 4 / 255, "targeted": False, "passes": 2.0 + n}
+        | {"pareto": n % 3 == 0, "successes": n, "of": 24, "rate": n / 24, "low": 0.0, "high": 1.0}
+        for n in range(count)
+    ]
+    svg = vl_convert.vegalite_to_svg(scatter(rows, "said"))
+    fills = dict(re.findall(r'aria-label="forward[^"]*attack: (a\d+);[^>]*fill="(#\w+)"', svg))
+    assert len(fills) == count
+    coloured = [fill for fill in fills.values() if fill != "#888"]
+    assert len(coloured) == len(set(coloured))
+    assert {name for name in fills if fills[name] != "#888"} == {
+        row["attack"] for row in rows if row["pareto"] or count <= 9
+    }
+
+
+@pytest.mark.parametrize("count", [10, 20, 28])
+def test_each_defence_has_a_colour_of_its_own(count: int) -> None:
+    rows = [
+        {"attack": "pgd", "defense": f"d{n}", "knows": "blind", "clean_cost": n / 100, "recovery": n / 50}
+        | {"successes": n, "of": 50, "rate": n / 50, "low": 0.0, "high": 1.0}
+        for n in range(count)
+    ]
+    svg = vl_convert.vegalite_to_svg(cost_against_recovery(rows, "said"))
+    fills = dict(re.findall(r'aria-label="clean accuracy[^"]*defense: (d\d+);[^>]*fill="([^"]+)"', svg))
+    assert len(fills) == len(set(fills.values())) == count
 
 
 def test_the_sweep(run: Run, seen: list[Row]) -> None:

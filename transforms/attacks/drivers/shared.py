@@ -1,9 +1,11 @@
-"""Shared by drivers: which images still stand, which canvas is kept, and the norms that a driver bounds."""
+"""Shared by drivers: which images still stand, which canvas is kept, what is between pixels, and the norms bounded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.balls import Ball
@@ -23,6 +25,18 @@ def on_grid(surrogates: Surrogates, canvases: Tensor) -> Tensor:
 def best_others(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     """The `count` likeliest classes, int64 (B, count), best first, other than `classes`, int64 (B,)."""
     return logits.scatter(1, classes[:, None], -torch.inf).topk(count, dim=1).indices
+
+
+def sampled(canvases: Tensor, across: Tensor, down: Tensor, *, outside: Literal["zeros", "border"]) -> Tensor:
+    """Canvases (B, 3, S, S) whose pixels come from elsewhere, bilinear between pixels; differentiable by all arguments.
+
+    Args:
+        across, down: (B, S, S), where each pixel comes from: columns and rows, from 0.
+        outside: what is beyond the border: black, or the border's pixels.
+    """
+    # Plain sums and products, which unlike `affine_grid` round the same in any batch.
+    grid = (2 * torch.stack([across, down], dim=3) + 1) / canvases.shape[-1] - 1
+    return F.grid_sample(canvases, grid, "bilinear", outside, align_corners=False)
 
 
 @dataclass

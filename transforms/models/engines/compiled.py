@@ -6,7 +6,7 @@ For `numerics: fast`. No CUDA graphs: Beam calls a worker's steps from changing 
 import torch
 from torch import Tensor, nn
 
-from transforms.errors import InputError, said_by
+from transforms.errors import InputError, out_of_memory, said_by
 from transforms.models.classifier import Classifier
 from transforms.models.engines.agreement import disagreement, steepness_apart
 
@@ -30,6 +30,8 @@ def prepare(classifier: Classifier) -> Classifier:
         other = Classifier(compiled(classifier.network), classifier.preprocessing)
         reason = disagreement(classifier, other, _CLOSE) or steepness_apart(classifier, other, _COSINE)
     except Exception as error:  # the compiler says in many ways that it cannot
+        if out_of_memory(error):
+            raise
         raise InputError(f"compiled cannot run this network ({said_by(error)}); give torch") from None
     if reason:
         raise InputError(f"compiled answers otherwise than torch: {reason}; give torch")

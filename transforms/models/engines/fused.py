@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from transforms import cache
-from transforms.errors import InputError, said_by
+from transforms.errors import InputError, out_of_memory, said_by
 from transforms.models.classifier import Classifier
 from transforms.models.engines.agreement import disagreement, steepness_apart
 from transforms.models.engines.fused_convolution import Activation, Convolution, FusedConvolution, Pair
@@ -34,6 +34,8 @@ def prepare(classifier: Classifier) -> Classifier:
             return other
         reason = disagreement(classifier, other) or steepness_apart(classifier, other)
     except Exception as error:  # torch.fx says in many ways that it cannot follow a network's code
+        if out_of_memory(error):
+            raise
         raise InputError(f"fused cannot run this network ({said_by(error)}); give gradients: torch") from None
     if reason:
         raise InputError(f"fused answers otherwise than torch: {reason}; give gradients: torch")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from transforms import cache
-from transforms.errors import InputError, said_by
+from transforms.errors import InputError, out_of_memory, said_by
 from transforms.models.classifier import Classifier
 from transforms.models.engines.agreement import disagreement
 from transforms.models.engines.identity import TRACING, example, identity
@@ -35,6 +35,8 @@ def prepare(classifier: Classifier) -> Classifier:
         pictures = Pictures(None, classifier.preprocessing.input_size, channels_first=True)
         session = Session(exported, classifier.device, pictures)
     except Exception as error:  # torch exports most networks, and says in many ways that it does not
+        if out_of_memory(error):
+            raise
         raise InputError(f"onnxruntime cannot run this network ({said_by(error)}); give engine: torch") from None
     other = Classifier(session, classifier.preprocessing, differentiable=False)
     if known:

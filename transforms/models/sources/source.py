@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transforms.errors import InputError, printable
+from transforms.errors import InputError, out_of_memory, printable
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.probes import probes
 from transforms.models.sources.weights import reading
@@ -110,9 +110,9 @@ class ModelSource:
                 first, alone, again, together = (
                     classifier(each.to(classifier.device)) for each in (grey, pictures[:1], pictures[:1], pictures)
                 )
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise InputError(f"{self.name} fails on an input of {size} × {size}: {printable(error, 300)}") from None
         shape, this = tuple(first.shape), f"{self.name} ({self.weights})"
         if shape != (1, CLASSES):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transforms.errors import InputError, printable
+from transforms.errors import InputError, out_of_memory, printable
 
 _HARMLESS: list[Any] = [argparse.Namespace, np.dtype, np.float64(0).__reduce__()[0]]
 _HARMLESS += [type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float16", "float32", "float64")]
@@ -175,7 +175,9 @@ def reading(path: Path, name: str) -> Iterator[None]:
     """Turns whatever goes wrong with a file into one line, an InputError."""
     try:
         yield
-    except (InputError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Exception as error:  # libraries raise nearly anything on a file that is not what it says
+        if out_of_memory(error):
+            raise
         raise InputError(f"{path} does not hold the weights of {name}: {printable(error, 300)}") from None
