@@ -185,8 +185,7 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
     attacks = _names(rows, "attack")
     few = len(attacks) <= _COLOURS
     if not few:
-        fronts = Counter(row["attack"] for row in rows if row["pareto"])
-        attacks = [name for name, _ in fronts.most_common(_COLOURS)]
+        attacks = _on_fronts(rows)[:_COLOURS]
     coloured = {"field": "attack", "type": "nominal", "title": "attack", "scale": alt.Scale(domain=attacks)}
     named = [
         {**row, "rivals": _rivals(row), "coloured": few or (row["pareto"] and row["attack"] in attacks)} for row in rows
@@ -203,6 +202,17 @@ def scatter(rows: Sequence[Json], description: str) -> Json:
         tooltip=_tips("attack:N", "model:N", "passes:Q", "pareto:N", *_RATE_TIPS),
     )
     return _faceted(front.encode(detail=alt.Detail("rivals:N")) + points, named, "model", description)
+
+
+def _on_fronts(rows: Sequence[Json]) -> list[str]:
+    """Attacks on Pareto fronts, those on most first. Attacks that share a point share it: on their own surrogate many
+    attacks always succeed."""
+    front = [row for row in rows if row["pareto"]]
+    points = Counter((row["model"], _rivals(row), row["passes"], row["rate"]) for row in front)
+    parts: dict[str, float] = dict.fromkeys(_names(front, "attack"), 0.0)
+    for row in front:
+        parts[row["attack"]] += 1 / points[row["model"], _rivals(row), row["passes"], row["rate"]]
+    return sorted(parts, key=lambda name: -parts[name])
 
 
 def _rivals(row: Json) -> str:

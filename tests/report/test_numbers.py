@@ -205,6 +205,22 @@ def test_no_colour_stands_for_two_attacks(count: int) -> None:
     }
 
 
+def test_attacks_that_all_succeed_take_no_colour_from_others() -> None:
+    """Eleven attacks tie on two surrogates; on a third model another is the only one on the front."""
+    shared = {"norm": "linf", "eps": 4 / 255, "targeted": False, "of": 24, "low": 0.0, "high": 1.0, "passes": 20.0}
+    rows = [
+        *(
+            {**shared, "attack": f"a{n}", "model": model, "pareto": True, "rate": 1.0, "successes": 24}
+            for n in range(11)
+            for model in ("one", "two")
+        ),
+        {**shared, "attack": "a11", "model": "other", "pareto": True, "rate": 0.5, "successes": 12},
+    ]
+    svg = vl_convert.vegalite_to_svg(scatter(rows, "said"))
+    (fill,) = re.findall(r'aria-label="forward[^"]*attack: a11;[^"]*model: other;[^>]*fill="(#\w+)"', svg)
+    assert fill != "#888"
+
+
 @pytest.mark.parametrize("count", [10, 20, 28])
 def test_each_defence_has_a_colour_of_its_own(count: int) -> None:
     rows = [

@@ -211,9 +211,11 @@ ONE_BY_ONE = 10**6
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty chunks of one image, two attacks, a defence."""
+    """Twenty chunks of one image, two attacks of which one wants another class of each image, a defence."""
     images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
-    return written(tmp_path_factory.mktemp("bundles"), tiny(chunk_size=1, images=images))
+    known = tiny(chunk_size=1, images=images)
+    known["attacks"]["mi"]["target"] = "random"
+    return written(tmp_path_factory.mktemp("bundles"), known)
 
 
 @pytest.fixture(scope="module")
