@@ -60,7 +60,7 @@ def attacks() -> Iterator[tuple[str, ...]]:
         except InputError as error:
             yield name, *"?" * 4, str(error)
         else:
-            yield name, found.kind, " ".join(found.norms), *_cost(found), found.source
+            yield name, found.kind, " ".join(found.bounds), *_cost(found), found.source
 
 
 def in_words(name: str) -> str:
@@ -69,7 +69,7 @@ def in_words(name: str) -> str:
     forwards, backwards = _cost(found)
     several = " (of two surrogates together)" if found.models > 1 else ""
     return (
-        f"{name}: {found.kind}, bounds {' or '.join(found.norms)}, goals: {found.goals}. {found.source}\n"
+        f"{name}: {found.kind}, bounds {_bounds(found)}, goals: {found.goals}. {found.source}\n"
         f"per image: {forwards} forward and {backwards} backward passes{several}"
     )
 
@@ -135,7 +135,7 @@ def views() -> Iterator[tuple[str, ...]]:
 
 
 _LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
-    "attacks": (["recipe", "kind", "norms", "forwards", "backwards", "source"], attacks),
+    "attacks": (["recipe", "kind", "bounds", "forwards", "backwards", "source"], attacks),
     "defenses": (["defense", "what", "parameters"], defenses),
     "models": (["model", "resize", "crop", "range", "mean", "std", "published"], models),
     "modifiers": (["modifier", "what", "parameters", "source"], modifiers),
@@ -144,10 +144,15 @@ _LISTS: dict[str, tuple[list[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
 """Headings of each list, and what gives its rows."""
 
 
+def _bounds(found: Recipe) -> str:
+    """One of its norms, or no norm but all of its parameters that are budgets."""
+    return " or ".join(found.norms) or f"{' and '.join(found.bounds)} (no norm)"
+
+
 def _cost(found: Recipe) -> tuple[str, str]:
     """Forward and backward passes per image."""
     try:
-        attack = found.make(BALLS[found.norms[0]](_ANY_EPS))
+        attack = found.make(BALLS[found.norms[0]](_ANY_EPS) if found.norms else None)
     except InputError:  # a part of it is another library's, which is not installed
         return "?", "?"
     forwards, backwards = attack.cost(found.models)

@@ -17,6 +17,7 @@ from typing import NoReturn, TextIO
 import typer
 
 from transforms.errors import InputError, StoppedError, out_of_memory, printable
+from transforms.memory import keep_memory
 
 
 class Exit(IntEnum):
@@ -147,8 +148,10 @@ def _writable(stream: TextIO | None) -> TextIO:
 def prepare_process() -> None:
     """Lets SIGTERM and SIGHUP end the process like Ctrl-C, and quiets what Beam logs and we say in one line.
 
-    Output that is closed is written nowhere; signs that its encoding lacks become question marks.
+    Output that is closed is written nowhere; signs that its encoding lacks become question marks. Freed
+    memory is kept.
     """
+    keep_memory()
     sys.stdout, sys.stderr = _writable(sys.stdout), _writable(sys.stderr)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored

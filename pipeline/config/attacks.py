@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, get_args
 
@@ -92,6 +93,16 @@ def _as_written(target: Target | tuple[Target, ...] | None) -> int | str | list[
     return target if target is None or isinstance(target, int) else str(target)
 
 
+def _possible(norm: str, eps: Fraction) -> None:
+    """Refuses a budget that is too small for 8 bits, or larger than any canvas can use."""
+    if eps * WHITE < 1:
+        raise InputError(f"eps: {eps} is less than one grey level, 1/255")
+    if norm == "linf" and eps >= 1:
+        raise InputError(f"eps: {eps} is the whole range of a pixel, 1, or more; did you mean {eps}/255?")
+    if eps >= _MOST[norm]:
+        raise InputError(f"eps: {eps} is {_MOST[norm]} or more, beyond the corners of any canvas")
+
+
 OneDefense = Annotated[Defense, BeforeValidator(_one_defense), PlainSerializer(_defense_name)]
 
 
@@ -111,8 +122,8 @@ class AttackConfig(Strict):
     verdict: Annotated[Verdict, one_of("verdict", get_args(Verdict))] = "mean"
     precision: Annotated[Precision, one_of("precision", get_args(Precision))] = "fp32"
     gradients: Annotated[Plain, one_of("gradients", get_args(Plain))] | None = None
-    norm: Norm = "linf"
-    eps: Ratio
+    norm: Norm | None = "linf"
+    eps: Ratio | None
     target: Annotated[
         Target | tuple[Target, ...] | None, PlainValidator(parse_targets), PlainSerializer(_as_written)
     ] = None
@@ -139,6 +150,12 @@ class AttackConfig(Strict):
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
         shared = {key: value for key, value in section.items() if key not in given}
+        made = recipe(section["recipe"])
+        if not made.norms:
+            for key in ("norm", "eps"):
+                if shared.get(key) is not None:
+                    raise InputError(f"{key}: {section['recipe']} bounds {' and '.join(made.bounds)}; leave {key} out")
+            shared |= {"norm": None, "eps": None}
         return {**shared, "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
@@ -153,8 +170,10 @@ class AttackConfig(Strict):
     @model_validator(mode="after")
     def _makes_sense(self) -> "AttackConfig":
         made = recipe(self.recipe)
-        if self.norm not in made.norms:
+        if made.norms and self.norm not in made.norms:
             raise InputError(f"norm: {self.recipe} bounds {' or '.join(made.norms)}, not {self.norm}")
+        if made.norms and self.eps is None:
+            raise InputError("eps: is missing, such as eps: 4/255")
         if self.target is not None and made.goals == "untargeted":
             raise InputError(f"target: {self.recipe} cannot be targeted")
         followed = [str(each) for each in self._targets if isinstance(each, Ranked)]
@@ -235,12 +254,8 @@ class AttackConfig(Strict):
 
     @model_validator(mode="after")
     def _budget(self) -> "AttackConfig":
-        if self.eps * WHITE < 1:
-            raise InputError(f"eps: {self.eps} is less than one grey level, 1/255")
-        if self.norm == "linf" and self.eps >= 1:
-            raise InputError(f"eps: {self.eps} is the whole range of a pixel, 1, or more; did you mean {self.eps}/255?")
-        if self.eps >= _MOST[self.norm]:
-            raise InputError(f"eps: {self.eps} is {_MOST[self.norm]} or more, beyond the corners of any canvas")
+        if self.norm is not None and self.eps is not None:
+            _possible(self.norm, self.eps)
         units = recipe(self.recipe).marked(Unit)
         for key, value in self.parameters:
             for each in value if isinstance(value, tuple) else (value,):
@@ -289,13 +304,13 @@ class AttackConfig(Strict):
             recipe=self.recipe,
             parameters=plain_parameters(self.parameters),
             surrogates=self.models,
-            fuse=self.fuse or "logits",
+            fuse=self.fuse or recipe(self.recipe).usual_fusion,
             view=self.view,
             defense=self.defense,
             precision=self.precision,
             gradients=self.gradients,
             norm=self.norm,
-            eps=float(self.eps),
+            eps=None if self.eps is None else float(self.eps),
             target=target,
             backward=self.backward,
             verdict=self.verdict,

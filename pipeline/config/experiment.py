@@ -21,6 +21,7 @@ from transforms.defenses.differentiable import has_choice
 from transforms.defenses.grid import defenses
 from transforms.errors import InputError, printable, unknown
 from transforms.models.device import Numerics
+from transforms.models.lpips import BACKBONES, Net, require_lpips
 from transforms.models.pin import Engine, GradientEngine
 from transforms.models.sources.registry import model_source
 from transforms.models.sources.source import ModelSource
@@ -83,6 +84,28 @@ class ModelConfig(Strict):
         return model_source(self.source, self.weights, self.preprocessing)
 
 
+class LpipsConfig(Strict):
+    """A column of perceptual distances: the network whose features are compared, and where its weights are.
+
+    Attributes:
+        weights: a local file with torchvision's state dict of it; None for torchvision's own, downloaded before a run.
+    """
+
+    net: Annotated[Net, one_of("net", BACKBONES)] = "alex"
+    weights: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, section: Any) -> Any:
+        return {"net": section} if isinstance(section, str) else section
+
+    @model_validator(mode="after")
+    def _exists(self) -> "LpipsConfig":
+        require_lpips()
+        model_source(BACKBONES[self.net], self.weights)
+        return self
+
+
 class Experiment(Strict):
     """Everything that the rows of a run depend on, besides the bytes of images and weights."""
 
@@ -100,6 +123,7 @@ class Experiment(Strict):
     micro_batch: int | None = Field(default=None, ge=1, le=4096, strict=True)
     numerics: Annotated[Numerics, one_of("numerics", get_args(Numerics))] = "exact"
     keep_canvases: bool = True
+    lpips: LpipsConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -47,9 +47,10 @@ class ImagesConfig(Strict):
         samples: the 20 images inside foolbox's wheel.
         folder: a folder of the user's own (see `folder_images`).
         imagenet: the official validation set, folder or tar (see `imagenet_images`).
-        webdataset: tar archives with labels inside (see `webdataset_images`).
-        parquet: Parquet files with labels inside, such as Hugging Face's (see `parquet_images`).
-        labels: CSV of labels, for `folder` and `imagenet`; or, for a `folder`, the model whose predictions they are.
+        webdataset: tar archives, with labels inside unless a model's predictions are taken (see `webdataset_images`).
+        parquet: Parquet files, with labels inside likewise, such as Hugging Face's (see `parquet_images`).
+        labels: CSV of labels, for `folder` and `imagenet`; or, for all but those two sources whose labels are known,
+            `samples` and `imagenet`, the model whose predictions they are.
         devkit: development kit with the ground truth, for `imagenet`.
         select: image ids or file names, or the path of a text file with one per line (lines that start with `#` are
             comments), looked for beside the images, then in the current directory.
@@ -83,10 +84,10 @@ class ImagesConfig(Strict):
         given = [key for key in _SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
             raise InputError(f"give exactly one of {', '.join(_SOURCES)}; given: {', '.join(given) or 'none'}")
-        if self.labels is not None and self.folder is None and self.imagenet is None:
+        if self.csv is not None and self.folder is None and self.imagenet is None:
             raise InputError(f"labels: {_SOURCES[given[0]]} bring their own labels; leave it out")
-        if self.labeller is not None and self.folder is None:
-            raise InputError(f"labels: {_SOURCES[given[0]]} have labels; {_PREDICTED_BY} is for a folder without any")
+        if self.labeller is not None and (self.samples is not None or self.imagenet is not None):
+            raise InputError(f"labels: {_SOURCES[given[0]]} have labels; {_PREDICTED_BY} is for images without any")
         if self.devkit is not None and (self.imagenet is None or self.labels is not None):
             raise InputError("devkit: is the ground truth for imagenet, where no labels are given; leave it out")
         return self

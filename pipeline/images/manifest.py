@@ -59,14 +59,15 @@ def _printable(ref: ImageRef) -> ImageRef:
 
 
 def _source(config: ImagesConfig, columns: Collection[str]) -> Listing:
+    labelled = config.labeller is None
     if config.folder is not None:
-        return folder_images(config.folder, config.csv, columns, labelled=config.labeller is None)
+        return folder_images(config.folder, config.csv, columns, labelled=labelled)
     if config.imagenet is not None:
         return imagenet_images(config.imagenet, config.csv, config.devkit, columns)
     if config.webdataset is not None:
-        return webdataset_images(config.webdataset)
+        return webdataset_images(config.webdataset, labelled=labelled)
     if config.parquet is not None:
-        return parquet_images(config.parquet)
+        return parquet_images(config.parquet, labelled=labelled)
     return Listing(foolbox_samples())
 
 

@@ -1,4 +1,4 @@
-"""Images that are packed many to a file and bring their labels: WebDataset's tar archives, Hugging Face's Parquet."""
+"""Images that are packed many to a file, with or without labels: WebDataset's archives, Hugging Face's Parquet."""
 
 import json
 import posixpath
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.images.files import exists, list_files, list_tar
 from pipeline.images.labels import LABEL_COLUMNS, resolve_row
 from pipeline.images.sources import IMAGE_SUFFIXES, Listing, image_ref, stem
-from transforms.data.chunks import ImageRef, Truth
+from transforms.data.chunks import UNLABELED, ImageRef, Truth
 from transforms.errors import InputError, said_by
 from transforms.storage.files import absolute, is_remote, open_to_read
 from transforms.storage.parquet_images import COLUMNS, image_column, row_uri
@@ -27,7 +27,7 @@ _LABEL_FILES = ("cls", "json")
 _CLASSES = 1000
 
 
-def webdataset_images(path: str) -> Listing:
+def webdataset_images(path: str, *, labelled: bool = True) -> Listing:
     """The images of WebDataset's tar archives, not unpacked.
 
     An image's id is ARCHIVE/KEY, where the key is what comes before the first dot of its name. Its label is in KEY.cls,
@@ -35,6 +35,7 @@ def webdataset_images(path: str) -> Listing:
 
     Args:
         path: an archive, a folder of archives of one set, or a pattern such as `shards/imagenet-val-*.tar`.
+        labelled: whether labels count. If not, refs are without, and that is no problem of theirs.
 
     Raises:
         InputError: there are no archives, or of several sets, one cannot be read, or there are no images.
@@ -45,7 +46,7 @@ def webdataset_images(path: str) -> Listing:
         for name, uri in files.uris.items():
             key, kind = _key(name)
             if f".{kind}" in IMAGE_SUFFIXES:
-                refs.append(image_ref(f"{stem(archive)}/{key}", uri, _truth(files.texts, key)))
+                refs.append(_ref(f"{stem(archive)}/{key}", uri, _truth(files.texts, key), labelled))
             elif any(f".{kind}".endswith(suffix) for suffix in IMAGE_SUFFIXES):
                 others[f".{kind}"] += 1
     if not refs:
@@ -56,7 +57,7 @@ def webdataset_images(path: str) -> Listing:
     )
 
 
-def parquet_images(path: str) -> Listing:
+def parquet_images(path: str, *, labelled: bool = True) -> Listing:
     """The images of Parquet files such as Hugging Face's: a row each, with the columns `image` and `label`.
 
     An image's id is the path that its row names, without extension; where it names none, FILE/ROW. A label is an index,
@@ -64,11 +65,16 @@ def parquet_images(path: str) -> Listing:
 
     Args:
         path: a file, a folder of files of one set, or a pattern such as `data/validation-*.parquet`.
+        labelled: whether labels count, for which there must be a column then. If not, refs are without.
 
     Raises:
         InputError: there are no files, or of several sets, or one cannot be read or lacks one of the columns.
     """
-    return Listing([ref for file in _packs("parquet", path, ".parquet") for ref in _rows(file)])
+    return Listing([ref for file in _packs("parquet", path, ".parquet") for ref in _rows(file, labelled)])
+
+
+def _ref(image_id: str, uri: str, truth: Truth | None, labelled: bool) -> ImageRef:
+    return image_ref(image_id, uri, truth) if labelled else ImageRef(image_id, uri, UNLABELED)
 
 
 def _packs(key: str, path: str, suffix: str) -> list[str]:
@@ -134,14 +140,14 @@ def _label_of_json(text: bytes) -> str:
     return str(label) if isinstance(label, int | str) else ""
 
 
-def _rows(file: str) -> Iterator[ImageRef]:
+def _rows(file: str, labelled: bool) -> Iterator[ImageRef]:
     try:
         with open_to_read(file) as content:
             table = pq.ParquetFile(content)
             schema = table.schema_arrow
             column = image_column(schema)
             labels = [name for name in LABEL_COLUMNS if schema.names.count(name) == 1]
-            if column is None or not labels:
+            if column is None or (labelled and not labels):
                 kind, accepted = ("images", COLUMNS) if column is None else ("labels", LABEL_COLUMNS)
                 raise InputError(
                     f"images.parquet: {file} has no column of {kind}; it has {', '.join(schema.names)}, "
@@ -156,7 +162,7 @@ def _rows(file: str) -> Iterator[ImageRef]:
         path = (row.get(column.partition(".")[0]) or {}).get("path") if "." in column else None
         image_id = posixpath.splitext(path)[0].lstrip("/") if path else f"{stem(file)}/{number:05d}"
         written = [each for name in labels for each in _written(row[name], classes[name])]
-        yield image_ref(image_id, row_uri(file, number), _resolved(written))
+        yield _ref(image_id, row_uri(file, number), _resolved(written), labelled)
 
 
 def _written(label: object, classes: Sequence[str]) -> list[str]:

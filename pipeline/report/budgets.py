@@ -76,25 +76,26 @@ from found join budgets using (norm) group by all order by norm, attack, eps
 
 _COST_SAYS = (
     "Undefended success as in Transfer, against the passes of networks that an image took. On the Pareto front are the "
-    "attacks that no other attack on the same model, of the same norm, ε and goal, beats in one without being worse in "
+    "attacks that no other attack on the same model, of the same budget and goal, beats in one without being worse in "
     "the other. Of more than nine attacks, the nine that are on most fronts have a colour, and only there."
 )
 
 _COST = """
 with cost as (
-  select attack, any_value(norm) as norm, any_value(eps) as eps, count(target) > 0 as targeted,
-    avg(forwards + backwards) as passes
+  select attack, any_value(norm) as norm, any_value(eps) as eps, any_value(bounds) as bounds,
+    count(target) > 0 as targeted, avg(forwards + backwards) as passes
   from attacks where through = 'none' group by attack),
 rates as (
-  select model, norm, eps, targeted, attack, passes, count_if(success)::bigint as successes, count(*) as "of"
+  select model, norm, eps, bounds, targeted, attack, passes, count_if(success)::bigint as successes, count(*) as "of"
   from transfer join cost using (attack) where defense = 'none' and view = {view} group by all)
-select model, norm, eps, targeted, attack, passes,
+select model, norm, eps, bounds, targeted, attack, passes,
   not exists (
     from rates as other
-    where other.model = rates.model and other.norm = rates.norm and other.eps = rates.eps
+    where other.model = rates.model and (other.norm, other.eps, other.bounds)
+        is not distinct from (rates.norm, rates.eps, rates.bounds)
       and other.targeted = rates.targeted and other.passes <= rates.passes
       and other.successes / other."of" >= rates.successes / rates."of"
       and (other.passes < rates.passes or other.successes / other."of" > rates.successes / rates."of")) as pareto,
   successes, "of"
-from rates order by model, norm, eps, targeted, passes, attack
+from rates order by model, norm, eps, bounds, targeted, passes, attack
 """

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.section import length
+from pipeline.report.section import budget
 from pipeline.results.record import Json
 
 if TYPE_CHECKING:
@@ -123,13 +123,16 @@ def _told_apart(field: str, order: list[Any]) -> tuple[Json, Json]:
     return {"color": colour}, {"shape": alt.Shape(f"{field}:N", scale=alt.Scale(domain=order), title=field)}
 
 
+_USUAL_COLOURS, _MOST_COLOURS = 10, 20
+
+
 def _palette(order: list[Any]) -> "alt.Scale":
     """A colour for each value. Vega's usual ones come again after ten, its largest palette has twenty."""
     import altair as alt  # noqa: PLC0415 - said above
 
-    if len(order) <= 20:  # noqa: PLR2004 - said above
-        return alt.Scale(domain=order, scheme="tableau10" if len(order) <= 10 else "tableau20")  # noqa: PLR2004
-    return alt.Scale(domain=order, scheme="turbo")
+    if len(order) > _MOST_COLOURS:
+        return alt.Scale(domain=order, scheme="turbo")
+    return alt.Scale(domain=order, scheme="tableau20" if len(order) > _USUAL_COLOURS else "tableau10")
 
 
 def _SHARE() -> "alt.Scale":  # noqa: N802 - a constant that needs Altair
@@ -213,7 +216,8 @@ def _on_fronts(rows: Sequence[Json]) -> list[str]:
 
 
 def _rivals(row: Json) -> str:
-    return f"{'targeted' if row['targeted'] else 'untargeted'}, {row['norm']} {length(row['norm'], row['eps'])}"
+    bound = budget(row["norm"], row["eps"], row["bounds"])
+    return f"{'targeted' if row['targeted'] else 'untargeted'}, {bound}"
 
 
 def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, description: str) -> Json:

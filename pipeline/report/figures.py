@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.report.canvases import address, colour_bar, difference_maps, low_passed, pixels, png_files, thumbnail
 from pipeline.report.charts import probabilities
-from pipeline.report.section import Exhibit, Picture, Section, answer, length, usual_view
+from pipeline.report.section import Exhibit, Picture, Section, answer, budget, usual_view
 from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ class _Case(NamedTuple):
     image_id: str
     attack: str
     label_name: str
-    eps: float
-    norm: str
+    eps: float | None
+    norm: str | None
+    bounds: str | None
     label: int
     target: int | None
     model: str
@@ -47,8 +48,8 @@ def _of_case(run: "Run", case: _Case) -> list[Exhibit]:
 
 def _pair(run: "Run", case: _Case, title: str, files: tuple[bytes, bytes], keys: dict[str, str]) -> Exhibit:
     sql = _ANSWERS.format(**keys)
-    budget = length(case.norm, case.eps)
-    words = f"Image {case.image_id}, {case.norm} ε = {budget}. The slider moves from the original to the attacked one."
+    bound = budget(case.norm, case.eps, case.bounds)
+    words = f"Image {case.image_id}; budget: {bound}. The slider moves from the original to the attacked one."
     original, attacked = (
         Picture(address(file, "png"), f"{case.label_name}, {which}", (which,))
         for file, which in zip(files, ("original", f"attacked by {case.attack}"), strict=True)
@@ -103,14 +104,14 @@ held as (
   select image_id, attack, avg(correct::int) filter (not list_contains(surrogates, model)) as held
   from seen join (select image_id, attack, surrogates from attacks) using (image_id, attack) group by all),
 ranked as (
-  select image_id, attack, label_name, eps, norm, attacks.label, target,
+  select image_id, attack, label_name, eps, norm, bounds, attacks.label, target,
     coalesce(surrogates[1], (select min(model) from seen)) as model,
     row_number() over (partition by attack order by
       success and clean_predicted = attacks.label desc, held desc nulls last, adversarial_confidence desc,
       image_id) as place
   from attacks join images using (image_id) left join held using (image_id, attack) where through = 'none'),
 first as (
-  select image_id, attack, label_name, eps, norm, label, target, model
+  select image_id, attack, label_name, eps, norm, bounds, label, target, model
   from ranked where place <= case when (select count(distinct attack) from ranked) = 1 then 3 else 1 end)
 select * from first order by attack, image_id
 """

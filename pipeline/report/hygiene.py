@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.report.section import Exhibit, Section, Table, answer, usual_view
 from pipeline.report.series import as_values, series
 from pipeline.results.outcomes import quoted
+from pipeline.results.statistics import FAR
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -77,12 +78,12 @@ def _noise(run: "Run") -> str:
 
 def _near_published(run: "Run") -> str | None:
     values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published.items())
-    return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+    return _PUBLISHED.format(view=quoted(usual_view(run)), values=values, far=FAR) if values else None
 
 
 def _near_published_robust(run: "Run") -> str | None:
     values = ", ".join(f"({quoted(name)}, {accuracy!r})" for name, accuracy in run.record.published_robust.items())
-    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=_FAR) if values else None
+    return _PUBLISHED_ROBUST.format(view=quoted(usual_view(run)), values=values, far=FAR) if values else None
 
 
 def _always(sql: str) -> Callable[["Run"], str | None]:
@@ -96,16 +97,17 @@ _WORDS = (
 
 _WHITE_BOX = """
 with rates as (
-  select model, norm, eps, target is not null as targeted, attack,
+  select model, norm, eps, bounds, target is not null as targeted, attack,
     list_contains(surrogates, model) as follows, count_if(success) / count(*) as rate
-  from transfer join (select image_id, attack, surrogates, norm, eps, target from attacks) using (image_id, attack)
+  from transfer
+  join (select image_id, attack, surrogates, norm, eps, bounds, target from attacks) using (image_id, attack)
   where defense = 'none' and through = 'none' and view = {view} group by all)
 select *, white_box >= black_box as holds
-from (select 'attacks on one model' as compared, model as what, norm, eps, targeted,
+from (select 'attacks on one model' as compared, model as what, norm, eps, bounds, targeted,
         max(rate) filter (follows) as white_box, max(rate) filter (not follows) as black_box
       from rates group by all
       union all
-      select 'models under one attack', attack, norm, eps, targeted, min(rate) filter (follows),
+      select 'models under one attack', attack, norm, eps, bounds, targeted, min(rate) filter (follows),
         max(rate) filter (not follows)
       from rates group by all)
 order by all
@@ -126,7 +128,7 @@ _LARGE = """
 with rates as (
   select array_to_string(surrogates, ' + ') as surrogates, attack, any_value(norm) as norm, any_value(eps) as eps,
     count_if(success)::bigint as successes, count(*) as "of"
-  from attacks where through = 'none' and target is null and success is not null group by all)
+  from attacks where through = 'none' and target is null and success is not null and norm is not null group by all)
 select surrogates, max(successes / "of") as best, max(eps) filter (norm = 'linf') as largest_linf,
   case when best = 1 then true when largest_linf >= 64 / 255 then false end as holds
 from rates group by surrogates order by surrogates
@@ -135,7 +137,8 @@ from rates group by surrogates order by surrogates
 _NOISE = """
 with size as (
   select model, attack, max(l2) / sqrt({values}) as rms, count_if(success) / count(*) as attacked
-  from (select unnest(surrogates) as model, * from attacks where through = 'none' and target is null) group by all),
+  from (select unnest(surrogates) as model, * from attacks
+        where through = 'none' and target is null and norm is not null) group by all),
 strongest as (select model, max(rms) as rms, max(attacked) as attacked from size group by model),
 noise as (
   select seen.model, try_cast(regexp_extract(seen.defense, '^noise:sigma=([0-9.]+)', 1) as double) as sigma,
@@ -150,9 +153,6 @@ from (select strongest.model, rms, attacked, min(sigma) as sigma, arg_min(turned
       group by all)
 order by all
 """
-
-_FAR = 0.1
-"""From the published accuracy, which is of other images, and of each network's own evaluation."""
 
 _PUBLISHED = """
 with rates as (
@@ -184,9 +184,10 @@ from (values {values}) as known(model, published) left join wilson using (model)
 """
 
 _BUDGET = """
-select attack, any_value(norm) as norm, any_value(eps) as eps, max(length) as largest,
-  count_if(length > eps + 1e-6)::bigint as beyond, count(*) as "of", max(length) <= any_value(eps) + 1e-6 as holds
-from (select *, case norm when 'linf' then linf when 'l2' then l2 else l1 end as length from attacks)
+select attack, coalesce(any_value(norm), 'no norm') as norm, any_value(eps) as eps, any_value(bounds) as bounds,
+  max(length) as largest, case when count(length) > 0 then count_if(length > eps + 1e-6) end::bigint as beyond,
+  count(*) as "of", max(length) <= any_value(eps) + 1e-6 as holds
+from (select *, case norm when 'linf' then linf when 'l2' then l2 when 'l1' then l1 end as length from attacks)
 group by attack order by attack
 """
 
@@ -244,7 +245,7 @@ CHECKS = (
         "The budget is kept by the stored bytes",
         _always(_BUDGET),
         "attacks stay within ε on every image",
-        "It needs an attack.",
+        "It needs an attack that bounds a norm.",
         "`megalith verify` measures the stored pictures again, and names those beyond. Pictures of other tools may be, "
         "and say by how much in `excess`; `where excess = 0` counts the others.",
     ),

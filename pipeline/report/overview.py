@@ -98,7 +98,7 @@ from predictions where attack = 'none' and defense = 'none' group by all order b
 
 _ATTACKS = """
 select attack, any_value(recipe) as recipe, array_to_string(any_value(surrogates), ' + ') as surrogates,
-  any_value(norm) as norm, any_value(eps) as eps, any_value(steps) as steps,
+  any_value(norm) as norm, any_value(eps) as eps, any_value(bounds) as bounds, any_value(steps) as steps,
   count(target) > 0 as targeted, count_if(success and label is distinct from target)::bigint as successes,
   count_if(label is distinct from target)::bigint as "of",
   avg(linf) as linf, avg(l2) as l2, avg(ssim) as ssim, avg(forwards) as forwards, avg(backwards) as backwards

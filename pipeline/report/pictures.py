@@ -84,7 +84,7 @@ def file_name(*parts: str) -> str:
 
 
 _WANTED = """
-select image_id, attack, label, label_name, target, norm, eps, success, clean_predicted, adversarial_predicted,
+select image_id, attack, label, label_name, target, norm, eps, bounds, success, clean_predicted, adversarial_predicted,
   linf, l2, ssim
 from (select attacks.*, label_name from attacks left join (select image_id, label_name from images) using (image_id))
 where {named} and ({where})

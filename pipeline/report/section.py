@@ -114,9 +114,11 @@ def _rate(successes: int, of: int) -> tuple[float | None, float, float]:
     return successes / of if of else None, rate.low, rate.high
 
 
-def length(norm: str, eps: float) -> str:
-    """A budget as experiments give it: 4/255 in L∞, 3 in the others."""
-    return f"{eps * 255:g}/255" if norm == "linf" else f"{eps:g}"
+def budget(norm: str | None, eps: float | None, bounds: str | None) -> str:
+    """A budget as experiments give it: 4/255 in L∞, 3 in other norms, `max_flow=2` in none."""
+    if norm is None or eps is None:
+        return f"no norm, {bounds}"
+    return f"{norm} {eps * 255:g}/255" if norm == "linf" else f"{norm} {eps:g}"
 
 
 def usual_view(run: "Run") -> str:

@@ -30,7 +30,7 @@ def chosen(run: "Run", wanted: Cases, across: Collection[str], *, clean: bool) -
     """
     found: dict[str, list[str]] = {}
     there = known(run)
-    wanted = {**wanted, "attack": _with_targets(run, wanted.get("attack") or (), there["attack"])}
+    wanted = {**wanted, "attack": with_targets(run, wanted.get("attack") or (), there["attack"])}
     for key in reversed(KEYS):  # which variants of attacks are meant depends on the defences
         named = _named(run, key, there[key], found.get("defense", ()))
         usual = [each for each in named if clean or key != "attack" or each != CLEAN]
@@ -45,7 +45,7 @@ def chosen(run: "Run", wanted: Cases, across: Collection[str], *, clean: bool) -
     return {key: found[key] for key in KEYS}
 
 
-def _with_targets(run: "Run", attacks: Iterable[str], there: Collection[str]) -> list[str]:
+def with_targets(run: "Run", attacks: Iterable[str], there: Collection[str]) -> list[str]:
     """Attacks as named, but one that has several targets by its name for each of them."""
     names = orders(run.record)["attack"]
     of = {name: [each for each in names if each in there and experiments_name(each) == name] for name in attacks}

@@ -6,13 +6,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.results import findings
-from pipeline.results.cases import chosen, known, not_attacked, shown
+from pipeline.results.cases import chosen, known, not_attacked, shown, with_targets
 from pipeline.results.comparisons import other_targets
 from pipeline.results.crosstabs import cell
 from pipeline.results.findings import WORST
 from pipeline.results.formats import Sheet
 from pipeline.results.outcomes import Cases, described, quoted, uncertainty
 from pipeline.results.record import differing
+from pipeline.results.statistics import FAR
 from transforms.data.verdicts import Verdict
 from transforms.errors import InputError, unknown
 from transforms.rows.parts import CLEAN
@@ -59,24 +60,29 @@ def leaderboard(
     absent = [run.store.root for run in runs if run not in {run for run, _ in taking}]
     left_out = [f"Left out, having nothing of what is asked for: {', '.join(absent)}."] if absent else []
     blind = dict.fromkeys(note for each in taking for note in not_attacked(*each))
+    published = dict.fromkeys(note for each in taking for note in _published(*each, numbers))
     return Sheet(
         title="; ".join([described("accuracy", "all", verdict=verdict), *common]),
         headings=["model", *(shown("attack", each) for each in columns)],
         cells=[[entry, *(texts.get((entry, each), "") for each in columns)] for entry in _ranked(numbers)],
         numbers=numbers,
-        notes=[*_NOTES, *blind, *left_out, *(f"Not comparable: unlike {each}." for each in unlike)],
+        notes=[*_NOTES, *published, *blind, *left_out, *(f"Not comparable: unlike {each}." for each in unlike)],
     )
 
 
 def _taking(runs: Sequence["Run"], wanted: Cases) -> Iterator["Taking"]:
     """The runs that have anything that is wanted."""
     there = [known(run) for run in runs]
+    meant = [
+        {**wanted, "attack": with_targets(run, wanted.get("attack", ()), has["attack"])}
+        for run, has in zip(runs, there, strict=True)
+    ]
     for key, names in wanted.items():
         for name in names:
-            if not any(name in each[key] for each in there):
+            if all(name in of[key] and name not in has[key] for of, has in zip(meant, there, strict=True)):
                 raise unknown(key, name, set().union(*(each[key] for each in there)))
-    for run, has in zip(runs, there, strict=True):
-        some = {key: [name for name in names if name in has[key]] for key, names in wanted.items() if names}
+    for run, of, has in zip(runs, meant, there, strict=True):
+        some = {key: [name for name in names if name in has[key]] for key, names in of.items() if names}
         if all(some.values()):
             yield run, chosen(run, some, ("attack", "model"), clean=True)
 
@@ -88,14 +94,14 @@ def _protocol(run: "Run", cases: Cases) -> dict[str, str]:
         "from (select bytes_sha256 || ' ' || label as image from images)"
     )
     attacks = ", ".join(map(quoted, cases["attack"]))
-    _, budgets = run.rows(f"select distinct norm, eps from attacks where attack in ({attacks}) order by all")  # noqa: S608 - quoted
+    _, budgets = run.rows(f"select distinct norm, eps, bounds from attacks where attack in ({attacks}) order by all")  # noqa: S608 - quoted
     canvas = run.record.definitions.canvas
     return {
         "images": f"{count} ({digest or '':.8})",
         "canvas": f"{canvas.resize}/{canvas.crop}",
         "view": cases["view"][0],
         "defense": cases["defense"][0],
-        "budget": ", ".join(f"{norm} {_fraction(eps)}" for norm, eps in budgets),
+        "budget": ", ".join(f"{norm} {_fraction(eps)}" if norm else bounds for norm, eps, bounds in budgets),
     }
 
 
@@ -150,6 +156,26 @@ def _rates(run: "Run", cases: Cases, attacks: Sequence[str], verdict: Verdict) -
         identity=rows["model"].map(identities),
         white_box=[pair in white for pair in zip(rows["attack"], rows["model"], strict=True)],
     )
+
+
+def _published(run: "Run", cases: Cases, numbers: "pd.DataFrame") -> Iterator[str]:
+    """What was published of robust models, clean and under AutoAttack, and whether ours is far below it."""
+    _, found = run.rows(
+        "select distinct surrogates[1], attack from attacks where recipe = 'autoattack' and norm = 'linf' "
+        "and abs(eps - 4 / 255) < 1e-9 and target is null and len(surrogates) = 1 and through = 'none'"
+    )
+    sure = dict(found)
+    high = {(each.model, each.attack): each.high for each in numbers.itertuples() if each.run == run.store.root}
+    for model in cases["model"]:
+        clean, robust = run.record.published.get(model), run.record.published_robust.get(model)
+        if clean is not None and robust is not None:
+            known = [("clean", clean, CLEAN), ("under AutoAttack at 4/255 (L∞)", robust, sure.get(model, ""))]
+            said = [
+                f"{value:.1%} {how}"
+                + (", which ours is far below" if high.get((model, attack), 1) < value - FAR else "")
+                for how, value, attack in known
+            ]
+            yield f"Published of {model}: {'; '.join(said)}."
 
 
 def _ranked(numbers: "pd.DataFrame") -> list[str]:

@@ -114,6 +114,7 @@ class Definitions(_Frozen):
         attacks: each with every key that its rows depend on.
         micro_batch: images that a model is shown at once; 0 in a run of version 0.1.0, which did not record it.
         numerics: exact or fast.
+        lpips: the network of that column and the digest of its weights; None where it is empty.
     """
 
     seed: int
@@ -125,6 +126,7 @@ class Definitions(_Frozen):
     attacks: dict[str, Json]
     micro_batch: int = Field(default=0, ge=0, le=_MOST)
     numerics: Literal["exact", "fast"] = "exact"
+    lpips: Json | None = None
 
     @property
     def chunks(self) -> int:

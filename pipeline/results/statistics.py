@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # reading a record needs none of it
     import numpy.typing as npt
 
 _Z = NormalDist().inv_cdf(0.975)
+FAR = 0.1
+"""How far an accuracy may be from the published one, which is of other images, and of each network's own evaluation."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Run:
     @contextmanager
     def asked_at_once(self) -> Iterator[None]:
         """All queries in the body see the files that are there now, for the price of one look at the run directory."""
-        with self._connected() as connection:
+        with self._connected(self._paths()) as connection:
             self._kept = connection
             try:
                 yield
@@ -134,8 +134,7 @@ class Run:
                 # A file may have gone meanwhile, and a wrong query breaks off the transaction: it is asked anew.
                 with suppress(duckdb.Error):
                     return fetched(_asked(self._kept, query))
-            with self._connected(files) as connection:
-                return fetched(_asked(connection, query))
+            return self._anew(query, fetched, files)
         except duckdb.Error as error:
             # Where a part cannot be read, Arrow adds a traceback.
             reason, _, _ = str(error).partition(" Detail: Python exception:")
@@ -146,13 +145,24 @@ class Run:
                 raise
             raise KeyboardInterrupt from None
 
+    def _anew(self, query: str, fetched: Callable[[duckdb.DuckDBPyRelation], T], files: Sequence[str]) -> T:
+        """The answer from the files that are there now. A run at work may put some of them together meanwhile."""
+        while True:
+            paths = self._paths()
+            try:
+                with self._connected(paths, files) as connection:
+                    return fetched(_asked(connection, query))
+            except (duckdb.Error, FileNotFoundError) as error:
+                unread = isinstance(error, FileNotFoundError) or _READING in str(error)
+                if not unread or paths <= self.store.paths():
+                    raise
+
     @contextmanager
-    def _connected(self, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database of the tables, views and files, which from now on is only read."""
+    def _connected(self, paths: set[str], files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database of the tables in `paths`, views and files, which from now on is only read."""
         # What does not fit into memory is put aside; by default where the user is, and under one name for all.
         aside = f"{gettempdir()}/megalith-{uuid4().hex}"
         with duckdb.connect(config={"temp_directory": aside}) as connection:
-            paths = self._paths()
             for table in TABLES:
                 connection.register(table, self._for_duckdb(self._dataset(table, paths)))
             connection.register("classes", classes())

@@ -53,7 +53,7 @@ select seen.image_id, seen.attack, seen.model, seen.view, seen.defense,
             else list_contains(seen.votes, seen.target) end as worst_success,
        attacks.recipe, attacks.surrogates, list_contains(attacks.surrogates, seen.model) as white_box,
        coalesce(attacks.victim = seen.model, false) as asked,
-       attacks.surrogates_fooled, attacks.through, attacks.norm, attacks.eps, attacks.steps,
+       attacks.surrogates_fooled, attacks.through, attacks.norm, attacks.eps, attacks.bounds, attacks.steps,
        attacks.linf, attacks.l2, attacks.ssim
 from predictions as seen
 left join (select * rename (success as surrogates_fooled) from attacks) as attacks
@@ -96,7 +96,10 @@ _ANSWERS_MEAN = {
     "white_box": "the model is one of the surrogates",
     "asked": "the model is the victim, which the attack asked about what it made",
     "surrogates_fooled": "`success` in `attacks`: the attack succeeds on its surrogates",
-    **{name: TABLES["attacks"].meanings[name] for name in ("through", "norm", "eps", "steps", "linf", "l2", "ssim")},
+    **{
+        name: TABLES["attacks"].meanings[name]
+        for name in ("through", "norm", "eps", "bounds", "steps", "linf", "l2", "ssim")
+    },
 }
 
 _TRANSFER = """

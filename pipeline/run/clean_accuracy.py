@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline.results.statistics import Rate
+from pipeline.results.statistics import FAR, Rate
 from pipeline.run.prepare import Prepared
 from transforms.data.chunks import Chunk, ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
@@ -18,8 +18,6 @@ from transforms.steps.crash_guard import guarded
 from transforms.storage.images import read_image
 
 _IMAGES = 20
-_FAR = 0.1
-"""From the published accuracy, which is of other images than those at hand."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class CleanAccuracy:
     def implausible(self) -> bool:
         """Whether even a lucky reading of the count leaves the model far below what was published, or, where nothing
         is known, wrong more often than right."""
-        least = 1 / 2 if self.published is None else self.published - _FAR
+        least = 1 / 2 if self.published is None else self.published - FAR
         return self.of > 0 and Rate(self.correct, self.of).high < least
 
 

@@ -22,20 +22,22 @@ from transforms.data.decode import CanvasSpec
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions, usual_micro_batch
 from transforms.models.device import torch_device
+from transforms.models.lpips import Lpips
 from transforms.models.pin import ModelPin
 
 _LIBRARIES = (
     *("megalith", "apache-beam", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow", "PyWavelets"),
     *("scikit-image", "torch", "torchvision"),
 )
-_OPTIONAL = ("adv-lib", "foolbox", "keras", "timm", "torchattacks")
-"""Not needed, but where they are installed their attacks and models can be named."""
+_OPTIONAL = ("adv-lib", "foolbox", "keras", "lpips", "timm", "torchattacks")
+"""Not needed, but where they are installed their attacks, models and distances can be named."""
 
 
 def definitions(
     experiment: Experiment,
     segments: Sequence[Sequence[ImageRef]],
     pins: Mapping[str, ModelPin],
+    lpips: Lpips | None,
     pictures: Mapping[str, str],
 ) -> Definitions:
     """Everything that gives a name in the tables its meaning.
@@ -70,6 +72,7 @@ def definitions(
         },
         "micro_batch": experiment.micro_batch or 0,
         "numerics": experiment.numerics,
+        "lpips": None if lpips is None else {"net": lpips.net, "weights_sha256": lpips.backbone.weights_sha256},
     }
     return Definitions.model_validate_json(json.dumps(found))
 

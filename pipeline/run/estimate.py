@@ -85,7 +85,9 @@ def estimate(prepared: Prepared, device: str) -> Estimate:
     models = HeldModels(prepared.pins, device, experiment.numerics)
     with TemporaryDirectory() as folder:
         labeller = experiment.images.labeller
-        context = StepContext(Store(folder), models, experiment.canvas.spec, prepared.conditions(device), labeller)
+        context = StepContext(
+            Store(folder), models, experiment.canvas.spec, prepared.conditions(device), labeller, prepared.lpips
+        )
         # A short micro-batch is filled up, and takes as long as a full one.
         batches = replace(missing, images=-(-missing.images // context.conditions.micro_batch))
         trials = [

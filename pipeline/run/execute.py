@@ -282,7 +282,7 @@ def _compute(
                 for wave in waves:
                     files = Store(store.root, bundles=_has_bundles(prepared))
                     held, labeller = models.held(wave.models), experiment.images.labeller
-                    context = StepContext(files, held, experiment.canvas.spec, conditions, labeller)
+                    context = StepContext(files, held, experiment.canvas.spec, conditions, labeller, prepared.lpips)
                     root = beam.Pipeline(options=options)
                     build(root, experiment, context, wave.work(prepared.chunks), wave.targets, prepared.material)
                     counters += run_to_end(root)

@@ -22,6 +22,7 @@ from transforms.data.chunks import Chunk, ImageRef, Material, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.models.conditions import Conditions
+from transforms.models.lpips import BACKBONES, Lpips
 from transforms.models.pin import ModelPin, pin
 from transforms.rows.parts import Part, is_unknown_bundle, superseded, table_file
 from transforms.storage.files import absolute, is_remote
@@ -49,6 +50,7 @@ class Prepared:
         material: what attacks take besides canvases and models. The pool has images of different classes, those that
             came first, so that it stays the same.
         pins: the models that it uses, with their weights found.
+        lpips: what measures perceptual distances, likewise; None where the experiment asks for none.
         before: the record in the run directory; None where there is none.
         record: the one that is going to be there. Engines of new models, and the micro-batch of a new run, are resolved
             when it is executed, on its device.
@@ -68,6 +70,7 @@ class Prepared:
     chunks: tuple[Chunk, ...]
     material: Material
     pins: dict[str, ModelPin]
+    lpips: Lpips | None
     before: RunRecord | None
     record: RunRecord
     plan: Plan
@@ -93,7 +96,8 @@ class Prepared:
         yield self.store.root
         yield from (ref.uri for chunk in self.chunks for ref in chunk.refs if not ref.problem)
         yield from (each.uri for some in self.material.pictures.values() for each in some.values() if not each.problem)
-        yield from (each.weights for each in self.pins.values() if each.weights)
+        backbones = [] if self.lpips is None else [self.lpips.backbone]
+        yield from (each.weights for each in (*self.pins.values(), *backbones) if each.weights)
 
 
 def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), shard: Shard = WHOLE) -> Prepared:
@@ -128,7 +132,9 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
             raise InputError(f"attacks.{spec.name}: {spec.recipe} mixes in other classes, and {few}")
     pins = _pins(experiment, before.definitions.models if before else {})
     pictures = list_pictures(experiment, refs)
-    new = definitions(experiment, segments, pins, {name: each.digest for name, each in pictures.items()})
+    asked = experiment.lpips
+    lpips = None if asked is None else Lpips(asked.net, pin(BACKBONES[asked.net], asked.weights))
+    new = definitions(experiment, segments, pins, lpips, {name: each.digest for name, each in pictures.items()})
     record = RunRecord(
         experiment=experiment.model_dump(mode="json"),
         definitions=merge_definitions(store.root, before.definitions, new) if before else new,
@@ -176,6 +182,7 @@ def prepare(experiment: Experiment, output: str, retry: Collection[str] = (), sh
         chunks,
         Material(pool, {name: each.pictures for name, each in pictures.items()}),
         pins,
+        lpips,
         before,
         record,
         plan=make_plan(experiment, chunks, kept, shard),
@@ -256,6 +263,8 @@ def _unaimed(experiment: Experiment, refs: Sequence[ImageRef]) -> Iterator[str]:
 def _strange_budgets(experiment: Experiment) -> Iterator[str]:
     """Budgets of which 8 bits use a part only, and those in another norm that look like one in L∞."""
     for name, attack in experiment.attacks.items():
+        if attack.eps is None:
+            continue
         levels = attack.eps * WHITE
         if attack.norm == "linf" and math.floor(levels) < _NEARLY * levels:
             used = f"{float(levels):.2f} grey levels, of which 8-bit pictures use {math.floor(levels)}"

@@ -197,7 +197,20 @@ def check_agreement(run: Run) -> Check:
     return check
 
 
-HOW = ("recipe", "surrogates", "fuse", "victim", "view", "through", "objective", "norm", "eps", "steps", "seed")
+HOW = (
+    "recipe",
+    "surrogates",
+    "fuse",
+    "victim",
+    "view",
+    "through",
+    "objective",
+    "norm",
+    "eps",
+    "bounds",
+    "steps",
+    "seed",
+)
 """The columns of `rows.attacks.made_by`."""
 
 
@@ -297,7 +310,8 @@ def _not_described(clean: Pixels, canvas: Pixels, row: Row) -> list[str]:
     faults = _not_stored(canvas, row)
     found = distances(clean, canvas)
     beyond = 0 if np.isnan(row["excess"]) else row["excess"]  # which pictures of another tool may be, and say
-    if found[row["norm"]] > row["eps"] + beyond + _ROUNDING:
+    # What an attack bounds that bounds no norm does not follow from the canvas.
+    if not pd.isna(row["norm"]) and found[row["norm"]] > row["eps"] + beyond + _ROUNDING:
         faults.append(f"its {row['norm']} is {found[row['norm']]:.6f}, beyond {row['eps']:.6f}")
     differ = [
         name

@@ -293,7 +293,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "apgd-t": {**APGD, "target_classes": 9},
     "square": {"queries": 10_000, "p_init": None},
     "autoattack": {"steps": 100, "queries": 5000},
+    "spatial": {"max_rotation": 30.0, "max_translation": 24.0, "num_rotations": 31, "num_translations": 5},
+    "spatial-random": {"max_rotation": 30.0, "max_translation": 24.0, "tries": 10},
+    # Adam and its steps are ours; perceptual-advex weighs by 0.05 flows in half sides, of 112 pixels.
+    "stadv": {"max_flow": 2.0, "tau": 0.0005, "confidence": 0.0, "steps": 100, "learning_rate": 0.05},
     "pictures": {"folder": "", "attack": None},
+    "bases": {
+        "steps": 10,
+        "alpha": None,
+        "decay": 0.0,
+        "objective": "margin",
+        "queries": 50,
+        "learning_rate": 0.005,
+    },
     "candidates": {"recipes": ("mi-fgsm", "di-fgsm", "si-fgsm", "vmi-fgsm", "bsr"), "queries": 10},
 }
 """Of every recipe, as its paper, or its authors' code, has them for ImageNet."""

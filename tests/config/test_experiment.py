@@ -283,7 +283,7 @@ def test_a_change_of_one_attack_leaves_alone_what_it_was_an_alias_of(tmp_path: P
         "attacks:\n  one: &one {recipe: pgd, surrogates: [a], eps: 4/255}\n  two: *one\n  three: {<<: *one, steps: 3}\n"
     )
     attacks = load_experiment(str(path), ["attacks.two.eps=2/255", "attacks.three.surrogates=[a]"]).attacks
-    assert [attacks[name].eps * 255 for name in ("one", "two", "three")] == [4, 2, 4]
+    assert [attacks[name].eps for name in ("one", "two", "three")] == [Fraction(each, 255) for each in (4, 2, 4)]
     assert dict(attacks["three"].parameters)["steps"] == 3
 
 

@@ -18,7 +18,7 @@ from pipeline.config.images import ImagesConfig
 from pipeline.images.manifest import list_images
 from pipeline.images.packed import parquet_images, webdataset_images
 from tests.support.runs import label_of, rows, run, sample_files, tiny, written
-from transforms.data.chunks import ImageRef
+from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.errors import InputError
 from transforms.storage import parquet_images as storage
@@ -225,6 +225,20 @@ def test_one_set_is_meant(key: str, suffix: str, tmp_path: Path) -> None:
         listed(f"{tmp_path}/val*")
     with pytest.raises(ValidationError, match="bring their own labels"):
         ImagesConfig.model_validate({key: str(tmp_path), "labels": "labels.csv"})
+
+
+def test_where_a_model_says_the_labels_none_is_needed(tmp_path: Path) -> None:
+    """Those that are there do not count."""
+    one, two, _ = encoded()
+    archive(tmp_path / "val.tar", [("a.jpg", one), ("a.cls", b"7"), ("b.jpg", two)])
+    bare = pq.read_table(dataset(tmp_path / "val.parquet", [one, two], [7, 8])).drop(["label"])
+    pq.write_table(bare, tmp_path / "bare.parquet")
+    for key, name in (("webdataset", "val.tar"), ("parquet", "val.parquet"), ("parquet", "bare.parquet")):
+        config = ImagesConfig.model_validate({key: str(tmp_path / name), "labels": {"predicted-by": "lite0"}})
+        refs = list_images(config, 0).refs
+        assert [(ref.label, ref.problem) for ref in refs] == [(UNLABELED, "")] * 2
+    with pytest.raises(InputError, match="has no column of labels"):
+        parquet_images(str(tmp_path / "bare.parquet"))
 
 
 @pytest.mark.system

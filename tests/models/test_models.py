@@ -849,7 +849,7 @@ def test_digest_is_the_files(tmp_path: Path) -> None:
         ("torchvision/fasterrcnn_resnet50_fpn@COCO_V1", "unknown torchvision classifier"),
         ("resnet50", "unknown model source 'resnet50'; did you mean 'torchvision/resnet50@IMAGENET1K_V1' or 'timm/"),
         ("onnx", "unknown model source 'onnx'; name a model of it too, as in 'onnx/...'"),
-        ("", "unknown model source ''; known: coarse0, coarse1, keras, onnx, packaged, robustbench, timm, torchvision"),
+        ("", "unknown model source ''; known: coarse0, coarse1, convnet, keras, onnx, packaged, robustbench, timm, "),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:

@@ -121,3 +121,17 @@ def test_a_run_without_what_is_asked_for_is_left_out_aloud(tmp_path: Path) -> No
         leaderboard([one, other], {"attack": ["z"]})
     with pytest.raises(InputError, match="no run has all that is asked for"):
         leaderboard([one, other], {"attack": ["x"], "model": ["b"]})
+
+
+def test_what_was_published_of_robust_models_stands_beside_ours(tmp_path: Path) -> None:
+    """Of 20 images all are right when clean, and none under AutoAttack: Wilson's bound is 0.16."""
+    how = {"recipe": "autoattack", "eps": 4 / 255, "surrogates": ["m"]}
+    struck = [{"image_id": f"i{n}", "attack": "sure", **how} for n in range(20)]
+    made = made_run(tmp_path / "run", [*answers([0] * 20), *answers([1] * 20, attack="sure")], struck)
+    run = open_run(str(made))
+    assert not any("Published" in note for note in leaderboard([run]).notes)
+    run.record = run.record.replace(published={"m": 0.7, "n": 0.6}, published_robust={"m": 0.27})
+    said = "27.0% under AutoAttack at 4/255 (L∞), which ours is far below"
+    assert f"Published of m: 70.0% clean; {said}." in leaderboard([run]).notes
+    run.record = run.record.replace(published_robust={"m": 0.26})
+    assert "Published of m: 70.0% clean; 26.0% under AutoAttack at 4/255 (L∞)." in leaderboard([run]).notes

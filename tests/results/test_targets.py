@@ -109,6 +109,17 @@ def test_the_name_of_a_list_stands_for_its_targets(run: Run) -> None:
         cells(run, wanted={"attack": ["twenty"]})
 
 
+def test_a_leaderboard_takes_the_name_of_a_list_too(run: Run, tmp_path: Path) -> None:
+    """Also where another run has none of its targets."""
+    other = made(tmp_path / "other", {"own": WANTED["own"]}, experiment={"attacks": {"own": {}}})
+    for runs in ([run], [other, run]):
+        sheet = leaderboard(runs, {"attack": ["ten"]}, allow_unlike=True)
+        assert sheet.headings == ["model", "clean", "ten:target=1", "ten:target=9", "worst case"]
+        assert len(sheet.cells) == 1
+    with pytest.raises(InputError, match="unknown attack 'twenty'"):
+        leaderboard([other, run], {"attack": ["ten", "twenty"]})
+
+
 def test_a_worst_case_needs_the_same_target_of_each_image(run: Run) -> None:
     with pytest.raises(InputError, match="success: other and own have not the same target"):
         crosstab(run, "attack", "model", worst=True)

@@ -55,7 +55,7 @@ def expected(seen: Row, tables: dict[str, list[Row]], names: list[str]) -> Row:
         **dict.fromkeys(("majority_success", "worst_success"), success),
     }
     same = ("label", "predicted", "predicted_name", "target", "confidence", "label_confidence", "target_confidence")
-    of_attack = ("recipe", "surrogates", "through", "norm", "eps", "steps", "linf", "l2", "ssim")
+    of_attack = ("recipe", "surrogates", "through", "norm", "eps", "bounds", "steps", "linf", "l2", "ssim")
     return {
         **{name: seen[name] for name in (*KEYS, *same, "margin", "correct", "votes", "agreement", "abstained")},
         **{name: attack.get(name) for name in of_attack},

@@ -17,6 +17,7 @@ from pipeline.run.compaction import FEW, compact
 from tests.run.test_compaction import attack_row, dies_after
 from tests.support.preforked import start
 from tests.support.runs import contents, costs, invoke, rows, run, sample_files, stamps, tiny, written
+from transforms.errors import InputError
 from transforms.rows import parts as grammar
 from transforms.rows.failures import failure_row
 from transforms.rows.parts import Bundle, Part, attacks_part, file_of, predictions_part, superseded, table_file
@@ -210,9 +211,11 @@ ONE_BY_ONE = 10**6
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty chunks of one image, two attacks, a defence."""
+    """Twenty chunks of one image, two attacks of which one wants another class of each image, a defence."""
     images = {"samples": "foolbox", "select": [file.stem for file in sample_files()]}
-    return written(tmp_path_factory.mktemp("bundles"), tiny(chunk_size=1, images=images))
+    known = tiny(chunk_size=1, images=images)
+    known["attacks"]["mi"]["target"] = "random"
+    return written(tmp_path_factory.mktemp("bundles"), known)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +262,30 @@ def test_whoever_reads_sees_the_same(at_work: Path, one_by_one: Path) -> None:
     assert verified.exit_code == 0, verified.stdout
 
 
+def test_a_query_looks_again_where_a_run_at_work_has_put_files_together(
+    experiment: Path, output: Path, one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, before, listed = open_run(str(output)), set(stamps(output)), Store.paths
+
+    def paths(store: Store, *below: str) -> set[str]:
+        """As they are; the first time that they are asked for, the run ends before anybody reads them."""
+        found = listed(store, *below)
+        if store is asked.store and set(stamps(output)) == before:
+            run(experiment, output)
+        return found
+
+    monkeypatch.setattr(Store, "paths", paths)
+    assert asked.rows("from attacks order by all") == open_run(str(one_by_one)).rows("from attacks order by all")
+    assert set(stamps(output)) != before
+
+
+def test_a_damaged_file_is_no_reason_to_look_again(output: Path) -> None:
+    damaged = next(path for path in sorted(stamps(output)) if path.startswith("attacks/"))
+    (output / damaged).write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="if a part is damaged, `megalith verify` names it"):
+        open_run(str(output)).rows("from attacks")
+
+
 def test_what_is_added_computes_its_own_rows_only(
     experiment: Path, output: Path, one_by_one: Path, tmp_path: Path
 ) -> None:
@@ -302,6 +329,7 @@ def test_damage_losses_and_failures_are_mended(experiment: Path, output: Path, o
 KILLED = """
 import os, signal, sys
 import pipeline.run.execute
+from transforms.errors import InputError
 from transforms.storage.store import Store
 pipeline.run.execute.MOST_FILES = 1
 left = int(sys.argv.pop(1))

@@ -1,6 +1,7 @@
 """Photographs without labels: what a model says of them is their label, and rows, `verify` and tables say so."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_shares_and_one_model_at_a_time_make_the_same_rows(made: Path, tmp_path:
     assert contents(tmp_path / "run") == contents(made / "run")
 
 
+def test_an_archive_without_labels_is_labelled_like_the_folder(made: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        for file in sorted((made / "photographs").iterdir()):
+            tar.add(file, file.name)
+    packed = _experiment(made)
+    packed["images"] = {"webdataset": str(tmp_path / "all.tar"), "labels": {"predicted-by": "lite0"}}
+    run(written(tmp_path, packed), tmp_path / "run", code=3)
+    of_folder = {f"all/{row['image_id']}": row["label"] for row in rows(made / "run", "images")}
+    assert {row["image_id"]: row["label"] for row in rows(tmp_path / "run", "images")} == of_folder
+
+
 def test_what_cannot_be_is_refused(made: Path, tmp_path: Path) -> None:
     photographs = made / "photographs"
     other = written(tmp_path / "other", _experiment(photographs, by="lite1"))
@@ -93,8 +105,8 @@ def test_what_cannot_be_is_refused(made: Path, tmp_path: Path) -> None:
         written(tmp_path / "mixing", mixing), tmp_path / "run"
     )
     for images, reason in (
-        ({"samples": "foolbox", "labels": {"predicted-by": "lite0"}}, "bring their own labels"),
-        ({"imagenet": "x", "labels": {"predicted-by": "lite0"}}, "predicted-by is for a folder without any"),
+        ({"samples": "foolbox", "labels": {"predicted-by": "lite0"}}, "predicted-by is for images without any"),
+        ({"imagenet": "x", "labels": {"predicted-by": "lite0"}}, "predicted-by is for images without any"),
         ({"folder": "x", "labels": {"predicted_by": "lite0"}}, "neither the path of a CSV nor {predicted-by: MODEL}"),
         ({"folder": "x", "labels": ""}, "neither the path of a CSV"),
     ):

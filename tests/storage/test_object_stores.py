@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import requests
-import typer
 from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.gcp.gcsio_retry import DEFAULT_RETRY_WITH_THROTTLING_COUNTER
@@ -43,6 +42,7 @@ from tests.support.runs import (
     contents,
     invoke,
     label_of,
+    left,
     rows,
     run,
     sample_files,
@@ -228,7 +228,7 @@ def test_a_store_that_goes_away_in_mid_run(
     """With local images: when the store is back, the same command makes the tables of a local run to the last byte."""
     output = f"{bucket.url}/runs/a"
     arguments = ["run", written(tmp_path, least()), "--output", output, "--direct_num_workers=1", *bucket.options]
-    monkeypatch.setattr(pipeline.cli.process, "leave", leave)
+    monkeypatch.setattr(pipeline.cli.process, "leave", left)
     bucket.gate.shuts_at = "predictions"
     stopped = invoke(*arguments)
     assert bucket.gate.is_shut
@@ -242,12 +242,6 @@ def test_a_store_that_goes_away_in_mid_run(
     bucket.gate.open()
     assert invoke(*arguments).exit_code == 0
     assert contents(as_local(bucket, "runs/a", tmp_path / "copy")) == contents(local)
-
-
-def leave(message: str, code: int) -> None:
-    """Instead of ending the process."""
-    print(" ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(code)
 
 
 @pytest.fixture

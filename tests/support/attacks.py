@@ -263,7 +263,8 @@ def batch_of(
 
 
 def make(name: str, norm: str = "linf", eps: float | None = None, **parameters: Any) -> Attack:
-    return recipe(name).make(BALLS[norm](EPS[norm] if eps is None else eps), **parameters)
+    made = recipe(name)
+    return made.make(BALLS[norm](EPS[norm] if eps is None else eps) if made.norms else None, **parameters)
 
 
 def quick(name: str, norm: str = "linf", eps: float | None = None, **parameters: Any) -> Attack:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from pipeline.config.experiment import Experiment
@@ -136,6 +137,12 @@ def run(experiment: Path, output: Path, *options: str, code: int = 0) -> Result:
     result = invoke("run", experiment, "--output", output, "--direct_num_workers=1", *options)
     assert result.exit_code == code, result.output
     return result
+
+
+def left(message: str, code: int) -> None:
+    """Instead of `pipeline.cli.process.leave`, which ends the process."""
+    print(" ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
 
 
 def complaint(result: Result | subprocess.CompletedProcess[str]) -> str:

@@ -23,6 +23,7 @@ from pipeline.results.outcomes import DENOMINATORS, KEYS, METRICS
 from tests.support.made import answers, made_run, two_models
 from tests.support.preforked import start
 from tests.support.runs import (
+    COARSE,
     MEGALITH,
     Finished,
     command,
@@ -489,15 +490,16 @@ def test_whatever_is_listed_can_be_used(tmp_path: Path) -> None:
         name: {
             "recipe": name,
             "surrogates": ["lite0", "lite1"][: each.models],
-            "norm": each.norms[0],
-            "eps": "4/255",
+            **({"norm": each.norms[0], "eps": "4/255"} if each.norms else {}),
             **({"target": "megalith"} if each.goals == "targeted" else {}),
         }
         for name, each in RECIPES.items()
     }
     attacks["candidates"]["victim"] = "lite1"
+    attacks["bases"]["victim"] = "lite2"
+    models = {**COARSE, "lite2": "packaged/efficientnet-lite2"}
     attacks["pictures"]["folder"] = str(sample_files()[0].parent)
-    result = invoke("plan", written(tmp_path, tiny(attacks=attacks)), "--output", tmp_path / "run")
+    result = invoke("plan", written(tmp_path, tiny(attacks=attacks, models=models)), "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
 
 

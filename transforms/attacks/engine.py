@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal
-from transforms.attacks.protocol import Attack, Batch
+from transforms.attacks.protocol import Attack, Batch, Found
 from transforms.attacks.spec import AttackSpec
 from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.targets import wanted
@@ -168,6 +168,7 @@ class _UnderAttack:
         return (
             found.canvases.cpu(),
             torch.full((len(items),), torch.nan) if found.norms is None else found.norms.cpu(),
+            _measured(attack, found),
             finite & ~(clean + adversarial).isnan().any(dim=1),
             passes + tally.forwards,
             passes + tally.backwards,
@@ -191,6 +192,12 @@ class _UnderAttack:
             verdict=spec.verdict,
             precision=precision,
         )
+
+
+def _measured(attack: Attack, found: Found) -> Tensor:
+    """What the attack measured, double (B, columns) on the CPU; the same columns for all stages of a cascade."""
+    columns = [] if found.measured is None else [found.measured[name].double().cpu() for name in attack.measures]
+    return torch.stack(columns, dim=1) if columns else torch.empty(len(found.canvases), 0)
 
 
 def _probabilities(surrogates: Surrogates, canvases: Tensor, goal: Goal) -> Tensor:

@@ -166,20 +166,24 @@ class AttackLoop(BaseAttack):
         perturbation = torch.from_numpy(adversarial.astype(np.float64) - clean)
         return {"out_of_band": float(bands.leaked(self.band, perturbation[None]))}
 
-    def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
-        """Attacks a batch."""
+    def __call__(self, surrogates: Surrogates, batch: Batch, start: Tensor | None = None) -> Found:
+        """Attacks a batch.
+
+        Args:
+            start: uint8 (B, 3, S, S) in the ball, where to begin unless at random; None for the images themselves.
+        """
         gradients = Gradients(surrogates, self.objective, batch, self.transformations, self.eot, self.features)
         kept = _Kept(self.keep, batch, judges=self._judges)
         for restart in range(self.restarts):
             if kept.finished:
                 break
-            self._run(gradients, batch.draws.at("restart", restart), kept)
+            self._run(gradients, batch.draws.at("restart", restart), kept, start)
         return Found(kept.canvases)
 
-    def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept") -> None:
+    def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept", begin: Tensor | None) -> None:
         batch = gradients.batch
         clean = batch.clean
-        start = clean
+        start = clean if begin is None else begin.float() / WHITE
         if self.random_start:
             start = clean + self.ball.project(self.ball.start(batch.canvases, draws), clean)
         adversarial = start

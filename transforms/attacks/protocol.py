@@ -1,6 +1,6 @@
 """The contract of attacks: a function from a batch of canvases to adversarial canvases, with a stated cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -50,10 +50,13 @@ class Found(NamedTuple):
         norms: float (B,), of a minimal-norm attack: the norm of the smallest adversarial perturbation that it found,
             before rounding to 8 bits and regardless of the budget, in the unit of [0, 1] pixels; infinite where it
             found none. None from an attack that uses a fixed budget.
+        measured: columns of the images' rows in `attacks` that do not follow from the canvases, float (B,) each: those
+            of the attack's `measures`. None where there are none.
     """
 
     canvases: Tensor
     norms: Tensor | None = None
+    measured: Mapping[str, Tensor] | None = None
 
 
 class Transformation(Protocol):
@@ -103,6 +106,7 @@ class Attack(Protocol):
         redraws: whether the gradient at a point changes from one time to the next, so that averaging makes sense.
         pool: what it does with the batch's pool; where it needs one, an experiment must have two classes.
         looks_inside: whether it reads or changes what layers of the surrogates answer, which plain torch alone lets it.
+        measures: the columns of `attacks` that it finds a value for, and other attacks leave empty.
     """
 
     @property
@@ -120,6 +124,9 @@ class Attack(Protocol):
     @property
     def looks_inside(self) -> bool: ...
 
+    @property
+    def measures(self) -> tuple[str, ...]: ...
+
     def cost(self, models: int) -> tuple[int, int]:
         """Forward and backward passes of one network over one window, at most, per image and for so many surrogates."""
 
@@ -130,7 +137,7 @@ class Attack(Protocol):
         """Raises InputError for surrogates that it cannot follow, say because they have no such layer."""
 
     def columns(self, clean: Pixels, adversarial: Pixels) -> dict[str, float]:
-        """Columns of an image's row in `attacks` that other attacks leave empty.
+        """Columns of an image's row in `attacks` that follow from the canvases, and other attacks leave empty.
 
         Args:
             clean, adversarial: uint8 (3, S, S).
@@ -158,6 +165,10 @@ class BaseAttack:
     @property
     def looks_inside(self) -> bool:
         return False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ()
 
     def check(self, side: int) -> None:
         pass

@@ -1,8 +1,8 @@
 """Recipes: the attacks that an experiment may name, with the parameters that it may set.
 
-A recipe is a chain of functions or classes: the first takes a ball, each of the others what the one before it returned,
-the last returns an attack. Their keyword parameters are the recipe's: YAML keys, types, units, defaults, listing and
-error messages follow from their signatures.
+A recipe is a chain of functions or classes: the first takes a ball, or nothing if it bounds no norm, each of the others
+what the one before it returned, the last returns an attack. Their keyword parameters are the recipe's: YAML keys,
+types, units, defaults, listing and error messages follow from their signatures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.protocol import Attack
-from transforms.attacks.surrogates import FUSIONS
-from transforms.attacks.units import marks
+from transforms.attacks.surrogates import FUSIONS, Fusion
+from transforms.attacks.units import Bound, marks
 
 Kind = Literal["gradient", "minimal-norm", "score", "cascade", "pictures", "other"]
 Goals = Literal["any", "untargeted", "targeted"]
@@ -34,13 +34,13 @@ class Recipe:
             perturbation, and fails where it is larger than eps; "score": sees logits only; "cascade": several
             attacks, each on the images that still stand; "pictures": made by another tool; "other": by another library
             or a plug-in.
-        norms: the norms that it can bound, names of `BALLS`.
+        norms: the norms that it can bound, names of `BALLS`; none if parameters of its own are its budget.
         goals: the goals that it can pursue.
         models: the fewest surrogates that make sense; 0 if they only judge.
         asks: whether it asks another model, the victim, about what it makes.
         gradients: whether it follows gradients, so that `precision` has an effect.
         fusions: how it can fuse several surrogates: `LOGIT_FUSIONS` if it follows fused logits, and none if its
-            estimator weighs them.
+            estimator weighs them. The first is what it does unless told otherwise.
         defaults: parameters' defaults, where they differ from those of the functions.
     """
 
@@ -54,6 +54,10 @@ class Recipe:
     gradients: bool = True
     fusions: tuple[str, ...] = FUSIONS
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def usual_fusion(self) -> Fusion:
+        return cast(Fusion, self.fusions[0]) if self.fusions else "logits"
 
     @property
     def parameters(self) -> dict[str, tuple[Any, Any]]:
@@ -75,13 +79,18 @@ class Recipe:
                 found.setdefault(name, (kinds[name], annotated[name], default))
         return found
 
-    def make(self, ball: Ball, **parameters: Any) -> Attack:
-        """Makes the attack; raises InputError for a parameter out of its range."""
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """What it bounds: norms, or parameters of its own."""
+        return self.norms or tuple(self.marked(Bound))
+
+    def make(self, ball: Ball | None, **parameters: Any) -> Attack:
+        """Makes the attack, in no ball if it bounds no norm; raises InputError for a parameter out of its range."""
         given = {**self.defaults, **parameters}
-        made: Any = ball
+        made: tuple[Any, ...] = () if ball is None else (ball,)
         for function in self.chain:
-            made = function(made, **{name: given[name] for name in _keywords(function) if name in given})
-        return cast(Attack, made)
+            made = (function(*made, **{name: given[name] for name in _keywords(function) if name in given}),)
+        return cast(Attack, made[0])
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Parameter]:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from transforms.attacks.balls import BALLS
+from transforms.attacks.balls import BALLS, Ball
 from transforms.attacks.modifiers.registry import ModifierSpec
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipes.names import recipe, with_changing
 from transforms.attacks.surrogates import Fusion
 from transforms.attacks.targets import Target
-from transforms.attacks.units import Drawn
+from transforms.attacks.units import Bound, Drawn
 from transforms.data.verdicts import Verdict
 from transforms.defenses.defense import Defense
 from transforms.defenses.differentiable import Backward
@@ -24,14 +24,15 @@ class AttackSpec:
 
     Attributes:
         name: as the experiment calls it.
-        recipe, norm: a name that `recipes.names.recipe` resolves, and one of `BALLS`.
+        recipe: a name that `recipes.names.recipe` resolves.
+        norm: one of `BALLS`, or None where parameters of the recipe are the budget.
         parameters: the recipe's, by name.
         surrogates: names of models.
         modifiers: by what surrogates are modified while their gradients are taken, by the model's name.
         fuse, view: how surrogates are combined and look at a canvas.
         defense: what the attack sees the canvas through.
         precision: of gradients.
-        eps: budget in the unit of [0, 1] pixels.
+        eps: budget in the unit of [0, 1] pixels; None without a norm.
         target: what class a targeted attack wants of an image, or None.
         backward: what stands in for a defence that has no gradient of its own.
         verdict: what decides over the draws of a random defence, of whether the goal is reached.
@@ -48,8 +49,8 @@ class AttackSpec:
     view: str
     defense: Defense
     precision: Precision
-    norm: str
-    eps: float
+    norm: str | None
+    eps: float | None
     target: Target | None
     victim: str | None = None
     modifiers: tuple[tuple[str, tuple[ModifierSpec, ...]], ...] = ()
@@ -73,6 +74,17 @@ class AttackSpec:
         """The models that it needs: its surrogates and its victim."""
         return self.surrogates if self.victim is None else (*self.surrogates, self.victim)
 
+    @property
+    def ball(self) -> Ball | None:
+        """The budget in a norm."""
+        return None if self.norm is None or self.eps is None else BALLS[self.norm](self.eps)
+
+    @property
+    def bounds(self) -> str | None:
+        """The budget in no norm, as defences are written: `max_rotation=30,max_translation=24`."""
+        given = dict(self.parameters)
+        return ",".join(f"{key}={given[key]:g}" for key in recipe(self.recipe).marked(Bound)) or None
+
     def drawn_once(self) -> "AttackSpec":
         """The same with 1 for every parameter that counts draws (see `units.Drawn`)."""
         counts = recipe(self.recipe).marked(Drawn)
@@ -90,4 +102,4 @@ class AttackSpec:
             made = with_changing(made, why, random_gradients=True)
         if self.fuse == "drawn":
             made = with_changing(made, f"fuse: {self.recipe} does not draw a surrogate for each step", in_turn=True)
-        return made.make(BALLS[self.norm](self.eps), **dict(self.parameters))
+        return made.make(self.ball, **dict(self.parameters))

@@ -200,7 +200,7 @@ class Surrogates:
         return self._changed(tally=tally, active=None)
 
     def weighed(self, weights: Tensor) -> "Surrogates":
-        """The same with logits added up by weights, (models, B), instead of fused."""
+        """The same with logits, or losses where they fuse those, added up by weights, (models, B)."""
         return self._changed(_weights=weights)
 
     def seen(self, inside: Mapping[Classifier, Inside]) -> "Surrogates":
@@ -437,8 +437,9 @@ class Surrogates:
         own = self._inside.get(self._followed[0].network, Inside()).objective
         if own is not None:
             return own(looks[0], goal)
-        if self._fuse == "losses" and self._weights is None:
-            return torch.stack([objective(each, goal) for each in looks]).mean(dim=0)
+        if self._fuse == "losses":
+            losses = torch.stack([objective(each, goal) for each in looks])
+            return losses.mean(dim=0) if self._weights is None else (self._weights * losses).sum(dim=0)
         return objective(self._fused(looks), goal)
 
     def _fused(self, looks: list[Tensor]) -> Tensor:

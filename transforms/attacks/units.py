@@ -16,8 +16,10 @@ class Unit(Enum):
     LENGTH = "length in the attack's norm"
     L2_LENGTH = "length in L2"
     PIXELS = "[0, 1] pixels"
+    SHIFT = "pixels across the canvas"
+    DEGREES = "degrees"
 
-    def exceeded(self, value: float, norm: str) -> bool:
+    def exceeded(self, value: float, norm: str | None) -> bool:
         """Whether a value is the whole range of a pixel or more, as when grey levels of 255 were meant."""
         return value >= 1 and (self is Unit.PIXELS or (self is Unit.LENGTH and norm == "linf"))
 
@@ -38,12 +40,23 @@ class Drawn:
     """Counts draws of what is random, so it must be 1 where nothing is."""
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Is the budget of an attack that bounds no norm, or a part of it."""
+
+
 Length = Annotated[float, Unit.LENGTH]
 """A length in the attack's norm, of [0, 1] pixels: at least 1 would be the whole range of a pixel in L∞."""
 L2Length = Annotated[float, Unit.L2_LENGTH]
 """A length in L2, of [0, 1] pixels, whatever the attack's norm."""
 Pixels = Annotated[float, Unit.PIXELS]
 """A change of single values, of [0, 1] pixels, whatever the attack's norm."""
+Shift = Annotated[float, Unit.SHIFT]
+"""How far something moves over a canvas, in its pixels."""
+Degrees = Annotated[float, Unit.DEGREES]
+"""An angle."""
+Budget = Annotated[T, Bound()]
+"""What is not exceeded, where no norm is bounded: `max_flow: Budget[Shift] = 2.0`."""
 Memory = Annotated[T, Carried()]
 """A decay, say: `decay: Memory[float] = 1.0`."""
 LayerNames = str | tuple[str, ...] | None

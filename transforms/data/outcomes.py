@@ -19,6 +19,7 @@ class Attacked:
         canvases: uint8 (N, 3, S, S).
         norms: float (N,), the smallest adversarial perturbation found by a minimal-norm attack, infinite where there
             was none; NaN for attacks of a fixed budget.
+        measured: float (N, columns), of the columns that the attack measures itself, in their order.
         finite: bool (N,); where False an answer was not finite, or a gradient was not and the goal was not reached: the
             canvas means nothing.
         forwards, backwards: int64 (N,), passes of one network over one window that the attack took.
@@ -30,6 +31,7 @@ class Attacked:
 
     canvases: Pixels
     norms: NDArray[np.floating]
+    measured: NDArray[np.floating]
     finite: NDArray[np.bool_]
     forwards: NDArray[np.int64]
     backwards: NDArray[np.int64]

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transforms.data.outcomes import Attacked
 from transforms.data.pixels import CanvasBatch
@@ -30,17 +31,25 @@ def made_by(spec: "AttackSpec", seed: int) -> dict[str, Any]:
         "objective": dict(spec.parameters).get("objective"),
         "norm": spec.norm,
         "eps": spec.eps,
+        "bounds": spec.bounds,
         "steps": spec.build().steps,
         "seed": seed,
     }
 
 
-def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Attacked) -> list[dict[str, Any]]:
+def attack_rows(
+    spec: "AttackSpec",
+    seed: int,
+    batch: CanvasBatch,
+    attacked: Attacked,
+    lpips: NDArray[np.floating] | None = None,
+) -> list[dict[str, Any]]:
     """Rows of `attacks` for the images whose gradients and answers were finite.
 
     Args:
         seed: the experiment's.
         batch: the clean canvases of the images that were attacked.
+        lpips: float (N,), how far the adversarial canvases are from these; None where that is not asked.
     """
     attack = spec.build()
     rows = []
@@ -56,7 +65,9 @@ def attack_rows(spec: "AttackSpec", seed: int, batch: CanvasBatch, attacked: Att
                 **_answers(attacked, item, label, target),
                 "minimal_norm": _unless_nan(attacked.norms[item]),
                 **distances(batch.pixels[item], canvas),
+                "lpips": None if lpips is None else float(lpips[item]),
                 **attack.columns(batch.pixels[item], canvas),
+                **dict(zip(attack.measures, attacked.measured[item].tolist(), strict=True)),
                 "forwards": int(attacked.forwards[item]),
                 "backwards": int(attacked.backwards[item]),
                 "queries": int(attacked.queries[item]),

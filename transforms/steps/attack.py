@@ -122,7 +122,10 @@ def attack_chunk(
     rows, canvases = [], []
     for kept, attacked in groups:
         with timed("rows", len(kept)):
-            rows += attack_rows(spec, context.conditions.seed, batch.take(kept), attacked)
+            clean, lpips = batch.take(kept), None
+            if context.lpips is not None:
+                lpips = context.lpips.distances(clean.pixels, attacked.canvases, context.conditions)
+            rows += attack_rows(spec, context.conditions.seed, clean, attacked, lpips)
             canvases += list(attacked.canvases[attacked.finite])
         reason = "a gradient or an answer of the surrogates is not finite"
         failures += not_finite_rows(batch.take(kept).image_ids, attacked.finite, reason)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transforms.data.decode import CanvasSpec
 from transforms.models.conditions import Conditions
+from transforms.models.lpips import Lpips
 from transforms.steps.held_models import HeldModels
 from transforms.storage.store import Store
 
@@ -18,6 +19,7 @@ class StepContext:
         canvas: how images become canvases.
         conditions: under which models are asked.
         labeller: the model whose predictions are the labels; None where images have theirs.
+        lpips: measures the distances of the column; None where it stays empty.
     """
 
     store: Store
@@ -25,3 +27,4 @@ class StepContext:
     canvas: CanvasSpec
     conditions: Conditions
     labeller: str | None = None
+    lpips: Lpips | None = None

@@ -53,7 +53,8 @@ class Setting:
     def attack(self, attack: Attack) -> tuple[Tensor, Tensor | None]:
         names = [str(place) for place in PLACES[: len(self.labels)]]
         batch = Batch(self.canvases, Goal(self.labels), Draws(0, "a", names), self.canvases[:1], self.labels[:1])
-        return attack(Surrogates([self.classifier], center, FIELD), batch)
+        found = attack(Surrogates([self.classifier], center, FIELD), batch)
+        return found.canvases, found.norms
 
     def fooled(self, canvases: Tensor) -> Tensor:
         with torch.no_grad():

@@ -33,10 +33,13 @@ def recipe(name: str) -> Recipe:
 
     A function, (surrogates, batch, ball, *, parameters) -> float canvases (B, 3, S, S) in [0, 1], is called with one
     image at a time, and the generators of torch, NumPy and Python are seeded for that image. A `Recipe` makes attacks
-    on whole batches, which see to that themselves. What both return is brought onto the 8-bit grid inside the budget.
+    on whole batches, which see to that themselves. What both return is brought onto the 8-bit grid inside the budget; a
+    `Recipe` that bounds no norm keeps its own.
     """
     found = loaded(_GROUP, "attack", name)
     if isinstance(found, Recipe):
+        if not found.bounds:
+            raise InputError(f"attack {name}: it bounds no norm, and none of its parameters is a units.Budget")
         return _GuardedRecipe(**vars(found), name=name)
     if not callable(found):
         place = installed(_GROUP, "attack")[name].value
@@ -75,7 +78,7 @@ class _Guarded:
     """An attack that a plug-in's recipe made, held to the budget, and offered the pool; all else the attack says."""
 
     name: str
-    ball: Ball
+    ball: Ball | None
     attack: Attack
 
     def __getattr__(self, attribute: str) -> Any:
@@ -97,6 +100,8 @@ class _Guarded:
         if found.canvases.dtype != torch.uint8 or found.canvases.shape != batch.canvases.shape:
             got = f"{found.canvases.dtype} {tuple(found.canvases.shape)}"
             raise InputError(f"attack {self.name}: returned {got}, not uint8 {tuple(batch.canvases.shape)}")
+        if self.ball is None:
+            return found
         # What is on the grid and in the budget already comes back as it is.
         return found._replace(canvases=self.ball.to_grid(batch.canvases, found.canvases.float() / WHITE))
 
@@ -107,7 +112,7 @@ class _GuardedRecipe(Recipe):
 
     name: str = ""
 
-    def make(self, ball: Ball, **parameters: Any) -> Attack:
+    def make(self, ball: Ball | None, **parameters: Any) -> Attack:
         with refusing(f"attack {self.name}"):
             made: object = super().make(ball, **parameters)
         if not isinstance(made, Attack):

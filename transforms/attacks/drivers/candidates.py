@@ -5,14 +5,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from typing import ClassVar, get_args
 
-import torch
-
 from transforms.attacks.balls import Ball
-from transforms.attacks.objectives import margin
-from transforms.attacks.per_image import where
+from transforms.attacks.drivers.shared import Shown
 from transforms.attacks.protocol import Attack, BaseAttack, Batch, Found, PoolUse
 from transforms.attacks.surrogates import Surrogates
-from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.ranges import at_least
 
@@ -67,18 +63,10 @@ class Candidates(BaseAttack):
         return islice(chain(self.attacks, chain.from_iterable(repeat(again))), self.queries)
 
     def __call__(self, surrogates: Surrogates, batch: Batch) -> Found:
-        if batch.victim is None:
-            raise ValueError("there is no victim to ask")
-        kept = batch.canvases
-        best = torch.full((len(kept),), -torch.inf, device=kept.device)
-        standing = torch.ones(len(kept), dtype=torch.bool, device=kept.device)
+        shown = Shown.begin(batch)
         for number, attack in enumerate(self._candidates()):
-            attacked = surrogates.counting(standing)
+            attacked = surrogates.counting(shown.standing)
             if attacked.idle:
                 break
-            found = attack(attacked, replace(batch, draws=batch.draws.at("candidate", number))).canvases
-            reached, margins = batch.victim.counting(standing).judge(found.float() / WHITE, margin, batch.goal)
-            better = standing & (reached | (margins > best) | torch.tensor(number == 0, device=kept.device))
-            kept, best = where(better, found, kept), torch.where(better, margins, best)
-            standing = standing & ~reached
-        return Found(kept)
+            shown.show(attack(attacked, replace(batch, draws=batch.draws.at("candidate", number))).canvases)
+        return Found(shown.canvases)

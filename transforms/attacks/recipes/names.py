@@ -11,7 +11,18 @@ from typing import Any
 
 from transforms.attacks.adapters.registry import adapted, plugin_names
 from transforms.attacks.balls import Ball
-from transforms.attacks.drivers import apgd, carlini_wagner, ddn, deepfool, fmn, pictures, square
+from transforms.attacks.drivers import (
+    apgd,
+    carlini_wagner,
+    ddn,
+    deepfool,
+    ensemble_search,
+    fmn,
+    pictures,
+    spatial,
+    square,
+    stadv,
+)
 from transforms.attacks.drivers.candidates import Candidates
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
@@ -124,7 +135,10 @@ RECIPES: dict[str, Recipe] = {
     **apgd.RECIPES,
     **square.RECIPES,
     **autoattack.RECIPES,
+    **spatial.RECIPES,
+    **stadv.RECIPES,
     **pictures.RECIPES,
+    **ensemble_search.RECIPES,
     "candidates": Recipe("candidates of surrogates, tried on the victim", [candidates], asks=True, kind="cascade"),
 }
 
