@@ -17,7 +17,8 @@ from benchmarks.pictures import AsUsersDo, canvases, floats, listed, lite0, untr
 from pipeline.config.attacks import AttackConfig
 from transforms.attacks.adapters.from_adv_lib import library as adv_lib
 from transforms.attacks.engine import attack_batch
-from transforms.data.pixels import CanvasBatch
+from transforms.data.outcomes import Attacked
+from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.engines.registry import FOLLOWED, prepared
@@ -42,7 +43,7 @@ class Arena:
         config = AttackConfig.model_validate({"recipe": recipe, "surrogates": ["network"], **keys})
         (spec,) = config.specs("benchmark", ())
         surrogate, conditions = self._surrogates[engine], Conditions(0, 224 / 256, _BATCH)
-        return lambda: torch.from_numpy(attack_batch(spec, [surrogate], self._batch, conditions).canvases)
+        return lambda: attack_batch(spec, [surrogate], self._batch, conditions)
 
     def theirs(self, attack: _PEER, *, kept: bool = False) -> Work:
         """An attack of another library, called with batches of 8; in memory as users have it, or `kept` as ours is."""
@@ -60,12 +61,14 @@ class Arena:
         return interleaved(measure, contenders, rounds=rounds, images=images, notes=self._said)
 
     def _said(self, found: Any) -> str:
-        pictures = found.float() / 255 if found.dtype == torch.uint8 else found
+        pictures = torch.from_numpy(found.canvases).float() / WHITE if isinstance(found, Attacked) else found
         with torch.inference_mode():
             logits = torch.cat([self._judge(each) for each in pictures.split(_BATCH)])
         success = (logits.argmax(dim=1) != self._labels).float().mean()
         norms = (pictures - self._pictures).flatten(1).norm(dim=1)
-        return f"success {success:.0%}, median L2 {norms.median():.2f}"
+        if isinstance(found, Attacked) and not np.isnan(found.norms).any():
+            norms = torch.from_numpy(found.norms)  # before rounding to 8 bits, as others hand theirs over
+        return f"success {success:.0%}, median L2 {norms.median():.3g}"
 
 
 def _art(users: nn.Module) -> PyTorchClassifier:
