@@ -1,6 +1,7 @@
 """Attacks: images a second against the libraries' own, which do the same work on the same network."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import foolbox
@@ -11,12 +12,13 @@ from art.attacks.evasion import ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from benchmarks.measuring import Measured, Work, interleaved
+from benchmarks.measuring import Measured, Work, as_shipped, interleaved
 from benchmarks.pictures import AsUsersDo, canvases, floats, listed, lite0, untrained
 from pipeline.config.attacks import AttackConfig
 from transforms.attacks.adapters.from_adv_lib import library as adv_lib
 from transforms.attacks.engine import attack_batch
-from transforms.data.pixels import CanvasBatch
+from transforms.data.outcomes import Attacked
+from transforms.data.pixels import WHITE, CanvasBatch
 from transforms.models.classifier import Classifier
 from transforms.models.conditions import Conditions
 from transforms.models.engines.registry import FOLLOWED, prepared
@@ -41,12 +43,17 @@ class Arena:
         config = AttackConfig.model_validate({"recipe": recipe, "surrogates": ["network"], **keys})
         (spec,) = config.specs("benchmark", ())
         surrogate, conditions = self._surrogates[engine], Conditions(0, 224 / 256, _BATCH)
-        return lambda: torch.from_numpy(attack_batch(spec, [surrogate], self._batch, conditions).canvases)
+        return lambda: attack_batch(spec, [surrogate], self._batch, conditions)
 
-    def theirs(self, attack: _PEER) -> Work:
-        """An attack of another library, called with batches of 8."""
+    def theirs(self, attack: _PEER, *, kept: bool = False) -> Work:
+        """An attack of another library, called with batches of 8; in memory as users have it, or `kept` as ours is."""
         pairs = list(zip(self._pictures.split(_BATCH), self._labels.split(_BATCH), strict=True))
-        return lambda: torch.cat([attack(pictures, labels) for pictures, labels in pairs])
+
+        def work() -> Tensor:
+            with nullcontext() if kept else as_shipped():
+                return torch.cat([attack(pictures, labels) for pictures, labels in pairs])
+
+        return work
 
     def compared(self, measure: str, contenders: Mapping[str, Work], rounds: int) -> list[Measured]:
         """The contenders' speed, and what became of the images."""
@@ -54,12 +61,14 @@ class Arena:
         return interleaved(measure, contenders, rounds=rounds, images=images, notes=self._said)
 
     def _said(self, found: Any) -> str:
-        pictures = found.float() / 255 if found.dtype == torch.uint8 else found
+        pictures = torch.from_numpy(found.canvases).float() / WHITE if isinstance(found, Attacked) else found
         with torch.inference_mode():
             logits = torch.cat([self._judge(each) for each in pictures.split(_BATCH)])
         success = (logits.argmax(dim=1) != self._labels).float().mean()
         norms = (pictures - self._pictures).flatten(1).norm(dim=1)
-        return f"success {success:.0%}, median L2 {norms.median():.2f}"
+        if isinstance(found, Attacked) and not np.isnan(found.norms).any():
+            norms = torch.from_numpy(found.norms)  # before rounding to 8 bits, as others hand theirs over
+        return f"success {success:.0%}, median L2 {norms.median():.3g}"
 
 
 def _art(users: nn.Module) -> PyTorchClassifier:
@@ -81,8 +90,10 @@ def _with_foolbox(attack: foolbox.Attack, users: nn.Module, eps: float | None) -
 
 def _pgd(arena: Arena, steps: int) -> dict[str, Work]:
     keys: dict[str, Any] = {"eps": "8/255", "alpha": "2/255", "steps": steps}
+    theirs = torchattacks.PGD(arena.users, _EPS, _ALPHA, steps)
     return {
-        "torchattacks": arena.theirs(torchattacks.PGD(arena.users, _EPS, _ALPHA, steps)),
+        "torchattacks": arena.theirs(theirs),
+        "torchattacks, memory kept": arena.theirs(theirs, kept=True),
         "ours": arena.ours("pgd", **keys),
         "ours, bf16": arena.ours("pgd", precision="bf16", **keys),
         "ours, gradients: torch": arena.ours("pgd", engine="torch", **keys),

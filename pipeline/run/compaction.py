@@ -18,6 +18,8 @@ from transforms.storage.store import THREADS, Store
 
 FEW = 16
 """Chunks of which the parts are left as they are."""
+_READ_AHEAD = 4
+"""Files with canvases that are read at once."""
 _MEMORY = 2**28
 """Bytes of rows that are compacted at once, about."""
 
@@ -103,6 +105,9 @@ class _Batch:
         at_once = self._at_once(store)
         for start in range(0, len(self.groups), at_once):
             some = self.groups[start : start + at_once]
+            if some[0].target.startswith("canvases/"):
+                store.publish_bytes(some[0].target, _canvases(store, some[0]))
+                continue
             keys = [group.keys for group in some]
             paths = list(dict.fromkeys(path for group in some for path in group.files))
             with ThreadPoolExecutor(THREADS) as threads:
@@ -112,12 +117,8 @@ class _Batch:
                     rows.slice(spans[group.keys].start, len(spans[group.keys]))
                     for rows, spans in (read[path] for path in group.files)
                 ]
-                # Workers read canvases chunk by chunk; of everything else, many small row groups would be slow to
-                # query. What was compacted or bundled before leaves no trace in the bytes.
-                is_canvases = group.target.startswith("canvases/")
-                store.publish_bytes(
-                    group.target, sealed(*(found if is_canvases else [pa.concat_tables(found).combine_chunks()]))
-                )
+                # What was compacted or bundled before leaves no trace in the bytes.
+                store.publish_bytes(group.target, sealed(pa.concat_tables(found).combine_chunks()))
         done = {group.keys for group in self.groups}
         sources = {path for group in self.groups for path in group.files}
         for path, file in self.bundles.items():
@@ -133,6 +134,23 @@ class _Batch:
         path, file = next(iter(self.bundles.items()))
         of_keys = store.rows(path).nbytes / len(file.keys)
         return max(1, int(_MEMORY / (1 + of_keys * len(self.bundles))))
+
+
+def _canvases(store: Store, group: _Group) -> bytes:
+    """The file with a group's canvases, a few chunks of which are in memory besides.
+
+    Workers read them chunk by chunk. Of everything else, many small row groups would be slow to query.
+    """
+
+    def row_groups() -> Iterator[pa.Table]:
+        paths = list(group.files)
+        with ThreadPoolExecutor(_READ_AHEAD) as threads:
+            for start in range(0, len(paths), _READ_AHEAD):
+                for rows in threads.map(store.by_keys, paths[start : start + _READ_AHEAD]):
+                    yield rows[group.keys]
+
+    found = row_groups()
+    return sealed(next(found), found)
 
 
 def _some_rows(store: Store, some: Sequence[Keys], path: str) -> tuple[pa.Table, dict[Keys, range]]:

@@ -463,7 +463,7 @@ def test_an_abstention_is_no_success_of_a_targeted_attack(tmp_path: Path) -> Non
         "success": True,
     }
     attack |= {"label": 1, "target": 649, "recipe": "bim", "view": "center", "norm": "linf", "canvas_sha256": ""}
-    attack |= {"fuse": None, "objective": None, "victim": None}
+    attack |= dict.fromkeys(("fuse", "objective", "victim", "bounds"))
     store.publish(attacks_part(0, "bim"), rows_table("attacks", [{**attack, "image_id": each} for each in "ab"]))
     store.publish(
         predictions_part(0, "none", "m", "center", "none"),
