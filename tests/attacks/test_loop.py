@@ -60,7 +60,7 @@ from transforms.spectrum import cosines
 
 
 def is_loop(name: str) -> bool:
-    return isinstance(make(name, *recipe(name).norms[:1]), AttackLoop)
+    return isinstance(make(name, next(iter(recipe(name).norms), "")), AttackLoop)
 
 
 MADE_HERE = [name for name in [*RECIPES, *PATHS] if recipe(name).kind != "pictures" and not recipe(name).asks]
@@ -234,7 +234,7 @@ picture of signs, and a few hundred squares are a coarse picture of the slope.""
 MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
 
 
-@pytest.mark.parametrize("name", MADE_HERE)
+@pytest.mark.parametrize("name", [name for name in MADE_HERE if recipe(name).norms])
 def test_the_boundary_of_a_linear_model_is_crossed_where_it_is(name: str) -> None:
     """In L∞, or the only norm that there is: with nine tenths of the distance none falls, with a little more all do."""
     boundary, made = Boundary.make(), recipe(name)
