@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-_SETTINGS = {
+SETTINGS = {
     "MALLOC_MMAP_MAX_": (-4, 0),
     "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
     "MALLOC_TOP_PAD_": (-2, 2**28),
@@ -22,6 +22,6 @@ def keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for variable, (number, value) in _SETTINGS.items():
+        for variable, (number, value) in SETTINGS.items():
             mallopt(number, value)
             os.environ.setdefault(variable, str(value))

@@ -209,7 +209,7 @@ class AttackConfig(Strict):
             raise InputError(f"victim: {self.recipe} asks a model, which is to be named: victim: NAME")
         if self.victim is not None and not made.asks:
             raise InputError(f"victim: {self.recipe} asks no model; leave it out")
-        if self.victim in self.models:
+        if self.victim in self.followed:
             raise InputError(f"victim: {self.victim} is a surrogate, whose gradients tell more than its answers")
         if not self.surrogates and (self.fuse, self.view) != (None, "center"):
             key, value = ("fuse", self.fuse) if self.fuse is not None else ("view", self.view)
@@ -285,7 +285,7 @@ class AttackConfig(Strict):
         return self
 
     @property
-    def models(self) -> tuple[str, ...]:
+    def followed(self) -> tuple[str, ...]:
         """The surrogates, by name."""
         return tuple(each.model for each in self.surrogates)
 
@@ -302,7 +302,7 @@ class AttackConfig(Strict):
             name=name,
             recipe=self.recipe,
             parameters=plain_parameters(self.parameters),
-            surrogates=self.models,
+            surrogates=self.followed,
             fuse=self.fuse or recipe(self.recipe).usual_fusion,
             view=self.view,
             defense=self.defense,

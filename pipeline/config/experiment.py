@@ -142,7 +142,7 @@ class Experiment(Strict):
         if self.images.labeller not in {None, *self.models}:
             raise unknown("model in images.labels:", self.images.labeller, self.models)
         for attack, config in self.attacks.items():
-            for name in config.models:
+            for name in config.followed:
                 if name not in self.models:
                     raise unknown(f"model in attacks.{attack}.surrogates:", name, self.models)
             if config.victim is not None and config.victim not in self.models:
@@ -161,7 +161,7 @@ class Experiment(Strict):
         for attack, config in self.attacks.items():
             self._check_adaptive(attack, config)
             self._check_gradients(attack, config)
-            self._check_view(f"attacks.{attack}.view", config.view, config.models)
+            self._check_view(f"attacks.{attack}.view", config.view, config.followed)
             if config.columns and self.images.csv is None:
                 raise InputError(
                     f"attacks.{attack}.target: column {config.columns[0]} is one of a CSV; give images.labels"
@@ -217,7 +217,7 @@ class Experiment(Strict):
             )
 
     def _check_gradients(self, attack: str, config: AttackConfig) -> None:
-        black_boxes = [name for name in config.models if not self.models[name].resolved.differentiable]
+        black_boxes = [name for name in config.followed if not self.models[name].resolved.differentiable]
         made = recipe(config.recipe)
         if black_boxes and made.gradients and made.kind != "other":
             source = self.models[black_boxes[0]].source

@@ -60,7 +60,7 @@ from transforms.spectrum import cosines
 
 
 def is_loop(name: str) -> bool:
-    return isinstance(make(name, recipe(name).norms[0]), AttackLoop)
+    return isinstance(make(name, *recipe(name).norms[:1]), AttackLoop)
 
 
 MADE_HERE = [name for name in [*RECIPES, *PATHS] if recipe(name).kind != "pictures" and not recipe(name).asks]

@@ -494,13 +494,17 @@ def survives_clean(lite0: Classifier, samples: Samples, item: int, defense: Defe
     return bool(seen.argmax(dim=1) == samples.labels[item])
 
 
-def test_weighed_models_are_added_up() -> None:
-    """Logits and gradients of a sum of networks whose weights differ from image to image, against autograd."""
+@pytest.mark.parametrize("fuse", ["logits", "losses"])
+def test_weighed_models_are_added_up(fuse: Fusion) -> None:
+    """Logits and gradients of a sum of networks, or of their losses, whose weights differ from image to image."""
     networks, points = [bent(0), bent(1)], some_canvases(3).float() / 255
     weights, goal = torch.tensor([[0.2, 0.5, 1.0], [0.8, 0.5, 0.0]]), Goal(torch.tensor([0, 1, 2]))
-    found = surrogates(*networks, fuse="losses").weighed(weights).slope(points, cross_entropy, goal)
+    found = surrogates(*networks, fuse=fuse).weighed(weights).slope(points, cross_entropy, goal)
     leaf = points.clone().requires_grad_()
-    summed = weights[0, :, None] * networks[0](leaf) + weights[1, :, None] * networks[1](leaf)
-    (expected,) = torch.autograd.grad(cross_entropy(summed, goal).sum(), leaf)
+    first, second = (network(leaf) for network in networks)
+    summed = weights[0, :, None] * first + weights[1, :, None] * second
+    losses = weights[0] * cross_entropy(first, goal) + weights[1] * cross_entropy(second, goal)
+    climbed = losses if fuse == "losses" else cross_entropy(summed, goal)
+    (expected,) = torch.autograd.grad(climbed.sum(), leaf)
     assert torch.allclose(found.logits, summed, atol=1e-6)
     assert torch.allclose(found.gradient, expected, rtol=1e-4, atol=1e-7)

@@ -214,7 +214,7 @@ def test_changes_come_before_validation_and_the_last_one_wins(tmp_path: Path) ->
     )
     assert experiment.seed == 6
     assert experiment.attacks["pgd"].eps == Fraction(2, 255)
-    assert experiment.attacks["new"].models == ("b",)
+    assert experiment.attacks["new"].followed == ("b",)
     assert experiment.targets == ("a",)
     assert [defense.name for defense in experiment.defenses] == ["lowpass:cutoff=0.5"]
     assert experiment.models["a"].source == "packaged/efficientnet-lite2"

@@ -191,7 +191,8 @@ def test_the_pareto_front(tmp_path: Path) -> None:
 def test_no_colour_stands_for_two_attacks(count: int) -> None:
     """Of more attacks than there are colours, those on the front have one, and the others are grey."""
     rows = [
-        {"attack": f"a{n}", "model": "lite0", "norm": "linf", "eps": 4 / 255, "targeted": False, "passes": 2.0 + n}
+        {"attack": f"a{n}", "model": "lite0", "norm": "linf", "eps": 4 / 255, "bounds": None}
+        | {"targeted": False, "passes": 2.0 + n}
         | {"pareto": n % 3 == 0, "successes": n, "of": 24, "rate": n / 24, "low": 0.0, "high": 1.0}
         for n in range(count)
     ]
@@ -207,7 +208,16 @@ def test_no_colour_stands_for_two_attacks(count: int) -> None:
 
 def test_attacks_that_all_succeed_take_no_colour_from_others() -> None:
     """Eleven attacks tie on two surrogates; on a third model another is the only one on the front."""
-    shared = {"norm": "linf", "eps": 4 / 255, "targeted": False, "of": 24, "low": 0.0, "high": 1.0, "passes": 20.0}
+    shared = {
+        "norm": "linf",
+        "eps": 4 / 255,
+        "bounds": None,
+        "targeted": False,
+        "of": 24,
+        "low": 0.0,
+        "high": 1.0,
+        "passes": 20.0,
+    }
     rows = [
         *(
             {**shared, "attack": f"a{n}", "model": model, "pareto": True, "rate": 1.0, "successes": 24}

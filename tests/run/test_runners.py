@@ -22,6 +22,7 @@ from pipeline.run.runners import check_paths, runner_options
 from tests.support.runners import get, need
 from tests.support.runs import ROOT, complaint, invoke, refused, tiny, written
 from transforms.errors import InputError
+from transforms.memory import SETTINGS
 
 
 class Server(services.JobServiceServicer):
@@ -147,5 +148,7 @@ def test_the_image_agrees_with_the_lock() -> None:
     workers = {*(metadata("megalith").get_all("Provides-Extra") or ())} - {"bench", "cli", "export", "test"}
     installs = re.findall(r"((?:--extra \w+ ?)+)", dockerfile)
     assert [{*re.findall(r"--extra (\w+)", each)} for each in installs] == [workers, workers]
+    kept = {variable: str(value) for variable, (_, value) in SETTINGS.items()}
+    assert kept == dict(re.findall(r"(MALLOC_\w+)=(\d+)", dockerfile))
     documented = re.findall(r"@v([\d.]+\d)", (ROOT / "docs" / "runners.md").read_text())
     assert {*documented} == {chosen["BEAM"]} == {version("apache-beam")}

@@ -167,7 +167,7 @@ WRONG = {
     "eps as text": (attack(eps="four"), ["attacks.pgd.eps", "'four'", "8/255"]),
     "eps divided by zero": (attack(eps="4/0"), ["attacks.pgd.eps", "'4/0'"]),
     "eps missing": ({"attacks": {"pgd": {"recipe": "pgd", "surrogates": ["lite0"]}}}, ["attacks.pgd.eps", "missing"]),
-    "eps as nothing": (attack(eps=None), ["attacks.pgd.eps", "None"]),
+    "eps as nothing": (attack(eps=None), ["attacks.pgd", "eps", "missing", "4/255"]),
     "l2 eps too small": (attack(norm="l2", eps="1/256"), ["attacks.pgd", "eps", "1/256", "grey level"]),
     "steps zero": (attack(steps=0), ["attacks.pgd", "steps", "0"]),
     "steps a half": (attack(steps=1.5), ["attacks.pgd.steps", "1.5"]),
