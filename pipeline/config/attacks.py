@@ -139,9 +139,14 @@ class AttackConfig(Strict):
             raise InputError("recipe: is missing, such as recipe: pgd")
         if not isinstance(section["recipe"], str):
             raise unknown("recipe", section["recipe"], RECIPES)
-        model = _parameter_model(section["recipe"])
+        model, made = _parameter_model(section["recipe"]), recipe(section["recipe"])
         given = {key: value for key, value in section.items() if key not in cls.model_fields or key == "parameters"}
-        known = {*cls.model_fields, *model.model_fields} - {"parameters"}
+        budget = () if made.norms else ("norm", "eps")
+        for key, value in section.items():
+            norm_or_eps = key if key in model.model_fields else _OTHER_WORDS.get(str(key).lower(), key)
+            if value is not None and norm_or_eps in budget:
+                raise InputError(f"{key}: {section['recipe']} bounds {' and '.join(made.bounds)}; leave {key} out")
+        known = {*cls.model_fields, *model.model_fields} - {"parameters", *budget}
         for key in given:
             if key not in known:
                 close = [each for each in [_OTHER_WORDS.get(str(key).lower())] if each in known]
@@ -150,13 +155,7 @@ class AttackConfig(Strict):
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(model.model_fields) or 'none'}"
                 raise InputError(f"{section['recipe']} has no parameter {key!r}; {hint}")
         shared = {key: value for key, value in section.items() if key not in given}
-        made = recipe(section["recipe"])
-        if not made.norms:
-            for key in ("norm", "eps"):
-                if shared.get(key) is not None:
-                    raise InputError(f"{key}: {section['recipe']} bounds {' and '.join(made.bounds)}; leave {key} out")
-            shared |= {"norm": None, "eps": None}
-        return {**shared, "parameters": model.model_validate(given)}
+        return {**shared, **dict.fromkeys(budget), "parameters": model.model_validate(given)}
 
     @model_serializer(mode="wrap")
     def _with_every_key(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

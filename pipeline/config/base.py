@@ -75,9 +75,11 @@ def one_case(where: str, names: Iterable[str]) -> None:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a configuration, as `key.key: what is wrong`, on one line."""
     first = error.errors(include_url=False)[0]
-    # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
-    where = ".".join(str(step) for step in first["loc"] if step not in ("parameters", "[key]"))
     kind, message, given = first["type"], first["msg"], repr(first["input"])[:100]
+    # The last one may be which of two types was tried.
+    steps = first["loc"][:-1] if kind == "string_type" and first["loc"][-1] == "str" else first["loc"]
+    # `parameters` is where we keep a recipe's own keys; the user wrote them beside the others.
+    where = ".".join(str(step) for step in steps if step not in ("parameters", "[key]"))
     if kind in _WANTED:
         example = f", as in [{first['input']}]" if kind == "tuple_type" and isinstance(first["input"], str) else ""
         message = f"should be {_WANTED[kind]}{example}, not {given}"

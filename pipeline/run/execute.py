@@ -118,6 +118,8 @@ def execute(
             models.resolve(name, followed=name in followed)
     _check_insides(prepared.experiment, models)
     prepared = _with_micro_batch(prepared, models)
+    if prepared.lpips is not None and prepared.before is None:
+        prepared.lpips.check(prepared.experiment.canvas.crop, prepared.conditions(device))
     for said in _slow_precisions(prepared.experiment, device):
         warn(said)
     shard = prepared.shard

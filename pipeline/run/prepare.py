@@ -17,7 +17,9 @@ from pipeline.run.pictures import list_pictures
 from pipeline.run.plan import Plan, Tasks, make_plan
 from pipeline.run.segments import arrange, chunks_of
 from pipeline.run.shard import WHOLE, Shard
+from transforms.attacks.recipes.names import recipe
 from transforms.attacks.targets import Column
+from transforms.attacks.units import Unit
 from transforms.data.chunks import Chunk, ImageRef, Material, one_of_each_class
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
@@ -34,6 +36,8 @@ _NEARLY = 0.995
 and 8/225 does."""
 _HALF = 128
 """Levels beyond which hardly anything of a picture is left."""
+_HARDLY = 0.25
+"""Degrees or pixels that are hardly a budget, but 4/255 might be meant, or a share of the canvas."""
 _OF_LINF = 16
 """Levels that are a usual budget in L∞, and hardly one in any other norm."""
 
@@ -261,8 +265,12 @@ def _unaimed(experiment: Experiment, refs: Sequence[ImageRef]) -> Iterator[str]:
 
 
 def _strange_budgets(experiment: Experiment) -> Iterator[str]:
-    """Budgets of which 8 bits use a part only, and those in another norm that look like one in L∞."""
+    """Budgets of which 8 bits use a part only, and those in another norm, or in none, that look like one in L∞."""
     for name, attack in experiment.attacks.items():
+        made, given = recipe(attack.recipe), dict(attack.parameters)
+        for key, unit in made.marked(Unit).items():
+            if key in made.bounds and 0 < given[key] < _HARDLY:
+                yield f"attacks.{name}.{key}: {given[key]} {unit.value} move hardly anything"
         if attack.eps is None:
             continue
         levels = attack.eps * WHITE

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from pipeline.verify.tables import picture
 from tests.support.runs import Row, contents, invoke, refused, rows, run, tiny, written
 from transforms.attacks.drivers.spatial import turned
 from transforms.rows.distances import distances
+from transforms.rows.tables import rows_table
+from transforms.storage.seal import sealed
 
 pytestmark = pytest.mark.system
 
@@ -25,7 +28,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "grid": GRID,
     "drawn": {**LITE0, "recipe": "spatial-random", "tries": 4, "target": 649},
     "flow": FLOW,
-    "far": {**FLOW, "max_flow": 4.5, "target": 649},
+    "far": {**FLOW, "max_flow": 4.5, "target": 649, "precision": "bf16"},
     "fgsm": {**LITE0, "recipe": "fgsm", "eps": "4/255"},
 }
 
@@ -78,6 +81,30 @@ def test_verify_finds_nothing_wrong(made: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize(
+    ("attack", "column", "value", "bound"),
+    [
+        ("grid", "rotation", -20.01, "max_rotation"),
+        ("drawn", "shift_x", 24.01, "max_translation"),
+        ("drawn", "shift_y", float("nan"), "max_translation"),
+        ("flow", "flow", 2.01, "max_flow"),
+        ("far", "flow", None, "max_flow"),
+    ],
+)
+def test_verify_finds_a_move_beyond_its_bounds(
+    made: Path, attack: str, column: str, value: float | None, bound: str, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    path = tmp_path / "run" / "attacks" / f"attack={attack}" / "chunk-00000.parquet"
+    edited = pq.ParquetFile(path).read().to_pylist()
+    edited[0][column] = value
+    path.write_bytes(sealed(rows_table("attacks", edited)))
+    result = invoke("verify", tmp_path / "run", "--sample", 0)
+    said = f"{edited[0]['image_id']} after {attack}: {column} is missing, or beyond {bound} of bounds"
+    assert result.exit_code == 3 and said in " ".join(result.stdout.split())
+    assert result.stdout.count("of bounds") == 1
+
+
 def test_the_page_says_that_there_is_no_norm(made: Path, tmp_path: Path) -> None:
     assert invoke("report", made, "--output", tmp_path / "page.html").exit_code == 0
     page = (tmp_path / "page.html").read_text()
@@ -119,12 +146,32 @@ def test_another_budget_under_an_old_name_is_refused(made: Path, tmp_path: Path)
         ({**LITE0, "recipe": "pgd"}, "eps: is missing"),
         ({**LITE0, "recipe": "pgd", "eps": None}, "eps: is missing, such as eps: 4/255"),
         ({**GRID, "precision": "bf16"}, "precision: bf16 has no effect on spatial, which takes no gradients"),
+        ({**FLOW, "epsilon": "4/255"}, "epsilon: stadv bounds max_flow; leave epsilon out"),
+        ({**GRID, "steps": 3}, "spatial has no parameter 'steps'; it has max_rotation, "),
+        ({**FLOW, "max_flow": 224}, "max_flow: 224 bounds nothing on a canvas of 224 pixels; 2 is usual"),
         ({**GRID, "max_translation": 224}, "max_translation: 224 moves a canvas of 224 pixels out of sight"),
     ],
 )
 def test_keys_are_refused_in_one_line(attack: dict[str, Any], message: str, tmp_path: Path) -> None:
     said = refused(written(tmp_path, tiny(attacks={"a": attack})), tmp_path / "run")
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("attack", "warned"),
+    [
+        ({**FLOW, "max_flow": "4/255"}, "max_flow: 4/255 pixels across the canvas move hardly anything"),
+        ({**GRID, "max_translation": 0.1}, "max_translation: 1/10 pixels across the canvas move hardly anything"),
+        ({**GRID, "max_rotation": 0, "max_translation": 1}, None),
+        ({**FLOW, "max_flow": 0.5}, None),
+    ],
+)
+def test_a_budget_that_moves_hardly_anything_is_said(
+    attack: dict[str, Any], warned: str | None, tmp_path: Path
+) -> None:
+    planned = invoke("plan", written(tmp_path, tiny(attacks={"a": attack})), "--output", tmp_path / "run")
+    assert planned.exit_code == 0
+    assert planned.stderr == ("" if warned is None else f"warning: attacks.a.{warned}\n")
 
 
 def test_an_experiment_as_written_is_read_again(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ def test_words_of_other_libraries_are_known(theirs: str, ours: str, tmp_path: Pa
     assert f"pgd has no parameter '{theirs}'; did you mean '{ours}'?" in said
 
 
+def test_a_key_that_may_be_of_two_types_is_named_alone(tmp_path: Path) -> None:
+    assert refusal(tmp_path, recipe="fia", layer=4).endswith("attacks.a.layer: input should be a valid string, not 4")
+
+
 @pytest.mark.parametrize(
     ("recipe", "norm"), [("cw", "l2"), ("ddn", "l2"), ("fmn", "linf"), ("deepfool", "linf"), ("autoattack", "linf")]
 )

@@ -13,6 +13,7 @@ from pipeline.results.tables import open_run
 from pipeline.verify.tables import picture
 from tests.support.attacks import some_canvases
 from tests.support.runs import invoke, refused, rows, run, tiny, written
+from transforms.errors import InputError
 from transforms.models.conditions import Conditions
 from transforms.models.lpips import BACKBONES, Lpips
 from transforms.models.pin import pin
@@ -122,6 +123,25 @@ def test_another_network_is_refused_in_a_run_directory(weights: Path, tmp_path: 
 )
 def test_what_cannot_be_is_refused(asked: Any, message: str, tmp_path: Path) -> None:
     assert message in refused(written(tmp_path, tiny(lpips=asked)), tmp_path / "run")
+
+
+@needs_lpips
+def test_weights_of_another_network_are_refused_before_anything_is_written(weights: Path, tmp_path: Path) -> None:
+    said = refused(written(tmp_path, tiny(lpips={"net": "alex", "weights": str(weights)})), tmp_path / "run")
+    assert "does not hold the weights of torchvision/alexnet@IMAGENET1K_V1" in said
+    assert not (tmp_path / "run").exists()
+
+
+@needs_lpips
+def test_a_canvas_that_is_too_small_is_said(measure: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lpips import LPIPS  # noqa: PLC0415 - not everyone has it
+
+    network = LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    monkeypatch.setattr("transforms.models.lpips._loaded", lambda *_: network)
+    small = Lpips("alex", measure.backbone)
+    small.check(32, Conditions(0, 1.0, 2))
+    with pytest.raises(InputError, match=r"^lpips: alex cannot look at canvases of 16 pixels: .* too small$"):
+        small.check(16, Conditions(0, 1.0, 2))
 
 
 def test_without_the_package_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal, get_args
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from transforms.data.pixels import WHITE, Pixels
-from transforms.errors import InputError
+from transforms.errors import InputError, out_of_memory, printable
 from transforms.models.batches import in_micro_batches
 from transforms.models.conditions import Conditions
 from transforms.models.pin import ModelPin
@@ -47,6 +48,22 @@ class Lpips:
     net: Net
     backbone: ModelPin
 
+    def check(self, side: int, conditions: Conditions) -> None:
+        """Measures a grey canvas of so many pixels.
+
+        Raises:
+            InputError: what `distances` raises, weights that do not fit, or a canvas too small for the network.
+        """
+        grey = np.full((1, 3, side, side), WHITE // 2, np.uint8)
+        try:
+            self.distances(grey, grey, conditions)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise InputError(
+                f"lpips: {self.net} cannot look at canvases of {side} pixels: {printable(error)}"
+            ) from None
+
     def distances(self, clean: Pixels, adversarial: Pixels, conditions: Conditions) -> NDArray[np.float32]:
         """Between canvases, uint8 (N, 3, S, S) each, at least one: float32 (N,), from 0.
 
@@ -73,7 +90,9 @@ def _loaded(net: Net, backbone: ModelPin, place: torch.device) -> nn.Module:
     if source.digest() != backbone.weights_sha256:
         raise InputError(f"{source.weights}: not the weights of {source.name} that this run was started with")
     features = source.load(place).network.get_submodule("features").state_dict()
-    network: nn.Module = LPIPS(net=net, pnet_rand=True, verbose=False)
+    with catch_warnings():
+        simplefilter("ignore")  # torchvision's, of how the package names its weights
+        network: nn.Module = LPIPS(net=net, pnet_rand=True, verbose=False)
     layers = network.get_submodule("net")  # slice1.0.weight is what torchvision calls features.0.weight
     layers.load_state_dict({name: features[name.partition(".")[2]] for name in layers.state_dict()})
     return network.requires_grad_(False).eval().to(place)

@@ -16,6 +16,7 @@ from transforms.attacks.recipe import LOGIT_FUSIONS, Recipe
 from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import Budget, Shift
 from transforms.data.pixels import WHITE
+from transforms.errors import InputError
 from transforms.ranges import above, at_least
 
 _BETAS, _STABILIZER = (0.9, 0.999), 1e-8
@@ -70,6 +71,10 @@ class StAdv(BaseAttack):
         at_least(1, steps=self.steps)
         at_least(0, tau=self.tau, confidence=self.confidence)
         above(0, max_flow=self.max_flow, learning_rate=self.learning_rate)
+
+    def check(self, side: int) -> None:
+        if self.max_flow >= side:
+            raise InputError(f"max_flow: {self.max_flow:g} bounds nothing on a canvas of {side} pixels; 2 is usual")
 
     def cost(self, models: int) -> tuple[int, int]:
         """With gradients in fp32; in reduced precision each step takes one more forward pass."""
