@@ -105,20 +105,10 @@ class _Batch:
         at_once = self._at_once(store)
         for start in range(0, len(self.groups), at_once):
             some = self.groups[start : start + at_once]
-            if some[0].target.startswith("canvases/"):
-                store.publish_bytes(some[0].target, _canvases(store, some[0]))
-                continue
-            keys = [group.keys for group in some]
-            paths = list(dict.fromkeys(path for group in some for path in group.files))
-            with ThreadPoolExecutor(THREADS) as threads:
-                read = dict(zip(paths, threads.map(partial(_some_rows, store, keys), paths), strict=True))
-            for group in some:
-                found = [
-                    rows.slice(spans[group.keys].start, len(spans[group.keys]))
-                    for rows, spans in (read[path] for path in group.files)
-                ]
-                # What was compacted or bundled before leaves no trace in the bytes.
-                store.publish_bytes(group.target, sealed(pa.concat_tables(found).combine_chunks()))
+            # No bundle holds canvases, so a group of them is alone.
+            files = _canvases(store, *some) if some[0].target.startswith("canvases/") else _rows(store, some)
+            for target, content in files:
+                store.publish_bytes(target, content)
         done = {group.keys for group in self.groups}
         sources = {path for group in self.groups for path in group.files}
         for path, file in self.bundles.items():
@@ -136,8 +126,23 @@ class _Batch:
         return max(1, int(_MEMORY / (1 + of_keys * len(self.bundles))))
 
 
-def _canvases(store: Store, group: _Group) -> bytes:
-    """The file with a group's canvases, a few chunks of which are in memory besides.
+def _rows(store: Store, groups: Sequence[_Group]) -> Iterator[tuple[str, bytes]]:
+    """The file of each group, whose rows are in memory together."""
+    keys = [group.keys for group in groups]
+    paths = list(dict.fromkeys(path for group in groups for path in group.files))
+    with ThreadPoolExecutor(THREADS) as threads:
+        read = dict(zip(paths, threads.map(partial(_some_rows, store, keys), paths), strict=True))
+    for group in groups:
+        found = [
+            rows.slice(spans[group.keys].start, len(spans[group.keys]))
+            for rows, spans in (read[path] for path in group.files)
+        ]
+        # What was compacted or bundled before leaves no trace in the bytes.
+        yield group.target, sealed(pa.concat_tables(found).combine_chunks())
+
+
+def _canvases(store: Store, group: _Group) -> Iterator[tuple[str, bytes]]:
+    """The file of a group of canvases, a few chunks of which are in memory besides.
 
     Workers read them chunk by chunk. Of everything else, many small row groups would be slow to query.
     """
@@ -150,7 +155,7 @@ def _canvases(store: Store, group: _Group) -> bytes:
                     yield rows[group.keys]
 
     found = row_groups()
-    return sealed(next(found), found)
+    yield group.target, sealed(next(found), found)
 
 
 def _some_rows(store: Store, some: Sequence[Keys], path: str) -> tuple[pa.Table, dict[Keys, range]]:
