@@ -1,9 +1,13 @@
 """Agreement: whether another engine answers as torch does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.errors import InputError, out_of_memory, said_by
 from transforms.models.classifier import Classifier
 from transforms.models.probes import probes
 
@@ -19,6 +23,21 @@ _PROBES = 8
 _LEAST = 1e-300
 _STEEP = 2
 """Probes whose gradients are taken."""
+
+
+@contextmanager
+def running(engine: str, instead: str) -> Iterator[None]:
+    """Turns whatever an engine raises over a network into one line, an InputError; lack of memory goes through.
+
+    Args:
+        instead: what a user can give, such as `gradients: torch`.
+    """
+    try:
+        yield
+    except Exception as error:  # compilers, exporters and tracers say in many ways that they cannot
+        if out_of_memory(error):
+            raise
+        raise InputError(f"{engine} cannot run this network ({said_by(error)}); give {instead}") from None
 
 
 def disagreement(plain: Classifier, other: Classifier, within: float = AGREEMENT) -> str | None:

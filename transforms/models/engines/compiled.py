@@ -6,9 +6,9 @@ For `numerics: fast`. No CUDA graphs: Beam calls a worker's steps from changing 
 import torch
 from torch import Tensor, nn
 
-from transforms.errors import InputError, out_of_memory, said_by
+from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.engines.agreement import disagreement, steepness_apart
+from transforms.models.engines.agreement import disagreement, running, steepness_apart
 
 _CLOSE = 1e-2
 """Largest difference of a probability; TF32 has ten bits of a number."""
@@ -26,13 +26,9 @@ def prepare(classifier: Classifier) -> Classifier:
         raise InputError(f"compiled runs on a GPU, not on {classifier.device.type}; give torch")
     if not classifier.differentiable:
         return classifier
-    try:
+    with running("compiled", "torch"):
         other = Classifier(compiled(classifier.network), classifier.preprocessing)
         reason = disagreement(classifier, other, _CLOSE) or steepness_apart(classifier, other, _COSINE)
-    except Exception as error:  # the compiler says in many ways that it cannot
-        if out_of_memory(error):
-            raise
-        raise InputError(f"compiled cannot run this network ({said_by(error)}); give torch") from None
     if reason:
         raise InputError(f"compiled answers otherwise than torch: {reason}; give torch")
     return other

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from transforms import cache
-from transforms.errors import InputError, out_of_memory, said_by
+from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.engines.agreement import disagreement, steepness_apart
+from transforms.models.engines.agreement import disagreement, running, steepness_apart
 from transforms.models.engines.fused_convolution import Activation, Convolution, FusedConvolution, Pair
 from transforms.models.engines.identity import identity
 
@@ -27,16 +27,12 @@ def prepare(classifier: Classifier) -> Classifier:
     """
     if classifier.device.type != "cpu":
         raise InputError(f"fused runs on a CPU, not on {classifier.device.type}; give gradients: torch")
-    try:
+    with running("fused", "gradients: torch"):
         other = Classifier(fused(classifier.network), classifier.preprocessing)
         agrees = f"agreements/fused-{identity(classifier)}"
         if cache.read(agrees) is not None:
             return other
         reason = disagreement(classifier, other) or steepness_apart(classifier, other)
-    except Exception as error:  # torch.fx says in many ways that it cannot follow a network's code
-        if out_of_memory(error):
-            raise
-        raise InputError(f"fused cannot run this network ({said_by(error)}); give gradients: torch") from None
     if reason:
         raise InputError(f"fused answers otherwise than torch: {reason}; give gradients: torch")
     cache.write(agrees, b"")

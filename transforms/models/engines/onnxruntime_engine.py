@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from transforms import cache
-from transforms.errors import InputError, out_of_memory, said_by
+from transforms.errors import InputError
 from transforms.models.classifier import Classifier
-from transforms.models.engines.agreement import disagreement
+from transforms.models.engines.agreement import disagreement, running
 from transforms.models.engines.identity import TRACING, example, identity
 from transforms.models.sources.from_onnx import Pictures, Session
 
@@ -28,16 +28,12 @@ def prepare(classifier: Classifier) -> Classifier:
         return classifier  # an ONNX file, which ONNX Runtime runs already
     if classifier.device.type != "cpu":
         raise InputError(f"onnxruntime predicts on a CPU here, not on {classifier.device.type}; give engine: torch")
-    try:
+    with running("onnxruntime", "engine: torch"):
         kept = f"onnx/{identity(classifier)}.onnx"
         known = cache.read(kept)
         exported = known or _exported(classifier)
         pictures = Pictures(None, classifier.preprocessing.input_size, channels_first=True)
         session = Session(exported, classifier.device, pictures)
-    except Exception as error:  # torch exports most networks, and says in many ways that it does not
-        if out_of_memory(error):
-            raise
-        raise InputError(f"onnxruntime cannot run this network ({said_by(error)}); give engine: torch") from None
     other = Classifier(session, classifier.preprocessing, differentiable=False)
     if known:
         return other
