@@ -23,7 +23,9 @@ from tests.support.attacks import (
     SHAPE,
     SIDE,
     Deep,
+    Watched,
     batch_of,
+    bilinear,
     deep,
     iterate,
     nearest,
@@ -249,12 +251,39 @@ def ilpd(image: Naive) -> np.ndarray:
     return image.ascend(gradient, decay=0)
 
 
+def su(image: Naive, climbed: str = "logit") -> np.ndarray:
+    """Wei et al. 2023: the logits of the canvas and of a part of the clean one under the same perturbation, and how
+    alike their features are."""
+
+    def gradient(points: np.ndarray, step: int) -> np.ndarray:
+        path = image.draws.at("restart", 0, "step", step, "eot", 0, "transformation", 0, 1)
+        size, shape, top, left = path.uniform((4,), "part")[0].tolist()
+        area, ratio = (0.3 + 0.2 * size) * SIDE**2, (3 / 4) * (16 / 9) ** shape
+        height, width = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
+        y, x = int(top * (SIDE - height + 1)), int(left * (SIDE - width + 1))
+        part = bilinear(height, SIDE) @ image.clean[:, y : y + height, x : x + width] @ bilinear(width, SIDE).T
+        seen = points, part + points - image.clean
+        found = []
+        for network in image.networks:
+            whole, local = (network.features(each) for each in seen)
+            lengths = np.linalg.norm(whole), np.linalg.norm(local)
+            alike = whole @ local / np.prod(lengths)
+            for values, one, other, length in zip(seen, (whole, local), (local, whole), lengths, strict=True):
+                by_likeness = other / np.prod(lengths) - alike * one / length**2
+                outer = getattr(image, climbed)(network.logits(one))
+                found.append(network.by_pixels(values, network.by_features(one, outer) / 2 + 3 * by_likeness))
+        return np.sum(found, axis=0) / len(image.networks)
+
+    return image.ascend(gradient)
+
+
 @dataclass(frozen=True)
 class Case:
     run: Callable[[Naive], np.ndarray]
     parameters: dict[str, Any]
 
 
+PART = {"scale_start": 0.3, "scale_interval": 0.2}
 CASES = {
     "fia": Case(fia, {"ensemble_number": 3}),
     "rpa": Case(rpa, {"ensemble_number": 5}),
@@ -264,6 +293,8 @@ CASES = {
     "p2fa": Case(p2fa, {"ensemble_number": 3, "eta": 2.0, "inner_steps": 2}),
     "ila": Case(ila, {"reference_steps": 3}),
     "ilpd": Case(ilpd, {"gamma": 1 / 3, "sigma": 0.1}),
+    "mi-su": Case(su, {"objective": "logit", **PART, "similarity_weight": 3.0}),
+    "mi-su, cross-entropy": Case(partial(su, climbed="cross_entropy"), {**PART, "similarity_weight": 3.0}),
 }
 
 
@@ -308,6 +339,34 @@ def test_references_differ_from_each_other() -> None:
     ends = {name: compared(name, "linf", None)[1] for name in CASES}
     for one, other in itertools.combinations(ends, 2):
         assert (abs(ends[one] - ends[other]) > 1e-3).mean() > 0.01, (one, other)
+
+
+def test_parts_of_su_are_changed_further_as_the_canvas_is() -> None:
+    """Of one colour all parts of a canvas look alike, so that what the two are shown through is the same."""
+    network = Watched(deep(3))
+    batch = batch_of(torch.full((3, *SHAPE), 77, dtype=torch.uint8), [0, 1, 2], [1, 2, 3])
+    recipe("mi-su-di").make(BALLS["linf"](0.1), steps=2, diversity_probability=1.0, resize_rate=1.5)(
+        surrogates(network), batch
+    )
+    pairs = network.shown[-4:]
+    assert torch.allclose(pairs[0], pairs[1], atol=1e-6) and torch.allclose(pairs[2], pairs[3], atol=1e-6)
+    assert not torch.allclose(pairs[0], pairs[2], atol=1e-2) and not torch.allclose(pairs[0][0], pairs[0][1], atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_likeness_counts_in_reduced_precision(precision: str) -> None:
+    """Sums are in single precision all the same: what differs is how gradients are scaled."""
+    ends = [
+        iterate(
+            "mi-su",
+            BALLS["linf"](0.1),
+            surrogates(deep(3), precision=each),
+            batch_of(some_canvases(3), [0, 1, 2], [1, 2, 3]),
+            **{"steps": 2, "objective": "logit", "similarity_weight": 100.0},
+        )
+        for each in ("fp32", precision)
+    ]
+    assert (abs(ends[0] - ends[1]) > 1e-5).float().mean() < 0.005
 
 
 # Mixed with other pictures -------------------------------------------------------------------------------------------

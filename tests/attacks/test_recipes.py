@@ -275,6 +275,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**TI, "kernel_size": 5, "objective": "logit", "mix_probability": 0.1, "mix_limit": 0.75},
     },
     "everywhere": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit", "partitions": 4, "local_samples": 9},
+    "su": {
+        **{**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit", "layer": None},
+        **{"scale_start": 0.1, "scale_interval": 0.0, "similarity_weight": 0.001},
+    },
     "svre": {**MI, "inner_steps": None, "inner_alpha": None, "inner_decay": 1.0},
     "adaea": {**MI, "ensemble_beta": 10.0, "threshold": -0.3},
     "smer": {**MI, "inner_decay": 1.0, "inner_rounds": 4, "weight_rate": 0.02, "weight_decay": 0.002},
@@ -380,6 +384,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"layer": "second", "ensemble_number": 3, "drop_probability": 0.7, "integrated_steps": 3, "eta": 0.5},
         **{"reference_steps": 3, "sigma": 0.3, "feature_decay": 0.1, "mix_probability": 0.9, "mix_limit": 0.2},
         **{"partitions": 2, "local_samples": 3},
+        **{"scale_start": 0.4, "scale_interval": 0.3, "similarity_weight": 10.0},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
@@ -414,7 +419,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
     }
     models = for_recipe(name)
     targets = [1, 2, 3, 0] if made.goals == "targeted" else None
-    few: dict[str, Any] = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3}
+    few: dict[str, Any] = {"resize_rate": 1.3, "rotation": 24.0, "steps": 3, "similarity_weight": 1.0}
     few |= {"inner_steps": 1} if name == "p2fa" else {"steps": 5} if name == "mi-patchout" else {}
     base = {key: value for key, value in {**QUICK, **few}.items() if key in made.parameters}
     batch = batch_of(some_canvases(4), [0, 1, 2, 3], targets)

@@ -109,7 +109,8 @@ class Gradients:
         return list(itertools.product(*options))
 
     def _copy(self, points: Tensor, choice: tuple[int, ...], draws: Draws) -> Tensor:
-        for number, transformation in enumerate(self.transformations):
-            path = draws.at("transformation", number, *choice[: number + 1])
-            points = transformation(points, choice[number], path, self.batch)
+        before: tuple[int, ...] = ()
+        for number, (transformation, copy) in enumerate(zip(self.transformations, choice, strict=True)):
+            points = transformation(points, copy, draws.at("transformation", number, *before, copy), self.batch)
+            before = (*before, 0 if transformation.aligned else copy)
         return points

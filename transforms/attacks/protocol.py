@@ -67,11 +67,13 @@ class Transformation(Protocol):
         random: whether anything is drawn.
         fused: whether the logits of the copies are averaged, instead of their gradients.
         mixes: whether the batch's pool is mixed in.
+        aligned: whether the transformations that follow change all its copies alike.
     """
 
     random: ClassVar[bool]
     fused: ClassVar[bool]
     mixes: ClassVar[bool]
+    aligned: ClassVar[bool]
 
     @property
     def copies(self) -> int: ...
@@ -85,11 +87,13 @@ class Transformation(Protocol):
 
 
 class BaseTransformation:
-    """Defaults for transformations: random, with a gradient for each copy, and without other pictures."""
+    """Defaults for transformations: random, with a gradient for each copy, without other pictures, and with copies that
+    are changed further each by itself."""
 
     random: ClassVar[bool] = True
     fused: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
 
 PoolUse = Literal["unused", "offered", "needed"]

@@ -19,7 +19,7 @@ from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
-from transforms.models.layers import Change, changing, features
+from transforms.models.layers import Change, beside, changing, features
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
@@ -84,11 +84,16 @@ class Inside:
         changes: by the names of layers, what becomes of their answers.
         layer: which layer answers in place of the network; None for the network itself.
         objective: of that layer's features, (features (B, ...), goal) -> (B,).
+        beside: which layer answers as well as the network; None for none.
+        joint: an objective of both, (logits (copies, B, classes), features (copies, B, values), goal) -> (B,), of all
+            copies of a canvas that are seen at once.
     """
 
     changes: Mapping[str, Change] = field(default_factory=dict)
     layer: str | None = None
     objective: Objective | None = None
+    beside: str | None = None
+    joint: Callable[[Tensor, Tensor, Goal], Tensor] | None = None
 
 
 _NO_PASSES = torch.tensor(0)
@@ -300,8 +305,15 @@ class Surrogates:
         canvases = canvases.detach().requires_grad_()
         with self._reduced_precision(canvases.device):
             seen = [self._looks(copy(canvases), self._followed) for copy in copies]
-            looks = [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
-            values, logits = self._values(looks, objective, goal), self._fused(looks)
+            if joint := self._done.joint:
+                several, features = (torch.stack(each) for each in zip(*seen, strict=True))
+                looks = [answer for each in seen for answer in each]
+                values, logits = joint(several, features, goal), several.mean(dim=0)
+            else:
+                looks = (
+                    [torch.stack(each).mean(dim=0) for each in zip(*seen, strict=True)] if len(seen) > 1 else seen[0]
+                )
+                values, logits = self._values(looks, objective, goal), self._fused(looks)
         return Slope(self._gradient(values, looks, canvases, copies=len(copies)), values.detach(), logits.detach())
 
     def jacobian(self, canvases: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -424,17 +436,24 @@ class Surrogates:
         return decided(self._verdict, [self._fused(each) for each in draws], goal)
 
     def _looks_at(self, shown: Tensor, models: Sequence[Classifier]) -> list[Tensor]:
-        return [self._answer(each, shown).float() for each in models]
+        return [answer.float() for each in models for answer in self._answers(each, shown)]
 
-    def _answer(self, classifier: Classifier, shown: Tensor) -> Tensor:
-        """Logits; or a layer's features, of the first window that it is shown."""
+    def _answers(self, classifier: Classifier, shown: Tensor) -> tuple[Tensor, ...]:
+        """Logits; or a layer's features, of the first window that it is shown; or both."""
         inside = self._inside.get(classifier.network, Inside())
         show = partial(look, classifier, self._view, shown, self._field_of_view)
         with changing(classifier.network, inside.changes):
-            return show() if inside.layer is None else features(classifier.network, inside.layer, show)
+            if inside.beside is not None:
+                return beside(classifier.network, inside.beside, show)
+            return (show() if inside.layer is None else features(classifier.network, inside.layer, show),)
+
+    @property
+    def _done(self) -> Inside:
+        """What is done inside the first of the models."""
+        return self._inside.get(self._followed[0].network, Inside())
 
     def _values(self, looks: list[Tensor], objective: Objective, goal: Goal) -> Tensor:
-        own = self._inside.get(self._followed[0].network, Inside()).objective
+        own = self._done.objective
         if own is not None:
             return own(looks[0], goal)
         if self._fuse == "losses":

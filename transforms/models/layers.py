@@ -83,6 +83,19 @@ def features(network: nn.Module, layer: str, show: Show) -> Tensor:
     raise AssertionError(f"{layer} was not asked")
 
 
+def beside(network: nn.Module, layer: str, show: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What a network answers to what it is shown, and what a layer answers on the way, flattened: (B, values)."""
+    answers: list[Tensor] = []
+
+    def keep(answer: Tensor) -> Tensor:
+        answers.append(answer.clone())  # what follows may write into it
+        return answer
+
+    with changing(network, {layer: keep}):
+        whole = show()
+    return whole, answers.pop().flatten(1)
+
+
 class _ReachedError(Exception):
     """The layer has answered."""
 

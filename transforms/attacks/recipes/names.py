@@ -127,6 +127,7 @@ RECIPES: dict[str, Recipe] = {
     "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin", normalized=True),
     # Byun et al. enlarge each input, by 340 to 299.
     "cfm": _long_and_targeted(PARTS["cfm"].source, "logit", "cfm", resize_rate=340 / 299, diversity_probability=1.0),
+    "su": _long_and_targeted(PARTS["su"].source, "logit", "su"),
     "everywhere": _long_and_targeted(PARTS["everywhere"].source, "logit", "everywhere", normalized=False),
     **carlini_wagner.RECIPES,
     **deepfool.RECIPES,

@@ -34,6 +34,7 @@ from transforms.attacks.parts.transformations import (
     StructureInvariance,
     Translations,
 )
+from transforms.attacks.parts.universality import AlikeFeatures, GlobalAndLocal
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
 from transforms.attacks.units import L2Length, LayerNames, Pixels
@@ -192,6 +193,20 @@ def cfm(loop: AttackLoop, *, mix_probability: float = 0.1, mix_limit: float = 0.
     return _inside(loop, CleanFeatureMixup(mix_probability, mix_limit))
 
 
+def su(
+    loop: AttackLoop,
+    *,
+    layer: LayerNames = None,
+    scale_start: float = 0.1,
+    scale_interval: float = 0.0,
+    similarity_weight: float = 0.001,
+) -> AttackLoop:
+    """Self-universality: also a random part of the canvas, with features like the whole's (the paper's s_l, s_int and
+    lambda)."""
+    loop = _inside(loop, AlikeFeatures(layer, similarity_weight))
+    return replace(loop, transformations=(GlobalAndLocal(scale_start, scale_interval), *loop.transformations))
+
+
 def everywhere(loop: AttackLoop, *, partitions: int = 4, local_samples: int = 9) -> AttackLoop:
     """Also copies with one of partitions² blocks alone (the paper's M and N)."""
     return _shown(loop, Everywhere(partitions, local_samples))
@@ -240,6 +255,7 @@ PARTS = {
     "ila": Part("Huang et al. 2019, arXiv:1907.10823", (ila,)),
     "ilpd": Part("Li et al. 2023, arXiv:2304.13410", (ilpd,)),
     "cfm": Part("Byun et al. 2023, arXiv:2305.14846", (cfm,)),
+    "su": Part("Wei et al. 2023, arXiv:2209.03716", (su,)),
     "everywhere": Part("Zeng et al. 2025, arXiv:2501.00707", (everywhere,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }
