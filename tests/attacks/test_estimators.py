@@ -1052,6 +1052,8 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("cfm", {"mix_limit": 1.5}, "mix_limit"),
         ("everywhere", {"partitions": 1}, "partitions"),
         ("everywhere", {"local_samples": 0}, "local_samples"),
+        ("ftm", {"mix_probability": 0.0}, "mix_probability"),
+        ("ftm", {"tuning_beta": 0.0}, "tuning_beta"),
         ("su", {"scale_start": 0.0}, "scale_start"),
         ("su", {"scale_interval": -0.1}, "scale_interval"),
         ("su", {"scale_interval": 0.95}, "scale_interval"),

@@ -37,7 +37,7 @@ from transforms.attacks.balls import BALLS
 from transforms.attacks.gradients import FeatureUse, Gradients
 from transforms.attacks.objectives import OBJECTIVES
 from transforms.attacks.parts.features import FeatureImportance, RandomPatches
-from transforms.attacks.parts.mixing import CleanFeatureMixup, PerturbationDecay
+from transforms.attacks.parts.mixing import CleanFeatureMixup, FeatureTuning, PerturbationDecay
 from transforms.attacks.parts.transformations import Everywhere
 from transforms.attacks.recipes.names import recipe
 from transforms.errors import InputError
@@ -409,6 +409,66 @@ def test_cfm_mixes_what_random_layers_answer_to_another_picture() -> None:
 
 def sizes(network: Deep) -> list[tuple[int, int]]:
     return [(number, len(weight)) for number, weight in enumerate(network.weights)]
+
+
+def tuned(
+    network: Halves,
+    values: np.ndarray,
+    clean: np.ndarray,
+    wanted: np.ndarray,
+    draws: Draws,
+    moves: list[Any],
+    learn: bool = True,
+) -> np.ndarray:
+    """Liang et al. 2025: the gradient through layers, each of which answers, is moved and mixed; moves go down."""
+    weights, answers, other = (network.first, network.second, network.last), [], clean.ravel()
+    shown, chosen = values.ravel(), draws.uniform((3,), "layers")[0].numpy() < 0.5
+    for layer, weight in enumerate(weights):
+        share = chosen[layer] * 0.75 * draws.at("share", layer).uniform((len(weight),), "share")[0].double().numpy()
+        answer, theirs = weight @ shown, weight @ other
+        scale = 0.3 * np.linalg.norm(answer) / (np.linalg.norm(moves[layer]) + 1e-7)
+        mixed = (1 - share) * (answer + scale * moves[layer]) + share * theirs
+        answers.append((mixed, share, scale))
+        shown, other = np.sin(mixed), np.sin(theirs)
+    back = wanted
+    for layer in (2, 1, 0):
+        mixed, share, scale = answers[layer]
+        back = (back if layer == 2 else back * np.cos(mixed)) * (1 - share)
+        if chosen[layer] and learn:
+            moves[layer] = moves[layer] - scale * back
+        back = back @ weights[layer]
+    return back.reshape(SHAPE)
+
+
+@pytest.mark.parametrize("targets", [None, [3, 2, 0, 1]])
+def test_ftm_moves_what_layers_answer_to_hinder_the_attack(targets: list[int] | None) -> None:
+    """Four gradients of one run at other points, and four of another run, which begins anew. What a layer learns first,
+    at length 0, is so long that it keeps the direction."""
+    network, labels = deep(5), [0, 1, 2, 3]
+    batch = batch_of(some_canvases(COUNT, seed=1), labels, targets)
+    points = [some_canvases(COUNT, seed=seed).float() / 255 for seed in (1, 2, 3, 4)]
+    gradients, use = Gradients(surrogates(network), OBJECTIVES["logit"], batch), FeatureTuning(0.5, 0.75, 0.3)
+    for run in range(2):
+        renew, draws = use.begin(), batch.draws.at(run)
+        moves: list[list[Any]] = [[0.0, 0.0, 0.0] for _ in labels]
+        unmoved, first = 0.0, dict[tuple[int, int], np.ndarray]()
+        for step, point in enumerate(points):
+            way = renew(gradients, point, draws)
+            found = replace(gradients, way=way).at(point, draws.at("step", step)).double().numpy()
+            for number, label in enumerate(labels):
+                path, wanted = draws.of(number).at("step", step, "inside", 0), np.zeros(4)
+                wanted[label if targets is None else targets[number]] = -1 if targets is None else 1
+                clean, values = other_picture(path, label), point[number].double().numpy()
+                case = Halves.of(network), values, clean, wanted, path.at("model", 0)
+                unmoved = max(unmoved, abs(tuned(*case, [0, 0, 0], learn=False) - found[number]).max())
+                expected = tuned(*case, moves[number])
+                assert np.allclose(found[number], expected, atol=1e-6 + 1e-4 * abs(expected).max())
+                for layer, move in enumerate(moves[number]):
+                    if np.ndim(move):
+                        learned = first.setdefault((number, layer), move)
+                        assert learned @ move > 0.999999 * np.linalg.norm(learned) * np.linalg.norm(move)
+        assert unmoved > 0.01
+        assert 9 <= sum(np.ndim(each) for image in moves for each in image) <= 12
 
 
 class Convolutions(nn.Module):

@@ -274,6 +274,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**TARGETED, "normalized": True, "resize_rate": 340 / 299, "diversity_probability": 1.0},
         **{**TI, "kernel_size": 5, "objective": "logit", "mix_probability": 0.1, "mix_limit": 0.75},
     },
+    "ftm": {
+        **{**TARGETED, "normalized": True, "resize_rate": 340 / 299, "diversity_probability": 1.0, "tuning_beta": 0.01},
+        **{**TI, "kernel_size": 5, "objective": "logit", "mix_probability": 0.1, "mix_limit": 0.75},
+    },
     "everywhere": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit", "partitions": 4, "local_samples": 9},
     "su": {
         **{**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit", "layer": None},
@@ -385,6 +389,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"reference_steps": 3, "sigma": 0.3, "feature_decay": 0.1, "mix_probability": 0.9, "mix_limit": 0.2},
         **{"partitions": 2, "local_samples": 3},
         **{"scale_start": 0.4, "scale_interval": 0.3, "similarity_weight": 10.0},
+        **{"tuning_beta": 0.5},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},
@@ -400,7 +405,7 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"beta2": 0.3, "stabilizer": 0.1, "amplification": 4.0, "project_factor": 3 / 255, "project_kernel": 5},
         **{
             "resize_rate": 1.7,
-            "diversity_probability": 0.1 if name == "cfm" else 1.0,
+            "diversity_probability": 0.1 if name in {"cfm", "ftm"} else 1.0,
             "kernel_sigma": 1.0,
             "admix_strength": 0.7,
         },

@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from transforms.attacks.gradients import Gradients, Way
+from transforms.attacks.modifiers.backward import returned
 from transforms.attacks.parts.transformations import of_another_class
 from transforms.attacks.per_image import per_image
 from transforms.attacks.protocol import Batch
 from transforms.attacks.surrogates import Inside, Surrogates
 from transforms.attacks.units import LayerNames
 from transforms.models.classifier import Classifier
-from transforms.models.layers import Change
+from transforms.models.layers import Change, Layer
 from transforms.randomness import Draws
 from transforms.ranges import above, within
+
+Memory = dict[tuple[Classifier, str], Tensor]
+"""What is kept of layers, by classifier and name, from one gradient of a run to the next."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,20 @@ class FeatureMixing:
     own_objective: ClassVar[bool] = False
 
     def begin(self) -> Callable[[Gradients, Tensor, Draws], Way]:
+        memory: Memory = {}
+
         def renew(gradients: Gradients, _canvases: Tensor, _draws: Draws) -> Way:
             def way(surrogates: Surrogates, draws: Draws) -> tuple[Surrogates, ...]:
-                changes = self._changes(surrogates, gradients.batch, draws)
+                changes = self._changes(surrogates, gradients.batch, draws, memory)
                 return (surrogates.seen({each: Inside(found) for each, found in changes.items()}),)
 
             return way
 
         return renew
 
-    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+    def _changes(
+        self, surrogates: Surrogates, batch: Batch, draws: Draws, memory: Memory
+    ) -> Mapping[Classifier, Mapping[str, Change]]:
         raise NotImplementedError
 
     def passes(self, steps: int, models: int, copies: int, forwards: int) -> tuple[int, int]:
@@ -63,7 +72,9 @@ class PerturbationDecay(FeatureMixing):
         within("(0, 1)", gamma=self.gamma)
         above(0, sigma=self.sigma)
 
-    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+    def _changes(
+        self, surrogates: Surrogates, batch: Batch, draws: Draws, memory: Memory
+    ) -> Mapping[Classifier, Mapping[str, Change]]:
         clean = batch.clean
         noisy = clean + self.sigma * draws.normal(clean.shape[1:], "noise").to(clean)
         return {
@@ -95,25 +106,87 @@ class CleanFeatureMixup(FeatureMixing):
     def __post_init__(self) -> None:
         within("(0, 1]", mix_probability=self.mix_probability, mix_limit=self.mix_limit)
 
-    def _changes(self, surrogates: Surrogates, batch: Batch, draws: Draws) -> Mapping[Classifier, Mapping[str, Change]]:
+    def _changes(
+        self, surrogates: Surrogates, batch: Batch, draws: Draws, memory: Memory
+    ) -> Mapping[Classifier, Mapping[str, Change]]:
         clean = of_another_class(batch.clean, draws, batch)
         return {
-            member.only: self._of(member, clean, draws.at("model", number))
+            member.only: self._of(member, clean, draws.at("model", number), memory)
             for number, member in enumerate(surrogates.members)
         }
 
-    def _of(self, member: Surrogates, clean: Tensor, draws: Draws) -> Mapping[str, Change]:
-        layers = [each for each in member.only.layers if _is_mixed(member.only, each.name, each.side)]
-        chosen = draws.uniform((len(layers),), "layers") < self.mix_probability
-        answers = member.answers(clean, [each.name for each in layers])
+    def _of(self, member: Surrogates, clean: Tensor, draws: Draws, memory: Memory) -> Mapping[str, Change]:
+        drawn = self._drawn(member.only, draws)
+        answers = member.answers(clean, [layer.name for layer, _ in drawn])
         changes = {}
-        for number, (layer, those) in enumerate(zip(layers, chosen.unbind(dim=1), strict=True)):
+        for number, (layer, those) in enumerate(drawn):
             if those.any():
                 channels = (layer.shape[0], *[1] * (len(layer.shape) - 1))
                 share = self.mix_limit * draws.at("share", number).uniform(channels, "share")
                 share = share * per_image(those, share.dim())
                 changes[layer.name] = partial(_mixed, answers[layer.name], share.to(clean.device))
         return changes
+
+    def _drawn(self, classifier: Classifier, draws: Draws) -> list[tuple[Layer, Tensor]]:
+        """Layers, and of which images each is mixed in, bool (B,)."""
+        layers = [each for each in classifier.layers if _is_mixed(classifier, each.name, each.side)]
+        chosen = draws.uniform((len(layers),), "layers") < self.mix_probability
+        return list(zip(layers, chosen.unbind(dim=1), strict=True))
+
+
+@dataclass(frozen=True)
+class FeatureTuning(CleanFeatureMixup):
+    """FTM: what each of these layers answers moves by a perturbation, and is mixed thereafter. Perturbations learn to
+    hinder the attack: with each gradient those of the layers that are drawn go down it (Liang et al. 2025,
+    arXiv:2411.15553).
+
+    Attributes:
+        beta: length of the moves, of that of what the layer answers.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above(0, tuning_beta=self.beta)
+
+    def _of(self, member: Surrogates, clean: Tensor, draws: Draws, memory: Memory) -> Mapping[str, Change]:
+        mixed = super()._of(member, clean, draws, memory)
+        changes = {}
+        for layer, those in self._drawn(member.only, draws):
+            place = member.only, layer.name
+            if place in memory or those.any():
+                learning = those.to(clean.device)
+                changes[layer.name] = partial(self._tuned, memory, place, learning, mixed.get(layer.name, _unmixed))
+        return changes
+
+    def _tuned(
+        self, memory: Memory, place: tuple[Classifier, str], learning: Tensor, mixed: Change, features: Tensor
+    ) -> Tensor:
+        found = features.detach().float()
+        perturbation = memory.get(place, torch.zeros_like(found))
+        scale = per_image(self.beta * _lengths(found) / (_lengths(perturbation) + _LEAST), found.dim())
+
+        def learn(gradient: Tensor) -> Tensor:
+            step = per_image(learning, found.dim()) * scale * gradient.float()
+            memory[place] = memory.get(place, perturbation) - step
+            return gradient
+
+        return mixed(returned(features + scale * perturbation, learn))
+
+
+_LEAST = 1e-7
+"""The authors': a perturbation's first gradient, at 0, is as much longer than those that follow."""
+
+
+def _lengths(values: Tensor) -> Tensor:
+    """In L2, (B,)."""
+    lengths: Tensor = values.flatten(1).norm(dim=1)
+    return lengths
+
+
+def _unmixed(features: Tensor) -> Tensor:
+    return features
 
 
 def _mixed(clean: Tensor, share: Tensor, features: Tensor) -> Tensor:

@@ -125,8 +125,11 @@ RECIPES: dict[str, Recipe] = {
     "logit": _long_and_targeted("Zhao et al. 2021, arXiv:2012.11207", "logit", normalized=False),
     # Its gradient is divided by a margin that may be tiny: as it is, a single step could outweigh all others.
     "logit-margin": _long_and_targeted("Weng et al. 2023, arXiv:2303.03680", "logit-margin", normalized=True),
-    # Byun et al. enlarge each input, by 340 to 299.
-    "cfm": _long_and_targeted(PARTS["cfm"].source, "logit", "cfm", resize_rate=340 / 299, diversity_probability=1.0),
+    # Byun et al. enlarge each input, by 340 to 299; so do Liang et al.
+    **{
+        name: _long_and_targeted(PARTS[name].source, "logit", name, resize_rate=340 / 299, diversity_probability=1.0)
+        for name in ("cfm", "ftm")
+    },
     "su": _long_and_targeted(PARTS["su"].source, "logit", "su"),
     "everywhere": _long_and_targeted(PARTS["everywhere"].source, "logit", "everywhere", normalized=False),
     **carlini_wagner.RECIPES,

@@ -19,7 +19,7 @@ from transforms.attacks.parts.features import (
     RandomPatches,
 )
 from transforms.attacks.parts.filters import Kernel, blur
-from transforms.attacks.parts.mixing import CleanFeatureMixup, PerturbationDecay
+from transforms.attacks.parts.mixing import CleanFeatureMixup, FeatureTuning, PerturbationDecay
 from transforms.attacks.parts.transformations import (
     Angles,
     BlockShuffle,
@@ -193,6 +193,14 @@ def cfm(loop: AttackLoop, *, mix_probability: float = 0.1, mix_limit: float = 0.
     return _inside(loop, CleanFeatureMixup(mix_probability, mix_limit))
 
 
+def ftm(
+    loop: AttackLoop, *, mix_probability: float = 0.1, mix_limit: float = 0.75, tuning_beta: float = 0.01
+) -> AttackLoop:
+    """Feature tuning mixup: `cfm`, and layers' answers moved by perturbations that learn to hinder the attack, of
+    `tuning_beta` times their length."""
+    return _inside(loop, FeatureTuning(mix_probability, mix_limit, tuning_beta))
+
+
 def su(
     loop: AttackLoop,
     *,
@@ -255,6 +263,7 @@ PARTS = {
     "ila": Part("Huang et al. 2019, arXiv:1907.10823", (ila,)),
     "ilpd": Part("Li et al. 2023, arXiv:2304.13410", (ilpd,)),
     "cfm": Part("Byun et al. 2023, arXiv:2305.14846", (cfm,)),
+    "ftm": Part("Liang et al. 2025, arXiv:2411.15553", (ftm,)),
     "su": Part("Wei et al. 2023, arXiv:2209.03716", (su,)),
     "everywhere": Part("Zeng et al. 2025, arXiv:2501.00707", (everywhere,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
