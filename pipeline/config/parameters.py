@@ -29,6 +29,7 @@ _WRITTEN: dict[Any, Any] = {
     float: Ratio,
     float | None: Ratio | None,
     tuple[float, ...]: tuple[Ratio, ...],
+    tuple[int, ...]: tuple[Annotated[int, Field(strict=True)], ...],
     tuple[str, ...]: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(different)],
     LayerNames: LayerNames,
 }

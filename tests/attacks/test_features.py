@@ -440,35 +440,39 @@ def tuned(
     return back.reshape(SHAPE)
 
 
-@pytest.mark.parametrize("targets", [None, [3, 2, 0, 1]])
-def test_ftm_moves_what_layers_answer_to_hinder_the_attack(targets: list[int] | None) -> None:
+@pytest.mark.parametrize(("targets", "models"), [(None, 1), ([3, 2, 0, 1], 1), ([3, 2, 0, 1], 2)])
+def test_ftm_moves_what_layers_answer_to_hinder_the_attack(targets: list[int] | None, models: int) -> None:
     """Four gradients of one run at other points, and four of another run, which begins anew. What a layer learns first,
     at length 0, is so long that it keeps the direction."""
-    network, labels = deep(5), [0, 1, 2, 3]
+    networks, labels = [deep(5 + seed) for seed in range(models)], [0, 1, 2, 3]
     batch = batch_of(some_canvases(COUNT, seed=1), labels, targets)
     points = [some_canvases(COUNT, seed=seed).float() / 255 for seed in (1, 2, 3, 4)]
-    gradients, use = Gradients(surrogates(network), OBJECTIVES["logit"], batch), FeatureTuning(0.5, 0.75, 0.3)
+    gradients, use = Gradients(surrogates(*networks), OBJECTIVES["logit"], batch), FeatureTuning(0.5, 0.75, 0.3)
     for run in range(2):
         renew, draws = use.begin(), batch.draws.at(run)
-        moves: list[list[Any]] = [[0.0, 0.0, 0.0] for _ in labels]
-        unmoved, first = 0.0, dict[tuple[int, int], np.ndarray]()
+        moves: list[list[list[Any]]] = [[[0.0, 0.0, 0.0] for _ in networks] for _ in labels]
+        unmoved, first = 0.0, dict[tuple[int, int, int], np.ndarray]()
         for step, point in enumerate(points):
             way = renew(gradients, point, draws)
             found = replace(gradients, way=way).at(point, draws.at("step", step)).double().numpy()
             for number, label in enumerate(labels):
                 path, wanted = draws.of(number).at("step", step, "inside", 0), np.zeros(4)
-                wanted[label if targets is None else targets[number]] = -1 if targets is None else 1
+                wanted[label if targets is None else targets[number]] = (-1 if targets is None else 1) / models
                 clean, values = other_picture(path, label), point[number].double().numpy()
-                case = Halves.of(network), values, clean, wanted, path.at("model", 0)
-                unmoved = max(unmoved, abs(tuned(*case, [0, 0, 0], learn=False) - found[number]).max())
-                expected = tuned(*case, moves[number])
+                cases = [
+                    (Halves.of(each), values, clean, wanted, path.at("model", n)) for n, each in enumerate(networks)
+                ]
+                still = np.sum([tuned(*case, [0, 0, 0], learn=False) for case in cases], axis=0)
+                unmoved = max(unmoved, abs(still - found[number]).max())
+                pairs = zip(cases, moves[number], strict=True)
+                expected = np.sum([tuned(*case, each) for case, each in pairs], axis=0)
                 assert np.allclose(found[number], expected, atol=1e-6 + 1e-4 * abs(expected).max())
-                for layer, move in enumerate(moves[number]):
-                    if np.ndim(move):
-                        learned = first.setdefault((number, layer), move)
+                for model, layer in itertools.product(range(models), range(3)):
+                    if np.ndim(move := moves[number][model][layer]):
+                        learned = first.setdefault((number, model, layer), move)
                         assert learned @ move > 0.999999 * np.linalg.norm(learned) * np.linalg.norm(move)
         assert unmoved > 0.01
-        assert 9 <= sum(np.ndim(each) for image in moves for each in image) <= 12
+        assert 9 * models <= len(first) <= 12 * models
 
 
 class Convolutions(nn.Module):

@@ -176,9 +176,11 @@ def test_run_json_has_every_parameter_and_is_read_again(tmp_path: Path) -> None:
     attacks = {
         "a": {**modified("tgr"), "eps": "4/255"},
         "b": {"recipe": "bim", "surrogates": ["lite0"], "eps": "4/255"},
+        "c": {**modified({"fpr": {"blocks": [1, 6, 11]}}), "eps": "4/255"},
     }
     experiment = load_experiment(str(written(tmp_path, tiny(attacks=attacks))))
     defined = experiment.model_dump(mode="json")["attacks"]
+    assert defined["c"]["surrogates"][0]["modify"]["fpr"]["blocks"] == [1, 6, 11]
     modify = {"tgr": {"attention": "1/4", "qkv": "3/4", "mlp": "1/2"}}
     assert defined["a"]["surrogates"] == [{"model": "lite0", "modify": modify}]
     assert defined["b"]["surrogates"] == ["lite0"]  # as it was before there were modifiers
@@ -193,6 +195,9 @@ def test_run_json_has_every_parameter_and_is_read_again(tmp_path: Path) -> None:
         (modified({"sgm": {"gama": 0.5}}), "surrogates.0.modify.sgm: unknown key 'gama'; did you mean 'gamma'?"),
         (modified({"sgm": {"gamma": 1}}), "surrogates.0: modify.sgm.gamma: 1.0 is not in [0, 1)"),
         (modified({"att": {"truncated": 1.5}}), "surrogates.0.modify.att.truncated: input should be a valid integer"),
+        (modified({"fpr": {"blocks": [1.5]}}), "surrogates.0.modify.fpr.blocks.0: input should be a valid integer"),
+        (modified({"fpr": {"blocks": [-1]}}), "surrogates.0: modify.fpr.blocks: -1 is not at least 0"),
+        (modified("fpr", recipe="autoattack"), "surrogates: fpr is random, which autoattack does not draw anew"),
         (modified(["sgm", "sgm"]), "surrogates.0: 'sgm' is listed twice"),
         (modified([]), "surrogates.0: modify: [] is neither a name nor a section"),
         (modified(7), "surrogates.0: modify: 7 is neither a name nor a section"),

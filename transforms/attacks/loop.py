@@ -181,6 +181,7 @@ class AttackLoop(BaseAttack):
         return Found(kept.canvases)
 
     def _run(self, gradients: Gradients, draws: Draws, kept: "_Kept", begin: Tensor | None) -> None:
+        gradients = replace(gradients, surrogates=gradients.surrogates.begun())
         batch = gradients.batch
         clean = batch.clean
         start = clean if begin is None else begin.float() / WHITE

@@ -240,6 +240,12 @@ class Surrogates:
             for classifier, member, name in zip(self._classifiers, self.members, names, strict=True)
         }
 
+    def begun(self) -> "Surrogates":
+        """The same at the beginning of a run: modifiers know nothing of gradients taken before."""
+        return self._changed(
+            _followed=tuple(each.begun() if isinstance(each, Modified) else each for each in self._followed)
+        )
+
     def redrawn(self, draws: Draws) -> "Surrogates":
         """The same with what is random, defence or modifiers, drawn once by these draws; itself where nothing is."""
         if not self.random:

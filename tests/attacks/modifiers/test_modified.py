@@ -19,11 +19,11 @@ from transforms.errors import InputError
 from transforms.models.views import center
 
 EXACT = [name for name, function in MODIFIERS.items() if function().exact]
-OF_TRANSFORMERS = ["pna", "tgr", "att"]
+OF_TRANSFORMERS = ["pna", "tgr", "att", "fpr"]
 
 
 def network_for(name: str) -> tuple[nn.Module, int]:
-    return (vit(), SIDE) if name in OF_TRANSFORMERS else (resnet(BasicBlock), 64)
+    return (vit(depth=12 if name == "fpr" else 2), SIDE) if name in OF_TRANSFORMERS else (resnet(BasicBlock), 64)
 
 
 @pytest.mark.parametrize("name", MODIFIERS)
@@ -97,6 +97,8 @@ class Unassigned(nn.Module):
         (Plain(), "pna", "pna changes self-attention"),
         (OwnAttention(), "pna", "pna changes self-attention"),
         (vit(), "bpa", "bpa changes ReLUs"),
+        (resnet(BasicBlock), "fpr", "fpr changes self-attention"),
+        (vit(), "fpr", "fpr: blocks: 4 is not below 2, as many as this network has"),
         (Unassigned(), "linbp", "linbp: answers of this network would change"),
     ],
 )
@@ -120,6 +122,10 @@ def test_two_that_replace_the_same_part_are_refused() -> None:
         ("bpa", {"temperature": 0.0}),
         ("tgr", {"mlp": 1.5}),
         ("att", {"adaptation": -0.1}),
+        ("fpr", {"blocks": (0, -1)}),
+        ("fpr", {"attention_range": 0.0}),
+        ("fpr", {"embedding_scale": 0.0}),
+        ("fpr", {"embedding_decay": 1.0}),
     ],
 )
 def test_a_parameter_out_of_range_is_refused(name: str, wrong: dict[str, Any]) -> None:
@@ -131,7 +137,7 @@ def test_a_parameter_out_of_range_is_refused(name: str, wrong: dict[str, Any]) -
 def test_every_modifier_says_what_it_is(name: str) -> None:
     made = MODIFIERS[name]()
     assert made.source and made.changes and MODIFIERS[name].__doc__
-    assert all(kind in (int, float) for kind, _ in parameters(name).values())
+    assert all(kind in (int, float, tuple[int, ...]) for kind, _ in parameters(name).values())
 
 
 def test_judging_is_left_to_the_network_itself() -> None:

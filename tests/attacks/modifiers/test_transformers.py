@@ -1,6 +1,8 @@
 """Modifiers of vision transformers, against hooks on timm's own modules with the authors' loops over one image."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.attacks.modifiers.networks import hooked, modified, pictures, slope, torchvision_vit, vit
+from tests.attacks.modifiers.networks import SIDE, hooked, modified, pictures, slope, torchvision_vit, vit
+from tests.support.attacks import as_is, batch_of, recording, some_canvases
+from transforms.attacks.balls import LinfBall
+from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.modifiers.registry import MODIFIERS
 from transforms.attacks.modifiers.transformers import extremes
+from transforms.attacks.recipes.names import recipe, with_changing
+from transforms.attacks.surrogates import Surrogates
+from transforms.models.views import center
+from transforms.randomness import Draws
 
 VITS = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"]
 
@@ -124,6 +133,91 @@ def test_extremes_are_counted() -> None:
     assert extremes(channels, "mlp").tolist() == [[[1, 1], [1, 1], [0, 0]]]
     equal = torch.ones(1, 2, 1)
     assert extremes(equal, "mlp").sum() == 2
+
+
+FPR: dict[str, Any] = {"blocks": (0, 3), "attention_range": 6.0, "embedding_scale": 0.7, "embedding_decay": 0.4}
+
+
+class Refined:
+    """A copy of timm's with the hooks of Ren et al. 2025 on its own modules, for one image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network: Any = copy.deepcopy(network)
+        self.before: dict[nn.Module, Tensor] = {}
+        self.draws: Draws
+        blocks: Any = self.network.blocks
+        for number, block in enumerate(blocks):
+            block.attn.fused_attn = False
+            if number in (0, 3):
+                block.attn.attn_drop.register_forward_hook(partial(self.diversify, number))
+            block.attn.register_forward_hook(self.carry_on)
+            block.mlp.register_forward_hook(self.carry_on)
+
+    def diversify(self, number: int, _module: nn.Module, _shown: object, attention: Tensor) -> Tensor:
+        path = self.draws.at("modifier", 0, "attention", number)
+        drawn = path.uniform(attention.shape[1:], "factor")[0]
+        maps = []
+        for head in range(attention.shape[1]):
+            factors = (1 - 6) + drawn[head] * (2 * 6)
+            maps.append(torch.softmax(attention[:, head] * factors, dim=-1))
+        return torch.stack(maps, dim=1)
+
+    def carry_on(self, module: nn.Module, _shown: object, answer: Tensor) -> Tensor:
+        self.before[module] = 0.7 * answer + (0.4 * self.before[module].detach() if module in self.before else 0)
+        return self.before[module]
+
+    def slope(self, picture: Tensor, draws: Draws, weights: Tensor) -> Tensor:
+        self.draws = draws
+        return slope(self.network, picture[None], weights)[0]
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_fpr_is_the_authors_hooks_for_each_image_alone(name: str) -> None:
+    """Three looks of one run, and of another run, which begins anew."""
+    network, weights = vit(name, depth=4), torch.linspace(-1, 2, 7)
+    draws, made = Draws(0, "attack", ["one", "two"]), modified(network, MODIFIERS["fpr"](**FPR))
+    for _ in range(2):
+        run, alone = made.begun(), [Refined(network) for _ in range(2)]
+        for look in range(3):
+            shown, drawn = pictures(2, seed=look), draws.at("look", look)
+            found = slope(run.drawn(drawn), shown, weights)
+            expected = [one.slope(shown[n], drawn.of(n), weights) for n, one in enumerate(alone)]
+            assert same(found, torch.stack(expected))
+            assert not same(found, slope(made.drawn(drawn), shown, weights)) or look == 0
+            assert not same(found, slope(network, shown, weights))
+
+
+def test_each_run_of_an_attack_with_fpr_begins_anew() -> None:
+    """Restart after restart and batch after batch; and an image does not feel its neighbours."""
+    network, canvases, labels = vit(depth=4), some_canvases(3, side=SIDE), [1, 2, 3]
+    classifier, eps = as_is(network, SIDE), 8 / 255
+    followed = [Modified(classifier, {"fpr": MODIFIERS["fpr"](**FPR)})]
+
+    def ends(first: int, last: int) -> list[Tensor]:
+        ball, seen = recording(LinfBall(eps))
+        attack = with_changing(recipe("bim"), "", random_gradients=True).make(ball, steps=3, restarts=2)
+        batch = batch_of(canvases[first:last], labels[first:last], first=first)
+        attack(Surrogates([classifier], center, 1.0, followed=followed), batch)
+        return seen
+
+    def alone(number: int, restart: int) -> Tensor:
+        refined, clean = Refined(network), canvases[number].float() / 255
+        point, draws = clean, Draws(0, "attack", [f"image {number}"]).at("restart", restart)
+        for step in range(3):
+            refined.draws = draws.at("step", step, "defense", 0)
+            shown = point[None].clone().requires_grad_()
+            loss = nn.functional.cross_entropy(refined.network(shown), torch.tensor([labels[number]]))
+            (gradient,) = torch.autograd.grad(loss, shown)
+            moved = (point + eps / 3 * gradient[0].sign() - clean).clamp(-eps, eps)
+            point = (clean + moved).clamp(0, 1)
+        return point
+
+    together, singly = ends(0, 3), [ends(number, number + 1) for number in range(3)]
+    for restart in range(2):
+        for number in range(3):
+            expected = alone(number, restart)
+            for found in (together[restart][number], singly[number][restart][0]):
+                assert ((found - expected).abs() > 1e-5).float().mean() < 0.01
 
 
 def test_tgr_and_pna_go_together() -> None:

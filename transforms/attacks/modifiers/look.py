@@ -22,6 +22,8 @@ from transforms.attacks.modifiers.blocks import residual_block
 from transforms.attacks.modifiers.modifier import Modifier, Part, Place
 from transforms.randomness import Draws
 
+Carried = dict[tuple[int, Part, int], dict[str, Any]]
+"""What is kept from one look to the next: by the modifier's number, the part, and the place's number."""
 _HEADS_APART = 4
 """Dimensions of an attention map."""
 
@@ -34,16 +36,24 @@ class Look(TorchFunctionMode):
         hidden: whether there was attention whose queries, keys and values could not be seen.
     """
 
-    def __init__(self, modifiers: Sequence[Modifier], counts: Mapping[Part, int], draws: Draws | None) -> None:
+    def __init__(
+        self,
+        modifiers: Sequence[Modifier],
+        counts: Mapping[Part, int],
+        draws: Draws | None,
+        carried: Carried | None = None,
+    ) -> None:
         """Args:
         modifiers: in the order in which they change a part.
         counts: how often a look meets each part.
         draws: of the images; None where nothing is drawn.
+        carried: from the looks of this run before it; None outside of a run.
         """
         super().__init__()
         self._memories: list[tuple[Modifier, dict[str, Any]]] = [(each, {}) for each in modifiers]
         self._counts = counts
         self._draws = draws
+        self._carried: Carried = {} if carried is None else carried
         self._sums: set[Node | None] = set()
         self._attention: set[Node | None] = set()
         self.met: Counter[Part] = Counter()
@@ -64,7 +74,8 @@ class Look(TorchFunctionMode):
         for order, (modifier, memory) in enumerate(self._memories):
             if part in modifier.changes:
                 draws = self._draws.at("modifier", order, part, number) if self._draws and modifier.random else None
-                place = Place(number, self._counts[part], draws, memory, **known)
+                carried = self._carried.setdefault((order, part, number), {})
+                place = Place(number, self._counts[part], draws, memory, carried, **known)
                 changed = modifier.changes[part](tensor if changed is None else changed, place)
         return changed
 

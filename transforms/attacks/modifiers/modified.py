@@ -6,7 +6,7 @@ from copy import copy
 
 from torch import Tensor
 
-from transforms.attacks.modifiers.look import Look
+from transforms.attacks.modifiers.look import Carried, Look
 from transforms.attacks.modifiers.modifier import PARTS, Modifier, Part
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
@@ -41,6 +41,7 @@ class Modified(Classifier):
         self.random = any(each.random for each in modifiers.values())
         self._modifiers = tuple(modifiers.values())
         self._draws: Draws | None = None
+        self._carried: Carried | None = None
         picture = probes(1, classifier.preprocessing.input_size).to(classifier.device).requires_grad_()
         with Look((), Counter(), None) as counting:
             answers = super().forward(picture)
@@ -51,6 +52,7 @@ class Modified(Classifier):
                 lacks = not self._counts[part] and part not in modifier.optional
                 if lacks or (part in _OF_TRANSFORMERS and counting.hidden):
                     raise InputError(f"{name} changes {PARTS[part]}, which this network does not have")
+            modifier.check(self._counts)
         if all(each.exact for each in self._modifiers):
             difference = (self(picture) - answers).detach().abs().max()
             if not difference <= _CLOSE * (answers.max() - answers.min()).detach():
@@ -62,8 +64,15 @@ class Modified(Classifier):
         changed._draws = draws
         return changed
 
+    def begun(self) -> "Modified":
+        """The same at the beginning of a run of an attack: what it carries from look to look, it shares with those that
+        are drawn of it, and with no others."""
+        changed = copy(self)
+        changed._carried = {}
+        return changed
+
     def forward(self, windows: Tensor) -> Tensor:
-        with Look(self._modifiers, self._counts, self._draws):
+        with Look(self._modifiers, self._counts, self._draws, self._carried):
             return super().forward(windows)
 
 

@@ -46,6 +46,7 @@ class Place:
         of: how many there are.
         draws: of the images, for this place; only a random modifier may ask for them.
         memory: what the modifier keeps from one place to the next; empty at the beginning of each look.
+        carried: what it keeps of this place from one look to the next; empty at the beginning of each run of an attack.
         original: what the network itself does there, without changing its input; of a skip, residual or other tensor
             that is only handed on, nothing.
         arguments: of `original`, such as a kernel's size.
@@ -56,6 +57,7 @@ class Place:
     of: int
     draws: Draws | None
     memory: dict[str, Any]
+    carried: dict[str, Any] = field(default_factory=dict)
     original: Callable[[Tensor], Tensor] = lambda tensor: tensor
     arguments: Mapping[str, Any] = field(default_factory=dict)
     block: GradientEdge | None = None
@@ -63,6 +65,10 @@ class Place:
 
 Change = Callable[[Tensor, Place], Tensor]
 """What a part holds -> what takes its place, of the same shape unless the part says otherwise; differentiable."""
+
+
+def _takes_any(_counts: Mapping[Part, int]) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Modifier:
         optional: parts that a network may lack.
         random: whether anything is drawn: per image, anew for each gradient.
         exact: whether the answers stay the network's own, and only their gradients change.
+        check: raises InputError for a network that has its parts in so many places.
     """
 
     source: str
@@ -82,3 +89,4 @@ class Modifier:
     optional: tuple[Part, ...] = ()
     random: bool = False
     exact: bool = True
+    check: Callable[[Mapping[Part, int]], None] = _takes_any

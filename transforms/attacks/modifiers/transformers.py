@@ -1,6 +1,6 @@
 """Modifiers of vision transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from transforms.attacks.modifiers.backward import returned
 from transforms.attacks.modifiers.modifier import Change, Modifier, Part, Place
-from transforms.ranges import at_least, within
+from transforms.errors import InputError
+from transforms.ranges import above, at_least, within
 
 
 def pna() -> Modifier:
@@ -72,6 +73,52 @@ def att(
     return Modifier("Ming et al. 2024, NeurIPS", changes)
 
 
+def fpr(
+    *,
+    blocks: tuple[int, ...] = (0, 1, 4, 9, 11),
+    attention_range: float = 25.0,
+    embedding_scale: float = 0.8,
+    embedding_decay: float = 0.3,
+) -> Modifier:
+    """Forward propagation refinement: random attention maps in some blocks, and tokens that go on from look to look.
+
+    Args:
+        blocks: whose maps are multiplied by random numbers, 1 ± `attention_range` at most, and made to sum to 1 by
+            softmax once more; from 0.
+        embedding_scale: of what attention and MLPs add to a block.
+        embedding_decay: of what they added in the look before, which is added to that.
+    """
+    above(0, attention_range=attention_range, embedding_scale=embedding_scale)
+    within("[0, 1)", embedding_decay=embedding_decay)
+    for block in blocks:
+        at_least(0, blocks=block)
+
+    def diversified(weights: Tensor, place: Place) -> Tensor:
+        if place.number not in blocks:
+            return weights
+        if place.draws is None:
+            raise TypeError("fpr is random: it needs draws")
+        drawn = place.draws.uniform(weights.shape[1:], "factor").to(weights.device)
+        return (weights * (1 + attention_range * (2 * drawn - 1))).softmax(dim=-1)
+
+    def carried_on(residual: Tensor, place: Place) -> Tensor:
+        embedding = embedding_scale * residual
+        if "embedding" in place.carried:
+            embedding = embedding + embedding_decay * place.carried["embedding"]
+        place.carried["embedding"] = embedding.detach()
+        return embedding
+
+    def check(counts: Mapping[Part, int]) -> None:
+        for block in blocks:
+            if block >= counts["attention"]:
+                raise InputError(
+                    f"fpr: blocks: {block} is not below {counts['attention']}, as many as this network has"
+                )
+
+    changes: dict[Part, Change] = {"attention": diversified, "residual": carried_on}
+    return Modifier("Ren et al. 2025, arXiv:2503.15404", changes, random=True, exact=False, check=check)
+
+
 def _factors(attention: float, qkv: float, mlp: float) -> dict[Part, float]:
     return {"qkv": qkv, "attention": attention, "mlp": mlp}
 
@@ -98,4 +145,4 @@ def _variance(gradient: Tensor, part: Part) -> Tensor:
     return gradient.var([axis for axis in range(gradient.dim()) if axis != image], keepdim=True)
 
 
-MODIFIERS: dict[str, Callable[..., Modifier]] = {"pna": pna, "tgr": tgr, "att": att}
+MODIFIERS: dict[str, Callable[..., Modifier]] = {"pna": pna, "tgr": tgr, "att": att, "fpr": fpr}
