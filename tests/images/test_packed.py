@@ -21,6 +21,7 @@ from tests.support.runs import label_of, rows, run, sample_files, tiny, written
 from transforms.data.chunks import UNLABELED, ImageRef
 from transforms.data.decode import BadImage, CanvasSpec
 from transforms.errors import InputError
+from transforms.storage import images
 from transforms.storage import parquet_images as storage
 from transforms.storage.images import image_bytes, read_image
 
@@ -159,6 +160,15 @@ def test_what_would_take_too_much_memory_is_refused(tmp_path: Path, monkeypatch:
     (ref,) = parquet_images(str(path)).refs
     with pytest.raises(BadImage, match=r"row group 0 holds .* bytes of images"):
         image_bytes(ref)
+
+
+def test_an_image_in_a_row_is_as_large_as_one_in_a_file_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_BYTES", 9)
+    path = dataset(tmp_path / "val.parquet", [bytes(9), bytes(10)], [7, 8])
+    most, more = parquet_images(str(path)).refs
+    assert image_bytes(most) == bytes(9)
+    with pytest.raises(BadImage, match="larger than 9 bytes"):
+        image_bytes(more)
 
 
 def test_a_file_that_is_damaged_after_it_was_listed(tmp_path: Path) -> None:
