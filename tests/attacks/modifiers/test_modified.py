@@ -47,6 +47,14 @@ def test_answers_stay(name: str) -> None:
     assert torch.allclose(modified(network, MODIFIERS[name](), side=side)(shown), network(shown), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", MODIFIERS)
+def test_layers_are_the_networks_own(name: str) -> None:
+    """Whoever looks for them draws nothing and takes no gradients."""
+    network, side = network_for(name)
+    made = modified(network, MODIFIERS[name](), side=side)
+    assert made.layers == as_is(network, side).layers
+
+
 def test_another_thread_sees_the_network_as_it_is() -> None:
     """Predictions of the same network may be made while gradients are taken."""
     network, shown = resnet(BasicBlock), pictures(2, 64)
