@@ -86,7 +86,7 @@ def fpr(
         blocks: whose maps are multiplied by random numbers, 1 ± `attention_range` at most, and made to sum to 1 by
             softmax once more; from 0.
         embedding_scale: of what attention and MLPs add to a block.
-        embedding_decay: of what they added in the look before, which is added to that.
+        embedding_decay: of what was added in the look before, with what that had carried on, which is added to it.
     """
     above(0, attention_range=attention_range, embedding_scale=embedding_scale)
     within("[0, 1)", embedding_decay=embedding_decay)
