@@ -503,6 +503,21 @@ def test_cfm_counts_convolutions_from_a_quarter_of_the_side_on() -> None:
     assert all(each.min() >= 0 and each.max() <= 0.75 and len(each.unique()) == each.numel() for each in shares)
 
 
+@pytest.mark.parametrize("use", [CleanFeatureMixup(0.5, 0.75), FeatureTuning(0.5, 0.75, 0.3)])
+def test_what_is_not_mixed_goes_on_as_it_was_whoever_is_beside_it(use: CleanFeatureMixup) -> None:
+    """Also in reduced precision: a number that became more precise would be rounded otherwise by what follows."""
+    attacked, batch = surrogates(Convolutions(), side=16), batch_of(some_canvases(8, side=16), [0, 1, 2, 3] * 2)
+    gradients = Gradients(attacked, OBJECTIVES["logit"], batch)
+    (mixed,) = use.begin()(gradients, batch.clean, batch.draws)(attacked, batch.draws)
+    chosen = batch.draws.at("model", 0).uniform((3,), "layers") < 0.5
+    shapes = {"quarter": (5, 4, 4), "eighth": (6, 2, 2), "head": (4,)}
+    for number, (name, change) in enumerate(mixed._inside[mixed.only.network].changes.items()):
+        features = torch.randn(8, *shapes[name]).bfloat16()
+        found = change(features)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal((found == features).flatten(1).all(dim=1), ~chosen[:, number])
+
+
 def test_everywhere_shows_the_canvas_and_single_blocks_of_it() -> None:
     """Zeng et al. 2025: the rest has ImageNet's mean colour. Twelve pixels are four blocks of three."""
     canvases = some_canvases(3)

@@ -172,7 +172,7 @@ class FeatureTuning(CleanFeatureMixup):
             memory[place] = memory.get(place, perturbation) - step
             return gradient
 
-        return mixed(returned(features + scale * perturbation, learn))
+        return mixed(returned((features + scale * perturbation).to(features.dtype), learn))
 
 
 _LEAST = 1e-7
@@ -190,7 +190,8 @@ def _unmixed(features: Tensor) -> Tensor:
 
 
 def _mixed(clean: Tensor, share: Tensor, features: Tensor) -> Tensor:
-    return (1 - share) * features + share * clean
+    """As precise as it was: where nothing is mixed in, what goes on may not depend on an image's neighbours."""
+    return ((1 - share) * features + share * clean).to(features.dtype)
 
 
 def _is_mixed(classifier: Classifier, name: str, side: int | None) -> bool:
