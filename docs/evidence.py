@@ -49,6 +49,9 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Section | None], str]] = {
     "docs/questions/lowpass.svg": ("lowpass-sweep", sweep, "Accuracy behind lowpass, by cutoff"),
 }
 """By file: the kept rows, the section of a report, and the title of its exhibit."""
+_SMALLEST = 19
+"""zstd's level: written once, and kept in the repository."""
+
 _MADE = re.compile(r"(?P<marker><!-- megalith (?P<command>.+?) -->\n)(?P<table>(?:\|[^\n]*\n)*)", re.DOTALL)
 app = typer.Typer(help="Rows behind the tables of docs.", pretty_exceptions_enable=False)
 
@@ -68,7 +71,8 @@ def keep(
         if "uri" in rows.column_names:  # where the images were is nobody's business
             names = pc.replace_substring_regex(rows["uri"], ".*/", "")
             rows = rows.set_column(rows.column_names.index("uri"), rows.schema.field("uri"), names)
-        pq.write_table(rows, folder / f"{table}.parquet", compression="zstd", row_group_size=max(1, len(rows)))
+        path, whole = folder / f"{table}.parquet", max(1, len(rows))
+        pq.write_table(rows, path, compression="zstd", compression_level=_SMALLEST, row_group_size=whole)
     record = json.loads((run_directory / RUN_JSON).read_text())
     (folder / RUN_JSON).write_text(json.dumps({**record, "commit": commit or _commit()}, indent=1) + "\n")
 

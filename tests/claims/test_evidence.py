@@ -30,6 +30,12 @@ def test_each_figure_shows_what_its_rows_give(path: str) -> None:
     assert f"]({Path(path).name})" in page
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rates_in_tables_have_kept_rows(page: Path) -> None:
+    by_hand = re.sub(r"-->\n(\|[^\n]*\n)+", "-->\n", page.read_text())
+    assert re.findall(r"^\|.*\d+/\d+ .*\[\d+–\d+\].*$", by_hand, re.MULTILINE) == []
+
+
 def test_all_that_is_kept_is_shown() -> None:
     shown = re.findall(r"<!-- megalith \w+ ([\w-]+) ", "".join(page.read_text() for page in PAGES))
     assert set(shown) == set(NAMES)
