@@ -148,13 +148,15 @@ def _faceted(layers: "alt.Chart | alt.LayerChart", rows: Sequence[Json], facet: 
     return _panels(layers.properties(width=260, height=190), rows, facet, description)
 
 
-def _panels(layers: "alt.Chart | alt.LayerChart", rows: Sequence[Json], facet: str, description: str) -> Json:
-    """A panel for each value of `facet`, in rows that are full but for one."""
+def _panels(
+    layers: "alt.Chart | alt.LayerChart", rows: Sequence[Json], facet: str, description: str, *, most: int = 3
+) -> Json:
+    """A panel for each value of `facet`, two or three beside each other so that rows are full but for one."""
     import altair as alt  # noqa: PLC0415 - said above
 
     names = _names(rows, facet)
     by = alt.Facet(f"{facet}:N", sort=names, title=None)
-    columns = 2 if len(names) % 3 == 1 else 3
+    columns = 2 if len(names) % 3 == 1 else most
     return shown(layers.facet(by, columns=columns, data=data(rows)), description)
 
 
@@ -233,7 +235,8 @@ def rate_dots(rows: Sequence[Json], down: str, colour: str, facet: str, descript
     share = alt.X("low:Q", title="accuracy", scale=_SHARE(), axis=alt.Axis(format="%"))
     bars = base.mark_rule(opacity=0.5).encode(x=share, x2=alt.X2("high:Q"))
     points = base.mark_point(filled=True, size=60).encode(x=alt.X("rate:Q"), **shapes)
-    return _panels((bars + points).properties(width=240, height={"step": 20}), rows, facet, description)
+    panels = (bars + points).properties(width=240, height={"step": 20})
+    return _panels(panels, rows, facet, description, most=2)  # beside the names of what is rated
 
 
 def cost_against_recovery(rows: Sequence[Json], description: str) -> Json:

@@ -61,7 +61,8 @@ _VERDICTS_SAY = (
 
 _VERDICTS = """
 select model, defense, attack, verdict, count_if("right")::bigint as successes, count(*) as "of"
-from (select model, defense, attack, unnest(['mean', 'majority', 'worst-of-n']) as verdict,
+from (select model, defense, if(through = defense, split_part(attack, '@', 1) || ', adaptive', attack) as attack,
+             unnest(['mean', 'majority', 'worst-of-n']) as verdict,
              unnest([correct, majority_correct, worst_correct]) as "right"
       from answers where agreement is not null and view = {view} and (attack = 'none' or through in ('none', defense)))
 group by all having count("right") = count(*) order by all
