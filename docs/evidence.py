@@ -30,9 +30,11 @@ from typer.testing import CliRunner
 from megalith import open_run
 from pipeline.main import app as megalith
 from pipeline.report.budgets import over_cost
+from pipeline.report.defenses import defenses
 from pipeline.report.lowpass import sweep
 from pipeline.report.section import Section
 from pipeline.report.transfer import transfer
+from pipeline.report.views import views
 from pipeline.results.record import RUN_JSON
 from pipeline.results.tables import Run
 from transforms.rows.parts import Part
@@ -46,7 +48,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES: dict[str, tuple[str, Callable[[Run], Section | None], str]] = {
     "docs/questions/one-network.svg": ("quickstart", transfer, "Untargeted attacks"),
     "docs/attacks-evidence.svg": ("recipes-lite0", over_cost, "Success and passes"),
+    "docs/defenses.svg": ("defenses", defenses, "Accuracy of lite0 behind each defence"),
     "docs/questions/lowpass.svg": ("lowpass-sweep", sweep, "Accuracy behind lowpass, by cutoff"),
+    "docs/questions/ten-crops.svg": ("questions-ten-crop-32", views, "Accuracy by view"),
+    "docs/questions/two-networks.svg": ("ensembles", transfer, "Untargeted attacks"),
 }
 """By file: the kept rows, the section of a report, and the title of its exhibit."""
 _SMALLEST = 19
