@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import re
 import threading
 from pathlib import Path
@@ -143,6 +144,19 @@ def test_what_gets_its_name_has_reached_the_disk(store: Store, folder: Path, mon
     store.publish(images_part(0), images(5))
     part = (folder / images_part(0).path).stat()
     assert moments == [(word, part.st_ino, part.st_size) for word in ("synced", "renamed")]
+
+
+def test_a_copy_begins_no_run_directory_anew_that_was_moved_away(tmp_path: Path) -> None:
+    """Steps get copies, some of which write for the first time when others have long written."""
+    root = tmp_path / "run"
+    begins = Store(str(root))
+    begins.publish(images_part(0), images(5))
+    copied: Store = pickle.loads(pickle.dumps(Store(str(root))))  # noqa: S301 - our own
+    root.rename(tmp_path / "elsewhere")
+    for store in (begins, copied):
+        with pytest.raises(FileNotFoundError, match="moved or removed"):
+            store.publish(images_part(1), images(5))
+    assert not root.exists()
 
 
 def test_two_writers_use_two_temporary_names(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ class Store:
         """`bundles` says whether parts may be in bundles, where they are looked for and put."""
         self.root = root.rstrip("/")
         self.bundles = bundles
-        self._was_there = False
+        # A worker's copy may write for the first time after the run directory has been moved away.
+        self._was_there = not is_remote(self.root) and Path(self.root).is_dir()
         self._begun: dict[str, set[str]] = {}
         self._beside: tuple[str, set[str]] | None = None
 
