@@ -1,7 +1,10 @@
-"""Pages name tests that there are."""
+"""Pages name tests that there are, hold what was measured, and can be read beside code."""
 
 import json
 import re
+from pathlib import Path
+
+import pytest
 
 from benchmarks.measuring import Measured, table
 from tests.support.runs import ROOT
@@ -36,3 +39,13 @@ def test_pages_name_tests_by_their_paths() -> None:
     }
     assert len(named) >= 4
     assert [each for each in sorted(named) if not (ROOT / each[1]).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_prose_has_at_most_110_columns(page: Path) -> None:
+    """All but tables, figures, code, and the commands that make tables."""
+    prose = re.sub(r"^```.*?^```|<!--.*?-->", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    long = [line for line in prose.splitlines() if len(line) > 110 and not line.startswith(("|", "!["))]
+    assert long == []
