@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.report.charts import cost_against_recovery, rate_dots
 from pipeline.report.section import Exhibit, Section, Table, counted, distinct, usual_view
+from pipeline.results.cases import ADAPTIVE
 from pipeline.results.outcomes import quoted
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _of_model(found: Table, model: str, sql: str) -> list[Exhibit]:
 
 def _verdicts(run: "Run") -> list[Exhibit]:
     """For each model, accuracy behind each random defence by each verdict over its repeats."""
-    sql = _VERDICTS.format(view=quoted(usual_view(run)))
+    sql = _VERDICTS.format(view=quoted(usual_view(run)), adaptive=quoted(ADAPTIVE))
     found = counted(run, sql)
     return [
         Exhibit(
@@ -61,7 +62,7 @@ _VERDICTS_SAY = (
 
 _VERDICTS = """
 select model, defense, attack, verdict, count_if("right")::bigint as successes, count(*) as "of"
-from (select model, defense, if(through = defense, split_part(attack, '@', 1) || ', adaptive', attack) as attack,
+from (select model, defense, if(through = defense, split_part(attack, '@', 1) || {adaptive}, attack) as attack,
              unnest(['mean', 'majority', 'worst-of-n']) as verdict,
              unnest([correct, majority_correct, worst_correct]) as "right"
       from answers where agreement is not null and view = {view} and (attack = 'none' or through in ('none', defense)))

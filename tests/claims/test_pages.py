@@ -42,7 +42,9 @@ def test_pages_name_tests_by_their_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+    "page",
+    [*sorted(ROOT.glob("*.md")), ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda page: page.name,
 )
 def test_prose_has_at_most_110_columns(page: Path) -> None:
     """All but tables, figures, code, and the commands that make tables."""

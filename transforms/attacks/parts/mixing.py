@@ -1,6 +1,6 @@
 """Features mixed on their way: with those of the clean canvas, or of other pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -20,6 +20,8 @@ from transforms.models.layers import Change, Layer
 from transforms.randomness import Draws
 from transforms.ranges import above, within
 
+Drawn = Sequence[tuple[Layer, Tensor]]
+"""Layers, and for which images each is drawn, bool (B,)."""
 Memory = dict[tuple[Classifier, str], Tensor]
 """What is kept of layers, by classifier and name, from one gradient of a run to the next."""
 
@@ -110,13 +112,19 @@ class CleanFeatureMixup(FeatureMixing):
         self, surrogates: Surrogates, batch: Batch, draws: Draws, memory: Memory
     ) -> Mapping[Classifier, Mapping[str, Change]]:
         clean = of_another_class(batch.clean, draws, batch)
-        return {
-            member.only: self._of(member, clean, draws.at("model", number), memory)
-            for number, member in enumerate(surrogates.members)
-        }
+        changes = {}
+        for number, member in enumerate(surrogates.members):
+            path = draws.at("model", number)
+            drawn = self._drawn(member.only, path)
+            changes[member.only] = self._of(member.only, drawn, self._mixing(member, drawn, clean, path), memory)
+        return changes
 
-    def _of(self, member: Surrogates, clean: Tensor, draws: Draws, memory: Memory) -> Mapping[str, Change]:
-        drawn = self._drawn(member.only, draws)
+    def _of(
+        self, _classifier: Classifier, _drawn: Drawn, mixed: Mapping[str, Change], _memory: Memory
+    ) -> Mapping[str, Change]:
+        return mixed
+
+    def _mixing(self, member: Surrogates, drawn: Drawn, clean: Tensor, draws: Draws) -> Mapping[str, Change]:
         answers = member.answers(clean, [layer.name for layer, _ in drawn])
         changes = {}
         for number, (layer, those) in enumerate(drawn):
@@ -127,8 +135,7 @@ class CleanFeatureMixup(FeatureMixing):
                 changes[layer.name] = partial(_mixed, answers[layer.name], share.to(clean.device))
         return changes
 
-    def _drawn(self, classifier: Classifier, draws: Draws) -> list[tuple[Layer, Tensor]]:
-        """Layers, and of which images each is mixed in, bool (B,)."""
+    def _drawn(self, classifier: Classifier, draws: Draws) -> Drawn:
         layers = [each for each in classifier.layers if _is_mixed(classifier, each.name, each.side)]
         chosen = draws.uniform((len(layers),), "layers") < self.mix_probability
         return list(zip(layers, chosen.unbind(dim=1), strict=True))
@@ -150,13 +157,14 @@ class FeatureTuning(CleanFeatureMixup):
         super().__post_init__()
         above(0, tuning_beta=self.beta)
 
-    def _of(self, member: Surrogates, clean: Tensor, draws: Draws, memory: Memory) -> Mapping[str, Change]:
-        mixed = super()._of(member, clean, draws, memory)
+    def _of(
+        self, classifier: Classifier, drawn: Drawn, mixed: Mapping[str, Change], memory: Memory
+    ) -> Mapping[str, Change]:
         changes = {}
-        for layer, those in self._drawn(member.only, draws):
-            place = member.only, layer.name
+        for layer, those in drawn:
+            place = classifier, layer.name
             if place in memory or those.any():
-                learning = those.to(clean.device)
+                learning = those.to(classifier.device)
                 changes[layer.name] = partial(self._tuned, memory, place, learning, mixed.get(layer.name, _unmixed))
         return changes
 
