@@ -44,6 +44,7 @@ from tests.support.attacks import (
     surrogates,
     turning,
 )
+from tests.support.rendering import traced
 from transforms.attacks.balls import BALLS, LinfBall
 from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import OBJECTIVES, Goal, cross_entropy
@@ -640,6 +641,22 @@ def shuffled(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
 
 
+def on_a_solid(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
+    """Byun et al. 2022: on one of three solids, seen by a random camera in random light, before noise."""
+    name = ("pack", "pillow", "book")[int(draws.integers(3, (), "object")[0])]
+    elev, azim, angle, dist = draws.uniform((4,), "camera")[0].tolist()
+    x, y, z, ambient, diffuse = draws.uniform((5,), "light")[0].tolist()
+    naive = traced(name, SIDE, (70 * elev - 35, 70 * azim - 35, 70 * angle - 35, 0.8 + 0.4 * dist))
+    light = naive.light((4 * x - 2, 4 * y - 2, 4 * z + 2), 0.6 + 0.3 * ambient, 0.5 * diffuse)
+    colour = (0.1 + 0.6 * draws.uniform((3,), "texture")[0].double().numpy())[:, None]
+    lit = light * np.where(naive.covered, points.reshape(3, -1) @ naive.matrix.T, colour)
+    behind = draws.uniform(SHAPE, "background")[0].double().numpy().reshape(3, -1)
+    follows = naive.covered & (lit < 1)
+    return np.where(naive.hit, lit.clip(0, 1), behind).reshape(SHAPE), lambda pulled: (
+        light * np.where(follows, pulled.reshape(3, -1), 0) @ naive.matrix
+    ).reshape(SHAPE)
+
+
 def translated(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     """Fang et al. 2024, a grid of three by three: pixels come from 0.3 half sides away, bilinear, black outside."""
     sides = []
@@ -752,8 +769,14 @@ CASES: dict[str, Case] = {
     "logit-margin": Case(
         lambda image: long_and_targeted(image, unit), LONG, looks=((MOSTLY_DIVERSE, 1),), climbed=of_logit_margin
     ),
+    "odi": Case(
+        lambda image: long_and_targeted(image, unit),
+        {"alpha": EPS["linf"] / STEPS},
+        looks=((on_a_solid, 1),),
+        climbed=of_logit,
+    ),
 }
-UNTARGETED = [name for name in CASES if "logit" not in name]
+UNTARGETED = [name for name in CASES if "logit" not in name and name != "odi"]
 TARGETED = [name for name in CASES if "adaea" not in name and "smer" not in name]
 IN_L2 = (
     "bim",

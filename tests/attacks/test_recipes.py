@@ -279,6 +279,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{**TI, "kernel_size": 5, "objective": "logit", "mix_probability": 0.1, "mix_limit": 0.75},
     },
     "everywhere": {**TARGETED, **TI, "kernel_size": 5, "objective": "logit", "partitions": 4, "local_samples": 9},
+    "odi": {
+        **{**MI, "steps": 300, "alpha": 2 / 255, **TI, "kernel_size": 5, "objective": "logit"},
+        **{"source_3d_models": ("pack", "pillow", "book"), "background_type": "random_pixel"},
+        **{"rand_elev": 35.0, "rand_azim": 35.0, "rand_angle": 35.0, "min_dist": 0.8, "rand_dist": 0.4},
+        **{"ambient_color": 0.6, "rand_ambient_color": 0.3, "rand_diffuse_color": 0.5},
+    },
     "su": {
         **{**TARGETED, "normalized": True, **TI, "kernel_size": 5, "objective": "logit", "layer": None},
         **{"scale_start": 0.1, "scale_interval": 0.0, "similarity_weight": 0.001},
@@ -390,6 +396,9 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"partitions": 2, "local_samples": 3},
         **{"scale_start": 0.4, "scale_interval": 0.3, "similarity_weight": 10.0},
         **{"tuning_beta": 0.5},
+        **{"source_3d_models": ("cup", "ball"), "background_type": "random_solid"},
+        **{"rand_elev": 5.0, "rand_azim": 5.0, "rand_angle": 90.0, "min_dist": 0.6, "rand_dist": 1.0},
+        **{"ambient_color": 0.1, "rand_ambient_color": 0.6, "rand_diffuse_color": 0.0},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},

@@ -32,6 +32,7 @@ from transforms.attacks.gradients import Gradients
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts import transformations
+from transforms.attacks.parts.rendering import Lights, ObjectInput, Views
 from transforms.attacks.parts.transformations import (
     Angles,
     BlockShuffle,
@@ -467,7 +468,7 @@ def test_fused_copies_share_one_objective() -> None:
     assert torch.allclose(gradients.at(batch.clean, batch.draws), total / 2, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["di-fgsm", "dem", "admix", "ssa", "sia", "bsr"])
+@pytest.mark.parametrize("name", ["di-fgsm", "dem", "admix", "ssa", "sia", "bsr", "odi"])
 def test_every_step_repetition_and_copy_draws_anew(name: str) -> None:
     """No two of what a model is shown are alike."""
     loop = make(name, eot=2)
@@ -513,6 +514,7 @@ ALL: dict[str, Transformation] = {
     "bsr": BlockShuffle(2, 2, 24.0),
     "anda": Translations(3, 0.3),
     "patchout": PatchOut(0.6, 5),
+    "odi": ObjectInput(("pack", "cup"), Views(35.0, 35.0, 35.0, 0.8, 0.4), Lights(0.6, 0.3, 0.5), "blurred_image"),
 }
 
 

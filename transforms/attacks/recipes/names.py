@@ -48,7 +48,9 @@ def combined(base: str | Recipe, *parts: str, source: str = "", **defaults: Any)
     )
 
 
-def _long_and_targeted(source: str, objective: ObjectiveName, *parts: str, **defaults: Any) -> Recipe:
+def _long_and_targeted(
+    source: str, objective: ObjectiveName, *parts: str, diversity: str = "di", **defaults: Any
+) -> Recipe:
     """Hundreds of steps with diverse inputs and a small translation kernel."""
     usual = {
         "steps": 300,
@@ -57,7 +59,7 @@ def _long_and_targeted(source: str, objective: ObjectiveName, *parts: str, **def
         "kernel_size": 5,
         "objective": objective,
     }
-    made = combined("mi", *parts, "di", "ti", source=source, **{**usual, **defaults})
+    made = combined("mi", *parts, diversity, "ti", source=source, **{**usual, **defaults})
     return replace(made, norms=("linf",), goals="targeted")
 
 
@@ -132,6 +134,7 @@ RECIPES: dict[str, Recipe] = {
     },
     "su": _long_and_targeted(PARTS["su"].source, "logit", "su"),
     "everywhere": _long_and_targeted(PARTS["everywhere"].source, "logit", "everywhere", normalized=False),
+    "odi": _long_and_targeted(PARTS["odi"].source, "logit", diversity="odi"),
     **carlini_wagner.RECIPES,
     **deepfool.RECIPES,
     **ddn.RECIPES,

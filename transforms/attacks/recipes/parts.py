@@ -20,6 +20,7 @@ from transforms.attacks.parts.features import (
 )
 from transforms.attacks.parts.filters import Kernel, blur
 from transforms.attacks.parts.mixing import CleanFeatureMixup, FeatureTuning, PerturbationDecay
+from transforms.attacks.parts.rendering import Background, Lights, ObjectInput, Views
 from transforms.attacks.parts.transformations import (
     Angles,
     BlockShuffle,
@@ -37,7 +38,7 @@ from transforms.attacks.parts.transformations import (
 from transforms.attacks.parts.universality import AlikeFeatures, GlobalAndLocal
 from transforms.attacks.parts.updates import in_coefficients
 from transforms.attacks.protocol import Transformation
-from transforms.attacks.units import L2Length, LayerNames, Pixels
+from transforms.attacks.units import Degrees, L2Length, LayerNames, Pixels
 from transforms.errors import InputError
 
 _SIGMA = 3.0
@@ -220,6 +221,28 @@ def everywhere(loop: AttackLoop, *, partitions: int = 4, local_samples: int = 9)
     return _shown(loop, Everywhere(partitions, local_samples))
 
 
+def odi(
+    loop: AttackLoop,
+    *,
+    source_3d_models: tuple[str, ...] = ("pack", "pillow", "book"),
+    rand_elev: Degrees = 35.0,
+    rand_azim: Degrees = 35.0,
+    rand_angle: Degrees = 35.0,
+    min_dist: float = 0.8,
+    rand_dist: float = 0.4,
+    ambient_color: float = 0.6,
+    rand_ambient_color: float = 0.3,
+    rand_diffuse_color: float = 0.5,
+    background_type: Background = "random_pixel",
+) -> AttackLoop:
+    """Object-based diverse input: the canvas on a random solid (`cup` and `ball` are further ones), seen by a camera at
+    up to `rand_elev` and `rand_azim` to either side, turned by up to `rand_angle`, at min_dist to min_dist + rand_dist
+    of the distance where it fills the picture, in random light."""
+    views = Views(rand_elev, rand_azim, rand_angle, min_dist, rand_dist)
+    lights = Lights(ambient_color, rand_ambient_color, rand_diffuse_color)
+    return _shown(loop, ObjectInput(source_3d_models, views, lights, background_type))
+
+
 def _inside(loop: AttackLoop, use: FeatureUse) -> AttackLoop:
     if loop.features is not None:
         raise InputError("recipe: two of its parts look inside the surrogates; name one")
@@ -266,5 +289,6 @@ PARTS = {
     "ftm": Part("Liang et al. 2025, arXiv:2411.15553", (ftm,)),
     "su": Part("Wei et al. 2023, arXiv:2209.03716", (su,)),
     "everywhere": Part("Zeng et al. 2025, arXiv:2501.00707", (everywhere,)),
+    "odi": Part("Byun et al. 2022, arXiv:2203.09123", (odi,)),
     "lf": Part("Guo et al. 2019, arXiv:1809.08758; Sharma et al. 2019, arXiv:1903.00073", (lf,)),
 }
