@@ -225,11 +225,12 @@ FURTHER = {
     "ops": 2.0,
     "mumodig": 1.5,
     "decowa": 2.0,
+    "odi": 2.0,
     "lf-fgsm": 1.5,
     "bim-lf": 1.5,
     "square": 3.0,
 }
-"""Multiples of the distance: of gradients of changed blocks and of shifts some point elsewhere, no band holds a
+"""Multiples of the distance: of gradients of changed blocks, shifts and solids some point elsewhere, no band holds a
 picture of signs, and a few hundred squares are a coarse picture of the slope."""
 MANY = {"structures": 8, "shuffles": 8, "queries": 300, "learning_rate": 0.02, "initial_const": 1.0}
 

@@ -1,4 +1,4 @@
-"""A naive renderer: marches along each ray until it is inside a solid, then halves the last step."""
+"""A naive renderer: looks for the place of each ray that is deepest in a solid, then for where it entered."""
 
 import math
 from dataclasses import dataclass
@@ -67,12 +67,14 @@ def traced(name: str, side: int, camera: tuple[float, float, float, float]) -> T
     at = (np.arange(side) + 0.5) / side * 2 - 1
     pixels = np.array([(x, -y, -math.sqrt(3)) for y in at for x in at])
     rays = turned(*angles).apply(pixels / np.linalg.norm(pixels, axis=1, keepdims=True))
-    reach = float(np.linalg.norm(origin))
-    steps = np.linspace(max(reach - 1.8, 0), reach + 1.8, 3000)
-    inside = np.stack([outside(name, origin + step * rays) <= 1 for step in steps])
-    hit, first = np.any(inside, axis=0, keepdims=True)[0], inside.argmax(axis=0)
-    low, high = steps[np.maximum(first - 1, 0)], steps[first]
-    for _ in range(50):
+    near, far = np.zeros(side**2), np.full(side**2, 9.0)
+    for _ in range(120):  # how far out a ray is has one minimum, because solids are convex
+        third = (far - near) / 3
+        nearer, farther = (outside(name, origin + each[:, None] * rays) for each in (near + third, far - third))
+        near, far = np.where(nearer > farther, near + third, near), np.where(nearer > farther, far, far - third)
+    hit = outside(name, origin + near[:, None] * rays) < 1
+    low, high = np.zeros(side**2), near
+    for _ in range(60):
         middle = (low + high) / 2
         within = outside(name, origin + middle[:, None] * rays) <= 1
         low, high = np.where(within, low, middle), np.where(within, middle, high)

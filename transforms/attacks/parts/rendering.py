@@ -136,7 +136,8 @@ def rendered(canvas: Tensor, solid: Solid, camera: Camera, light: Light, colour:
     towards = shown.places.new_tensor(light.location).view(3, 1, 1) - shown.places
     falls = _cosine(shown.normals, towards).clamp(min=0).to(canvas)
     lit = (light.ambient + light.diffuse * falls) * texture
-    return torch.where(shown.hit, lit.clamp(0, 1), background)
+    # Nothing is darker than black. A bound there would stop the gradient of what is black.
+    return torch.where(shown.hit, lit.clamp(max=1), background)
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class Views:
         # Within these no camera stands in a solid, and each sees some of its front.
         within("[0, 45]", rand_elev=self.elev, rand_azim=self.azim)
         within("[0, 180]", rand_angle=self.angle)
-        at_least(0.5, min_dist=self.least)
+        at_least(0.6, min_dist=self.least)
         at_least(0, rand_dist=self.more)
 
     def camera(self, elev: float, azim: float, angle: float, dist: float) -> Camera:
