@@ -111,6 +111,12 @@ def test_a_camera_to_the_right_sees_what_is_on_the_right_nearer() -> None:
     assert red(above)[0] < middle - 10 and red(below)[0] > middle + 10
 
 
+def test_a_camera_behind_sees_no_canvas() -> None:
+    for name in SOLIDS:
+        found = shown(torch.zeros(1, 3, 30, 30), name, Camera(0, 180, 0, 1))
+        assert set(found[0, 0].unique().tolist()) <= {0.5, 1.0} and (found[0, 0] == 1).any()
+
+
 def test_a_lamp_shines_as_lambert_says() -> None:
     """On a book square-on: ambient + diffuse cos, of the angle at each place; behind it nothing is lit."""
     side = 16
@@ -202,7 +208,7 @@ def test_backgrounds_carry_no_gradient(background: Background) -> None:
 
 
 def test_gradients_are_finite_where_nothing_is_met() -> None:
-    """Rays that miss meet no surface, or one at no place; none may become a gradient that is no number."""
+    """Where nothing is met, lengths of 0 and shares of them do no harm."""
     for name, side in itertools.product(SOLIDS, (12, 13)):
         canvas = noise(side).requires_grad_()
         found = shown(canvas, name, Camera(0, 0, 0, 2.5), Light((0, 0, 4), 0.6, 0.3))

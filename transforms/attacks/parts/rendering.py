@@ -56,7 +56,7 @@ SOLIDS = {
 
 
 class Camera(NamedTuple):
-    """Where the camera stands; it looks at the solid's middle.
+    """Where the camera stands, outside; it looks at the solid's middle.
 
     Attributes:
         elev, azim: how far up and how far to the right, degrees.
@@ -111,7 +111,7 @@ def seen(solid: Solid, camera: Camera, like: Tensor) -> Seen:
     root = inside.clamp(min=0).sqrt()
     enters, leaves = (torch.where(inside > 0, (sign * root - half) / square, -sign * _INF) for sign in (-1, 1))
     first, which = enters.max(dim=0)
-    hit = (first < leaves.amin(dim=0)) & (first > 0)
+    hit = first < leaves.amin(dim=0)
     places = origin + torch.where(hit, first, 0) * rays
     normals = places * weights[:, :, 0, 0].T[:, which]
     return Seen(hit, places, normals, hit & (which == 0) & (places[2] > 0))
@@ -142,8 +142,7 @@ def rendered(canvas: Tensor, solid: Solid, camera: Camera, light: Light, colour:
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """Between vectors (3, S, S). PyTorch's takes half of the time of a whole copy, for the norms along this axis."""
-    squares = (one**2).sum(dim=0) * (other**2).sum(dim=0)
-    return (one * other).sum(dim=0) / squares.clamp(min=_TINY).sqrt()
+    return (one * other).sum(dim=0) / ((one**2).sum(dim=0) * (other**2).sum(dim=0)).sqrt()
 
 
 def _rays(solid: Solid, camera: Camera, side: int) -> tuple[Tensor, Tensor]:
