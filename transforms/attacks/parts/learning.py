@@ -129,8 +129,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *(partial(crop, ratio=number / 10) for number in range(1, 10)),
     *(partial(move, offset=(10 + number) / 20) for number in range(9)),
 )
-"""Those of the authors' code, in its order. Where it lists several that make more or fewer copies of one kind, one
-drawn of them is the same: mixtures stand here five times each."""
+"""Those of the authors' code, in its order. Its mixtures differ in how many pictures are mixed in, each by itself; one
+drawn of them is always the same, so each strength stands here five times."""
 
 
 @dataclass(frozen=True)
