@@ -28,7 +28,7 @@ from pipeline.run.shard import Shard
 from transforms.attacks.engine import as_followed
 from transforms.errors import InputError, StoppedError, out_of_memory
 from transforms.models.classifier import Classifier
-from transforms.models.conditions import Conditions
+from transforms.models.conditions import Conditions, equal_parts
 from transforms.models.device import Numerics, is_emulated, torch_device
 from transforms.models.pin import ModelPin
 from transforms.rows.parts import canvases_part
@@ -155,7 +155,8 @@ def _with_micro_batch(prepared: Prepared, models: "_Models") -> Prepared:
     if defined.numerics == "exact" or defined.micro_batch or attack is None:
         return prepared
     surrogate = models.held(attack.surrogates).surrogates(attack)[0]
-    size = quickest(partial(seconds_of_a_gradient, surrogate), defined.chunk_size)
+    most = quickest(partial(seconds_of_a_gradient, surrogate), defined.chunk_size)
+    size = equal_parts(defined.chunk_size, most)
     record = prepared.record.replace(definitions=defined.replace(micro_batch=size))
     return replace(prepared, record=record)
 

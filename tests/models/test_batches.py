@@ -13,7 +13,7 @@ from transforms.attacks.objectives import Goal, cross_entropy
 from transforms.attacks.surrogates import Surrogates
 from transforms.models.batches import in_micro_batches
 from transforms.models.classifier import Classifier
-from transforms.models.conditions import usual_micro_batch
+from transforms.models.conditions import equal_parts, usual_micro_batch
 from transforms.models.views import center
 
 
@@ -67,6 +67,17 @@ def test_size_is_bounded_by_the_chunk() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [usual_micro_batch(cpu, chunk) for chunk in (1, 3)] == [1, 3]
     assert usual_micro_batch(cpu, 10_000) == usual_micro_batch(cpu, 1_000) <= usual_micro_batch(cuda, 1_000)
+
+
+@given(chunk=st.integers(1, 300), most=st.integers(1, 100))
+def test_no_other_size_fills_up_less_in_as_few_parts(chunk: int, most: int) -> None:
+    def parts(size: int) -> int:
+        return len(range(0, chunk, size))
+
+    size = equal_parts(chunk, most)
+    allowed = [each for each in range(1, most + 1) if parts(each) == min(parts(other) for other in range(1, most + 1))]
+    assert size in allowed
+    assert size * parts(size) == min(each * parts(each) for each in allowed)
 
 
 def looked_at(lite0: Classifier, samples: Samples, order: list[int], size: int) -> tuple[Tensor, Tensor]:

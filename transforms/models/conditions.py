@@ -34,5 +34,13 @@ class Conditions:
 
 
 def usual_micro_batch(device: torch.device, chunk_size: int) -> int:
-    """Images to show a model at once: what suits the device, but no more than a chunk holds."""
-    return min(_MOST[device.type], chunk_size)
+    """Images to show a model at once: as many as suit the device, in equal parts of a chunk."""
+    return equal_parts(chunk_size, _MOST[device.type])
+
+
+def equal_parts(chunk_size: int, most: int) -> int:
+    """The size of the fewest equal parts of a chunk that hold no more than `most` images.
+
+    A part that is short is filled up, so parts of 8 and 2 images would take the time of 16, not of 10.
+    """
+    return -(-chunk_size // -(-chunk_size // most))
