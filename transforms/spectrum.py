@@ -39,3 +39,9 @@ def cosines(side: int) -> Tensor:
     matrix = torch.cos(math.pi / side * frequency[:, None] * (frequency + 0.5)) * math.sqrt(2 / side)
     matrix[0] /= math.sqrt(2)
     return matrix
+
+
+def with_spectrum(pictures: Tensor, factors: Tensor) -> Tensor:
+    """Pictures (..., S, S) whose cosine coefficients are multiplied by factors of the same shape."""
+    basis = cosines(pictures.shape[-1]).to(pictures)
+    return basis.T @ (factors * (basis @ pictures @ basis.T)) @ basis

@@ -190,7 +190,22 @@ def test_each_gradient_is_of_another_draw_and_none_of_those_that_judge() -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["adaea", "emi-fgsm", "mi-fgsm", "vmi-fgsm", "svre", "cwa", "smer", "dta", "rap", "ops", "mumodig", "decowa"],
+    [
+        "adaea",
+        "emi-fgsm",
+        "mi-fgsm",
+        "vmi-fgsm",
+        "svre",
+        "cwa",
+        "smer",
+        "dta",
+        "rap",
+        "ops",
+        "mumodig",
+        "decowa",
+        "l2t",
+        "pc-i-fgsm",
+    ],
 )
 @pytest.mark.parametrize("more", [{}, {"eot": 2}, {"keep": "best"}])
 def test_the_cost_behind_a_random_defence_is_what_is_really_paid(name: str, more: dict[str, Any]) -> None:

@@ -17,9 +17,11 @@ import pytest
 import torch
 from scipy import fft, ndimage, stats
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, functional
 
 from tests.support.attacks import (
     EPS,
+    L2T,
     POOL,
     POOL_LABELS,
     SHAPE,
@@ -37,6 +39,7 @@ from tests.support.attacks import (
     iterate,
     make,
     nearest,
+    of_l2t,
     operator_matrix,
     quick,
     softmax,
@@ -50,6 +53,7 @@ from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import OBJECTIVES, Goal, cross_entropy
 from transforms.attacks.parts.estimators import EnhancedMomentum, Sampling
 from transforms.attacks.parts.filters import Kernel, blur
+from transforms.attacks.parts.learning import OPERATIONS, LearntOperations, Policy
 from transforms.attacks.parts.momentum import adam, mean_normalized, momentum
 from transforms.attacks.parts.transformations import DiverseInput
 from transforms.attacks.recipes.names import recipe
@@ -364,6 +368,78 @@ def mef(image: Naive, neighbors: int = 3, gamma: float = 2.0, xi: float = 0.15) 
     return points
 
 
+def pc(image: Naive, decay: float = 0.0) -> np.ndarray:
+    """Wan et al. 2023, as in their PC-I-FGSM.py and PC-MI-FGSM.py: a predicted picture, and two gradients."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    for step in range(STEPS):
+        path = image.at(step)
+        noise = unit(image.gradient(points, path))
+        predicted = image.step(points, noise)
+        noise_all = noise + unit(image.gradient(predicted, path.at("correction")))
+        accumulated = decay * accumulated + unit(noise_all)
+        points = image.step(points, accumulated)
+    return points
+
+
+class Keyed:
+    """An image's random numbers by name, as double-precision arrays."""
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    def uniform(self, shape: tuple[int, ...], name: str) -> np.ndarray:
+        return self.draws.uniform(shape, name)[0].double().numpy()
+
+    def normal(self, shape: tuple[int, ...], name: str) -> np.ndarray:
+        return self.draws.normal(shape, name)[0].double().numpy()
+
+    def integers(self, below: int, count: int, name: str) -> list[int]:
+        return self.draws.integers(below, (count,), name)[0].tolist()
+
+    def permutation(self, size: int, name: str) -> list[int]:
+        return self.draws.permutation(size, name)[0].tolist()
+
+    def at(self, *path: object) -> "Keyed":
+        return Keyed(self.draws.at(*path))
+
+    def copy(self, count: int) -> int:
+        return int(self.draws.integers(count, (), "copy")[0])
+
+
+def another(image: Naive, draws: Draws) -> np.ndarray:
+    order = draws.permutation(len(POOL), "mix")[0].tolist()
+    return POOL[next(each for each in order if POOL_LABELS[each] != image.label)].double().numpy() / 255
+
+
+def l2t(image: Naive, num_scale: int = 3, ops_num: int = 2, learning_rate: float = 0.01) -> np.ndarray:
+    """Zhu et al. 2024, as in their l2t.py but for one copy of each operation; autograd gives the policy's gradient."""
+    points, accumulated = image.clean, np.zeros(SHAPE)
+    parameters = torch.zeros(98, dtype=torch.float64, requires_grad=True)
+    for step in range(STEPS):
+        gradients, rewards = [], []
+        for number in range(num_scale):
+            path, shares = image.at(step).at("copy", number), parameters.softmax(dim=0)
+            ends, seen, backs = shares.detach().numpy().cumsum(), points, []
+            chosen = [int((ends <= each).sum()) for each in Keyed(path).uniform((ops_num,), "operations")]
+            for place, which in enumerate(chosen):
+                numbers = Keyed(path.at("eot", 0, "transformation", 0, 0, "operation", place))
+                seen, back = of_l2t(which, seen, another(image, numbers.draws), numbers, numbers.copy)
+                backs.append(back)
+            pulled = image.gradient(seen, path)
+            for back in reversed(backs):
+                pulled = back(pulled)
+            gradients.append(pulled)
+            logits = np.mean([twin.logits(seen) for twin in image.twins], axis=0)
+            wanted = image.label if image.target is None else image.target
+            loss = -np.log(softmax(logits)[wanted]) * (1 if image.target is None else -1)
+            rewards.append(shares[chosen].prod() * loss)
+        (slope,) = torch.autograd.grad(sum(rewards) / num_scale, parameters)
+        parameters = (parameters + learning_rate * slope).detach().requires_grad_()
+        accumulated = accumulated + unit(np.mean(gradients, axis=0))
+        points = image.step(points, accumulated)
+    return points
+
+
 def rap(image: Naive, inner_steps: int = 3, late_start: int = 1) -> np.ndarray:
     """Qin et al. 2022: from a random point around the picture downhill, and there the gradient."""
     points, accumulated = image.clean, np.zeros(SHAPE)
@@ -621,6 +697,22 @@ def spectral(image: Naive, points: np.ndarray, copy: int, draws: Draws) -> Seen:
     return fft.idctn(spectrum, axes=(-2, -1), norm="ortho"), lambda pulled: pulled
 
 
+def other_frequencies(image: Naive, points: np.ndarray, copy: int, draws: Draws, hard: bool = False) -> Seen:
+    """TransferAttack's MFI: low frequencies of the picture, and high ones of another, or between both."""
+    places = np.arange(SIDE) - SIDE // 2
+    distances = np.hypot(places[:, None], places)
+    low = distances <= 3 if hard else 1 / (1 + np.exp((distances - 3) / 10))
+    alpha = 0.0 if hard else float(draws.uniform((), "share")[0])
+    own = low + alpha * (1 - low)
+
+    def filtered(picture: np.ndarray, kept: np.ndarray = own) -> np.ndarray:
+        spectrum = np.fft.fftshift(np.fft.fft2(picture), axes=(-2, -1))
+        return np.fft.ifft2(np.fft.ifftshift(spectrum * kept, axes=(-2, -1))).real
+
+    noise = 32 / 255 * draws.normal(SHAPE, "noise")[0].double().numpy()
+    return filtered(points) + filtered(another(image, draws), (1 - alpha) * (1 - low)) + noise, filtered
+
+
 def enlarged(draws: Draws, rate: float) -> tuple[np.ndarray, np.ndarray]:
     return enlarging(SIDE, rate, draws.uniform((3,), "resize")[0].tolist())
 
@@ -733,6 +825,10 @@ CASES: dict[str, Case] = {
     "ops": Case(ops, {"neighbors": 2, "operators": 3}),
     "mumodig": Case(mumodig, {"auxiliary": 2, "baselines": 2, "interpolations": 2, "regions": 3}),
     "decowa": Case(decowa, {"warpings": 3}),
+    "pc-i-fgsm": Case(pc),
+    "pc-mi-fgsm": Case(lambda image: pc(image, 1.0)),
+    "l2t": Case(l2t),
+    "l2t, learning": Case(lambda image: l2t(image, 2, 3, 1e6), {"num_scale": 2, "ops_num": 3, "learning_rate": 1e6}),
     "adam-pgd": Case(adam_pgd, reach=2.5),
     "ti-fgsm": Case(ti),
     "ti-fgsm, linear": Case(lambda image: ti(image, "linear"), {"kernel_type": "linear"}),
@@ -740,6 +836,12 @@ CASES: dict[str, Case] = {
     "si-fgsm": Case(mi, looks=((scaled, 5),)),
     "admix": Case(mi, looks=((mixed, 3), (scaled, 5))),
     "usmm": Case(mi, {"uniform_scales": 3, "mix_masks": 2}, looks=((masked, 6),)),
+    "mfi": Case(mi, {"mask_radius": 3.0}, looks=((other_frequencies, 3), (scaled, 5))),
+    "mfi, hard": Case(
+        mi,
+        {"mask_radius": 3.0, "mask_type": "hard", "mixed_spectra": 2},
+        looks=((partial(other_frequencies, hard=True), 2), (scaled, 5)),
+    ),
     "ssa": Case(mi, {"spectra": 3}, looks=((spectral, 3),)),
     "bsr": Case(mi, {"shuffles": 3}, looks=((shuffled, 3),)),
     "anda": Case(unnormalized, {"shifts": 3}, looks=((translated, 9),)),
@@ -791,6 +893,9 @@ IN_L2 = (
     "fgsra",
     "dta",
     "smer",
+    "pc-i-fgsm",
+    "pc-mi-fgsm",
+    "l2t",
     "ops",
     "mumodig",
     "decowa",
@@ -912,6 +1017,9 @@ def test_a_zero_gradient_stays_zero() -> None:
         "mef",
         "fgsra",
         "dta",
+        "pc-i-fgsm",
+        "pc-mi-fgsm",
+        "mfi",
         "ops",
         "mumodig",
         "svre",
@@ -967,6 +1075,59 @@ def test_emi_looks_no_farther_than_its_reach(sampling: Sampling, spread: float) 
     assert places.mean(dim=0).tolist() == pytest.approx([0, 0], abs=0.005)
     assert places.std(dim=0).tolist() == pytest.approx([reach * spread] * 2, rel=0.05)
     assert not torch.equal(places[:, 0], places[:, 1])
+
+
+@pytest.mark.parametrize("which", range(98))
+def test_each_operation_of_l2t_is_one_of_its_authors_copies(which: int) -> None:
+    """Forwards and backwards; there are no others."""
+    assert len(OPERATIONS) == len(L2T) == 98
+    image, other = (some_canvases(1, seed=seed).float() / 255 for seed in (1, 2))
+    for name in ("one", "two", "three"):
+        draws, points = Draws(0, "l2t", [name]), image.clone().requires_grad_()
+        numbers = Keyed(draws)
+        found = OPERATIONS[which](points, other, draws)
+        expected, back = of_l2t(which, image[0].double().numpy(), other[0].double().numpy(), numbers, numbers.copy)
+        assert np.allclose(found[0].detach().numpy(), expected, atol=1e-5)
+        pulled = torch.from_numpy(np.random.default_rng(0).normal(size=SHAPE)).float()
+        (gradient,) = torch.autograd.grad((found[0] * pulled).sum(), points)
+        assert np.allclose(gradient[0].numpy(), back(pulled.double().numpy()), atol=1e-4)
+
+
+def test_turns_crops_and_moves_of_l2t_are_torchvisions() -> None:
+    """The authors' functions, bilinear: which way a turn goes, which middle a crop keeps, where a move leads."""
+    image, bilinearly = some_canvases(1, seed=1, side=40).float() / 255, InterpolationMode.BILINEAR
+    draws = next(each for name in range(99) if (each := Draws(0, "l2t", [f"{name}"])).integers(5, (), "copy")[0] == 2)
+    turned, cropped, moved = (OPERATIONS[each](image, image, draws) for each in (4, 83, 97))
+    assert torch.allclose(turned, functional.rotate(image, 120 / 4, bilinearly), atol=1e-4)
+    assert torch.allclose(cropped, functional.resized_crop(image, 5, 5, 30, 30, [40, 40]), atol=1e-4)
+    away = [0.9 * 3 / 5] * 2
+    assert torch.allclose(moved, functional.affine(image, 0.0, away, 1.0, [0.0, 0.0], bilinearly), atol=1e-4)
+
+
+def test_a_policy_forgets_with_the_run_and_hardly_learns_at_the_published_rate() -> None:
+    """A gain of 10, that is, a probability of 0.00005, for one operation only, in each of ten steps."""
+    batch, made = batch_of(some_canvases(3), [0, 1, 2]), LearntOperations(2, 2, 1e6)
+    gradients = Gradients(surrogates(bent()), cross_entropy, batch)
+    runs = []
+    for _ in range(2):
+        estimate = made.begin()
+        runs.append([estimate(gradients, batch.clean, batch.clean, batch.draws.at(step)) for step in range(3)])
+    assert all(torch.equal(*each) for each in zip(*runs, strict=True))
+    policy, chosen = Policy(1, 0.01), [torch.tensor([[7, 7]])] * 3
+    for _ in range(10):
+        policy.learn(chosen, [torch.tensor([10.0])] * 3)
+    gain = policy.probabilities[0, 7] * 98 - 1
+    assert 1e-4 < gain < 3e-4
+
+
+def test_a_policy_draws_by_its_probabilities_and_learns_from_no_infinite_loss() -> None:
+    policy, count = Policy(1, 1500.0), 4000
+    policy.learn([torch.tensor([[3]]), torch.tensor([[5]])], [torch.tensor([0.5]), torch.tensor([torch.inf])])
+    shares = policy.probabilities[0]
+    assert 0.05 < shares[3] < 0.95 and shares.sum().item() == pytest.approx(1)
+    drawn = policy.drawn(count, Draws(0, "l2t", ["one"]))[0]
+    counts = torch.bincount(drawn, minlength=98).double()
+    assert stats.chisquare(counts.numpy(), shares.numpy() * count).pvalue > 1e-4
 
 
 def test_without_decay_momentum_is_bim() -> None:
@@ -1046,6 +1207,12 @@ def test_memories_are_fresh_in_each_restart() -> None:
         ("decowa", {"mesh": 2}, "mesh"),
         ("decowa", {"noise_scale": 0.0}, "noise_scale"),
         ("decowa", {"rho": 0.0}, "rho"),
+        ("l2t", {"num_scale": 0}, "num_scale"),
+        ("l2t", {"ops_num": 0}, "ops_num"),
+        ("l2t", {"learning_rate": -0.1}, "learning_rate"),
+        ("mfi", {"mixed_spectra": 0}, "mixed_spectra"),
+        ("mfi", {"mask_radius": 0.0}, "mask_radius"),
+        ("mfi", {"gaussian_sigma": -0.1}, "gaussian_sigma"),
         ("adam-pgd", {"beta1": 1.0}, "beta1"),
         ("adam-pgd", {"beta2": -0.1}, "beta2"),
         ("adam-pgd", {"stabilizer": 0.0}, "stabilizer"),

@@ -24,6 +24,7 @@ from tests.support.attacks import (
     enlarging,
     grid_shuffle,
     in_proportion,
+    of_l2t,
     operator_matrix,
     some_canvases,
     surrogates,
@@ -32,8 +33,15 @@ from tests.support.attacks import (
 from transforms.attacks.gradients import Gradients
 from transforms.attacks.objectives import cross_entropy
 from transforms.attacks.parts.integrated import IntegratedGradients
+from transforms.attacks.parts.learning import LearntOperations
 from transforms.attacks.parts.operators import OperatorSequences
-from transforms.attacks.parts.transformations import BlockShuffle, DiverseInput, MixMask, SpectrumSimulation
+from transforms.attacks.parts.transformations import (
+    BlockShuffle,
+    DiverseInput,
+    MixedFrequencies,
+    MixMask,
+    SpectrumSimulation,
+)
 from transforms.attacks.parts.warping import ConstrainedWarping
 from transforms.attacks.protocol import Batch, Transformation
 from transforms.randomness import Draws
@@ -42,7 +50,7 @@ IMAGES = 2
 COPIES = 400
 NETWORK = bent(7)
 
-Part = Transformation | IntegratedGradients | ConstrainedWarping
+Part = Transformation | IntegratedGradients | ConstrainedWarping | LearntOperations
 Sampled = Callable[[np.random.Generator, Twin, np.ndarray, int], np.ndarray]
 """The gradient of one copy: (random numbers, network, canvas in [0, 1], label) -> like the canvas."""
 
@@ -124,6 +132,58 @@ def warping(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int
     return by_matrix(matrix.T, twin.gradient(by_matrix(matrix, canvas), label))
 
 
+def another(rng: np.random.Generator, label: int) -> np.ndarray:
+    others = [each for each in range(len(POOL)) if POOL_LABELS[each] != label]
+    return POOL[rng.choice(others)].double().numpy() / 255
+
+
+def mixed_frequencies(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Qian et al. 2024 as in TransferAttack: high frequencies at a random share between both pictures, and noise."""
+    places = np.fft.fftfreq(SIDE, 1 / SIDE)
+    low = 1 / (1 + np.exp((np.hypot(places[:, None], places) - 3) / 10))
+    own = low + rng.random() * (1 - low)
+    spectrum = np.fft.fft2(canvas) * own + np.fft.fft2(another(rng, label)) * (1 - own)
+    seen = np.fft.ifft2(spectrum).real + rng.normal(0, 32 / 255, SHAPE)
+    return np.fft.ifft2(np.fft.fft2(twin.gradient(seen, label)) * own).real
+
+
+class Free:
+    """Random numbers without names."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def uniform(self, shape: tuple[int, ...], name: str) -> np.ndarray:
+        return self.rng.random(shape)
+
+    def normal(self, shape: tuple[int, ...], name: str) -> np.ndarray:
+        return self.rng.normal(size=shape)
+
+    def integers(self, below: int, count: int, name: str) -> list[int]:
+        return self.rng.integers(below, size=count).tolist()
+
+    def permutation(self, size: int, name: str) -> list[int]:
+        return self.rng.permutation(size).tolist()
+
+    def at(self, *path: object) -> "Free":
+        return self
+
+
+def all_copies(rng: np.random.Generator, twin: Twin, canvas: np.ndarray, label: int) -> np.ndarray:
+    """Zhu et al. 2024, one operation of the first policy: the mean over all copies that the authors' code makes."""
+    which, copies, number, gradients = int(rng.integers(98)), [1], 0, []
+
+    def copy(count: int) -> int:
+        copies[0] = count
+        return number
+
+    while number < copies[0]:
+        seen, back = of_l2t(which, canvas, another(rng, label), Free(rng), copy)
+        gradients.append(back(twin.gradient(seen, label)))
+        number += 1
+    return np.mean(gradients, axis=0)
+
+
 CASES: dict[str, tuple[Part, Sampled]] = {
     "di": (DiverseInput(1.5, 0.5), diverse),
     "ssa": (SpectrumSimulation(COPIES, 0.05, 0.5), spectrum),
@@ -131,13 +191,15 @@ CASES: dict[str, tuple[Part, Sampled]] = {
     "usmm": (MixMask(0.1, 0.75, 5, COPIES // 5, 0.5), mix_mask),
     "ops": (OperatorSequences(COPIES), operators),
     "mumodig": (IntegratedGradients(COPIES, 1, 1, 2, 0.65), integrated),
+    "mfi": (MixedFrequencies(COPIES, 3.0, 32 / 255, "soft"), mixed_frequencies),
+    "l2t": (LearntOperations(COPIES, 1, 0.0), all_copies),
     "decowa": (ConstrainedWarping(COPIES, 3, 2.0, 0.01), warping),
 }
 
 
 def averaged(part: Part, batch: Batch, draws: Draws) -> np.ndarray:
     gradients = Gradients(surrogates(NETWORK), cross_entropy, batch)
-    if isinstance(part, IntegratedGradients | ConstrainedWarping):
+    if isinstance(part, IntegratedGradients | ConstrainedWarping | LearntOperations):
         return part.begin()(gradients, batch.clean, batch.clean, draws).double().numpy()
     drawn = replace(gradients, transformations=(part,), eot=COPIES // part.copies)
     return drawn.at(batch.clean, draws).double().numpy()

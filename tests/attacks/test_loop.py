@@ -101,6 +101,8 @@ LINEAR: dict[str, dict[str, Any]] = {
     "pgn": {"steps": 4, "neighbors": 2},
     "mef": {"steps": 4, "neighbors": 2},
     "gra": {"steps": 7, "neighbors": 2},
+    "pc-i-fgsm": {"steps": 7},
+    "pc-mi-fgsm": {"steps": 7},
     "si-fgsm": {"steps": 7},
     "svre": {"steps": 4},
     "bim-ssa": {"steps": 4, "spectra": 2},
@@ -226,6 +228,7 @@ FURTHER = {
     "mumodig": 1.5,
     "decowa": 2.0,
     "odi": 2.0,
+    "l2t": 2.0,
     "lf-fgsm": 1.5,
     "bim-lf": 1.5,
     "square": 3.0,
@@ -303,6 +306,8 @@ PLAIN = (
     "mi-fgsm",
     "gi-fgsm",
     "pi-fgsm",
+    "pc-i-fgsm",
+    "pc-mi-fgsm",
     "ti-fgsm",
     "lf-fgsm",
     "svre",
@@ -572,6 +577,10 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
         ("ops", {}, 10 * 201),
         ("mumodig", {}, 70),
         ("decowa", {}, 400),
+        ("pc-i-fgsm", {}, 20),
+        ("pc-mi-fgsm", {}, 20),
+        ("l2t", {}, 30),
+        ("mfi", {}, 150),
         ("di-fgsm", {}, 10),
         ("ti-fgsm", {}, 10),
         ("si-fgsm", {}, 50),
@@ -589,7 +598,7 @@ def test_cost_of_a_ten_crop_is_ten_windows(name: str, fuse: str) -> None:
 )
 def test_cost_at_the_fields_settings(name: str, parameters: dict[str, Any], gradients: int) -> None:
     """Gradients per image as counted from TransferAttack's loops; where all points of a step are one, or an estimate
-    after the last step would go unused, one is enough."""
+    after the last step would go unused, one is enough. Of L2T one copy of each operation."""
     assert make(name, **parameters).cost(1)[1] == gradients
 
 

@@ -30,7 +30,7 @@ from transforms.attacks.drivers.square import Square
 from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import OBJECTIVES, ObjectiveName
 from transforms.attacks.parts.estimators import AtThePoint, VarianceTuning
-from transforms.attacks.parts.transformations import DiverseInput, Mixing, ResizedDiversity, Scales
+from transforms.attacks.parts.transformations import DiverseInput, MixedFrequencies, Mixing, ResizedDiversity, Scales
 from transforms.attacks.protocol import Attack
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes.bases import BASES
@@ -117,6 +117,7 @@ def test_unknown_recipes_suggest_the_nearest() -> None:
         ("vmi-di-ti-si", [Scales, DiverseInput]),
         ("vmi-si-di", [DiverseInput, Scales]),
         ("mi-admix-ti", [Mixing, Scales]),
+        ("mi-di-mfi", [MixedFrequencies, Scales, DiverseInput]),
         ("mi-di-admix", [Mixing, Scales, DiverseInput]),
         ("bim-dem", [ResizedDiversity]),
     ],
@@ -143,6 +144,7 @@ def test_bases_keep_their_own_parts_in_combinations() -> None:
         ("mi-admix", "admix"),
         ("mi-ssa", "ssa"),
         ("mi-usmm", "usmm"),
+        ("mi-mfi", "mfi"),
         ("mi-bsr", "bsr"),
         ("mi-sia", "sia"),
         ("mi-lf", "lf-fgsm"),
@@ -164,6 +166,7 @@ def test_a_named_recipe_is_its_combination(name: str, same: str) -> None:
         ("ti-di-fgsm", "did you mean 'mi-ti-di'?"),
         ("vmi-di-fgsm-ssa", "did you mean 'vmi-di-ssa'?"),
         ("mi-di-di", "'di'"),
+        ("mi-mfi-si", "'si'"),
         ("admix-si", "did you mean 'admix'?"),
         ("mi-ti-di-ti", "'ti'"),
         ("mi-", "''"),
@@ -244,6 +247,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ops": {**MI, "neighbors": 10, "operators": 20, "beta": 2.0},
     "mumodig": {**MI, "auxiliary": 6, "baselines": 1, "interpolations": 1, "regions": 2, "position": 0.65},
     "decowa": {**MI, "warpings": 20, "mesh": 3, "noise_scale": 2.0, "rho": 0.01},
+    "pc-i-fgsm": STEPS,
+    "pc-mi-fgsm": {**STEPS, "decay": 1.0},
+    "l2t": {**MI, "num_scale": 3, "ops_num": 2, "learning_rate": 0.01},
+    "mfi": {
+        **{**MI, "mixed_spectra": 3, "mask_radius": 100.0, "gaussian_sigma": 32 / 255, "mask_type": "soft"},
+        **SI,
+    },
     "di-fgsm": {**MI, **DI},  # 299 pixels become 330
     "ti-fgsm": {**MI, **TI},
     "si-fgsm": {**MI, **SI},
@@ -395,10 +405,11 @@ def test_every_parameter_has_an_effect(name: str) -> None:
         **{"reference_steps": 3, "sigma": 0.3, "feature_decay": 0.1, "mix_probability": 0.9, "mix_limit": 0.2},
         **{"partitions": 2, "local_samples": 3},
         **{"scale_start": 0.4, "scale_interval": 0.3, "similarity_weight": 10.0},
-        **{"tuning_beta": 0.5},
         **{"source_3d_models": ("cup", "ball"), "background_type": "random_solid"},
         **{"rand_elev": 5.0, "rand_azim": 5.0, "rand_angle": 90.0, "min_dist": 0.6, "rand_dist": 1.0},
         **{"ambient_color": 0.1, "rand_ambient_color": 0.6, "rand_diffuse_color": 0.0},
+        **{"tuning_beta": 0.5, "num_scale": 3, "ops_num": 1, "learning_rate": 1e5},
+        **{"mixed_spectra": 3, "mask_radius": 1.0, "gaussian_sigma": 0.01, "mask_type": "hard"},
         **{"pre_steps": 3, "search_factor": 0.5},
         **{"scale_low": 0.2, "scale_high": 0.9, "uniform_scales": 3, "mix_masks": 3, "mask_range": 0.3},
         **{"steps": 4, "alpha": 0.004, "decay": 0.3, "neighbors": 3, "samples": 4, "spectra": 3, "structures": 3},

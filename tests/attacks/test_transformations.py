@@ -37,6 +37,7 @@ from transforms.attacks.parts.transformations import (
     Angles,
     BlockShuffle,
     DiverseInput,
+    MixedFrequencies,
     Mixing,
     MixMask,
     PatchOut,
@@ -196,6 +197,38 @@ def test_masks_multiply_scaled_pictures() -> None:
         found = usmm(points, copy, draws, batch)
         assert torch.allclose(found, (factor * points * (0.5 + added)).clamp(max=1), atol=1e-6)
         assert torch.equal(torch.autograd.grad((found * pulled).sum(), points)[0], pulled)
+
+
+def frequencies(pictures: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients, and how many cycles per picture each is from the mean."""
+    places = np.fft.fftfreq(SIDE, 1 / SIDE)
+    return np.fft.fft2(pictures.detach().double().numpy()), np.hypot(places[:, None], places)
+
+
+@pytest.mark.parametrize("radius", [3.0, 5.0])
+def test_high_frequencies_are_another_pictures(radius: float) -> None:
+    """Hard: up to the radius the canvas's, beyond it those of a picture of another class. Soft: each between both, all
+    at one share where the mask is past. The gradient is the canvas's part."""
+    batch = batch_of(some_canvases(4), [0, 1, 2, 3])
+    added = Mixing(1, 1.0)(batch.clean, 0, batch.draws, batch) - batch.clean
+    (own, away), (others, _) = frequencies(batch.clean), frequencies(added)
+    found, _ = frequencies(MixedFrequencies(1, radius, 0.0, "hard")(batch.clean, 0, batch.draws, batch))
+    assert np.allclose(found, np.where(away <= radius, own, others), atol=1e-3)
+    points = batch.clean.requires_grad_()
+    soft = MixedFrequencies(1, radius, 0.0, "soft")(points, 0, batch.draws, batch)
+    found, _ = frequencies(soft)
+    alpha = batch.draws.uniform((), "share").double().numpy()[:, None, None, None]
+    kept = 1 - (1 - alpha) / (1 + np.exp((radius - away) / 10))
+    assert np.allclose(found, kept * own + (1 - kept) * others, atol=1e-3)
+    (gradient,) = torch.autograd.grad(soft.sum(), points)
+    assert np.allclose(gradient, kept[:, :, :1, :1], atol=1e-5)  # the mean's own share
+
+
+def test_noise_of_mixed_frequencies() -> None:
+    batch = batch_of(some_canvases(4), [0, 1, 2, 3])
+    noisy, plain = (MixedFrequencies(1, 3.0, each, "soft")(batch.clean, 0, batch.draws, batch) for each in (0.2, 0.0))
+    assert (noisy - plain).std().item() == pytest.approx(0.2, rel=0.1)
+    assert torch.allclose(noisy - plain, 0.2 * batch.draws.normal(SHAPE, "noise"), atol=1e-6)
 
 
 # PatchOut ------------------------------------------------------------------------------------------------------------
@@ -509,6 +542,8 @@ ALL: dict[str, Transformation] = {
     "si": Scales(3),
     "admix": Mixing(2, 0.2),
     "usmm": MixMask(0.1, 0.75, 2, 2, 0.5),
+    "mfi": MixedFrequencies(2, 3.0, 0.1, "soft"),
+    "mfi, hard": MixedFrequencies(2, 3.0, 0.1, "hard"),
     "ssa": SpectrumSimulation(2, 0.05, 0.5),
     "sia": StructureInvariance(2, 3),
     "bsr": BlockShuffle(2, 2, 24.0),
@@ -567,6 +602,10 @@ def test_an_image_does_not_feel_its_batch(name: str) -> None:
         (lambda: MixMask(0.0, 0.75, 5, 3, 0.5), "scale_low"),
         (lambda: MixMask(0.5, 0.5, 5, 3, 0.5), "scale_high"),
         (lambda: MixMask(0.1, 0.75, 5, 3, 1.1), "mask_range"),
+        (lambda: MixedFrequencies(0, 3.0, 0.1, "soft"), "mixed_spectra"),
+        (lambda: MixedFrequencies(2, 0.0, 0.1, "soft"), "mask_radius"),
+        (lambda: MixedFrequencies(2, 3.0, -0.1, "soft"), "gaussian_sigma"),
+        (lambda: shown(MixedFrequencies(2, 8.5, 0.1, "soft"), white(1, SIDE)), "mask_radius"),
         (lambda: SpectrumSimulation(0, 0.1, 0.5), "spectra"),
         (lambda: SpectrumSimulation(2, -0.1, 0.5), "spectrum_noise"),
         (lambda: SpectrumSimulation(2, 0.1, 1.5), "spectrum_spread"),

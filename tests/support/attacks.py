@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy import optimize
+from scipy import fft, optimize
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor, nn
 
@@ -47,6 +47,9 @@ QUICK: dict[str, Any] = {
     "auxiliary": 1,
     "warpings": 2,
     "mixed_images": 2,
+    "mixed_spectra": 2,
+    "mask_radius": 3.0,
+    "num_scale": 2,
     "scales": 2,
     "resize_rates": (1.2, 1.5),
     "kernel_size": 3,
@@ -449,6 +452,93 @@ def operator_matrix(which: int, numbers: Sequence[float], side: int = SIDE) -> n
 def by_matrix(matrix: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """A picture (3, S, S), each channel of which is multiplied as one vector."""
     return (picture.reshape(3, -1) @ matrix.T).reshape(picture.shape)
+
+
+L2T: list[tuple[str, Any]] = [
+    ("identity", None),
+    *(("rotate", 30 * number) for number in range(1, 11)),
+    *(("sim", number) for number in range(1, 11)),
+    *(("dim", rate) for rate in (1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.45, 1.5, 1.55)),
+    *(("blockshuffle", number) for number in range(3, 13)),
+    *(("admix", strength) for strength in (0.2, 0.4) for _ in range(5)),
+    *(("ide", [tenths / 10 for tenths in range(1, last)]) for last in range(2, 7)),
+    *(("ide", each) for each in ([0.2, 0.3, 0.4, 0.5], [0.1, 0.3, 0.4, 0.5], [0.1, 0.2, 0.4, 0.5])),
+    *(("ide", each) for each in ([0.1, 0.2, 0.3, 0.5], [0.1, 0.2, 0.3, 0.4])),
+    *(("masked", number) for number in (2, 4, 6, 8, 10, 3, 5, 7, 9, 11)),
+    *(("ssm", rho) for rho in (0.2, 0.4, 0.5, 0.6, 0.8, 0.1, 0.3, 0.7, 0.9)),
+    *(("crop", ratio) for ratio in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    *(("affine", offset) for offset in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)),
+]
+"""The operations of the code of L2T's authors, in its order; of admix's pictures and masks it makes equal ones."""
+
+
+class Numbers(Protocol):
+    """Where the reference of L2T takes its random numbers from, by name."""
+
+    def uniform(self, shape: tuple[int, ...], name: str) -> np.ndarray: ...
+    def normal(self, shape: tuple[int, ...], name: str) -> np.ndarray: ...
+    def integers(self, below: int, count: int, name: str) -> list[int]: ...
+    def permutation(self, size: int, name: str) -> list[int]: ...
+    def at(self, *path: object) -> "Numbers": ...
+
+
+def strips(places: np.ndarray, axis: int, blocks: int, numbers: Numbers) -> list[np.ndarray]:
+    parts = np.cumsum(1 - numbers.uniform((blocks,), "lengths"))
+    lines = np.round(parts[:-1] / parts[-1] * places.shape[axis]).astype(int)
+    cut = np.split(places, lines, axis=axis)
+    return [cut[each] for each in numbers.permutation(blocks, "order")]
+
+
+def of_l2t(
+    which: int, points: np.ndarray, other: np.ndarray, numbers: Numbers, copy: Callable[[int], int]
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """One of the copies of a picture (3, S, S) that an operation makes, and how a gradient comes back from there.
+
+    Args:
+        copy: of so many copies, which one.
+    """
+    (kind, parameter), side = L2T[which], points.shape[-1]
+    matrix: np.ndarray = np.eye(side**2)
+    rows = np.eye(side)
+    if kind == "rotate":
+        matrix = turning(side, side, math.radians(parameter / 2 ** copy(5)))
+    elif kind == "sim":
+        matrix = matrix / 2 ** copy(parameter)
+    elif kind == "dim":
+        matrix = np.kron(*enlarging(side, parameter, numbers.uniform((3,), "numbers").tolist()))
+    elif kind == "blockshuffle":
+        places, axis = np.arange(side**2).reshape(side, side), numbers.integers(2, 1, "copy")[0]
+        shuffled = [
+            np.concatenate(strips(strip, 1 - axis, parameter, numbers.at("strip", number)), axis=1 - axis)
+            for number, strip in enumerate(strips(places, axis, parameter, numbers))
+        ]
+        matrix = matrix[np.concatenate(shuffled, axis=axis).ravel()]
+    elif kind == "admix":
+        scale = 2 ** copy(3)
+        return (points + parameter * other) / scale, lambda pulled: pulled / scale
+    elif kind == "ide":
+        kept = numbers.uniform(points.shape, "values") >= parameter[copy(len(parameter))]
+        return points * kept, lambda pulled: pulled * kept
+    elif kind == "masked":
+        row, column = numbers.integers(parameter, 2, "block")
+        step, kept = side / parameter, np.ones((side, side))
+        kept[round(step * row) : round(step * (row + 1)), round(step * column) : round(step * (column + 1))] = 0
+        return points * kept, lambda pulled: pulled * kept
+    elif kind == "ssm":
+        noise = 16 / 255 * numbers.normal(points.shape, "noise")
+        factors = 1 + parameter * (2 * numbers.uniform(points.shape, "spectrum") - 1)
+
+        def changed(picture: np.ndarray) -> np.ndarray:
+            return fft.idctn(fft.dctn(picture, axes=(-2, -1), norm="ortho") * factors, axes=(-2, -1), norm="ortho")
+
+        return changed(points + noise), changed
+    elif kind == "crop":
+        inner = int(side * (parameter + (1 - parameter) * (copy(5) + 1) / 5))
+        matrix = np.kron(*[bilinear(inner, side) @ rows[(side - inner) // 2 :][:inner]] * 2)
+    elif kind == "affine":
+        away = parameter * (copy(5) + 1) / 5
+        matrix = np.kron(*[(1 - away) * rows + away * np.eye(side, k=-1)] * 2)
+    return by_matrix(matrix, points), lambda pulled: by_matrix(matrix.T, pulled)
 
 
 class Warp:

@@ -86,7 +86,11 @@ class Gradients:
 
     def at(self, points: Tensor, draws: Draws) -> Tensor:
         """The gradient (B, 3, S, S) at float points (B, 3, S, S), averaged over all copies and draws."""
-        total = torch.zeros_like(points)
+        return self.with_values(points, draws)[0]
+
+    def with_values(self, points: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The same, and the objective (B,) that it is of."""
+        total, values = torch.zeros_like(points), points.new_zeros(len(points))
         choices = list(itertools.product(range(self.eot), *(range(each.copies) for each in self._separate)))
         for repetition, *choice in choices:
             copies = [
@@ -96,7 +100,8 @@ class Gradients:
             seen = (surrogates,) if self.way is None else self.way(surrogates, draws.at("inside", repetition, *choice))
             slopes = [each.slope(points, self.objective, self.batch.goal, copies=copies) for each in seen]
             total = total + sum(slope.gradient for slope in slopes) / len(slopes)
-        return total / len(choices)
+            values = values + sum(slope.values for slope in slopes) / len(slopes)
+        return total / len(choices), values / len(choices)
 
     @property
     def _separate(self) -> list[Transformation]:

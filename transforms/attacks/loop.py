@@ -116,8 +116,9 @@ class AttackLoop(BaseAttack):
 
     @property
     def pool(self) -> PoolUse:
-        mixed = self.features is not None and self.features.mixes
-        return "needed" if mixed or any(each.mixes for each in self.transformations) else "unused"
+        inside = self.features is not None and self.features.mixes
+        mixed = inside or self.estimator.mixes or any(each.mixes for each in self.transformations)
+        return "needed" if mixed else "unused"
 
     @property
     def looks_inside(self) -> bool:

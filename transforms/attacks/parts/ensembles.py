@@ -11,14 +11,14 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball, L2Ball
 from transforms.attacks.gradients import Gradients
-from transforms.attacks.parts.estimators import Estimate
+from transforms.attacks.parts.estimators import BaseEstimator, Estimate
 from transforms.attacks.parts.momentum import mean_normalized, momentum
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
 
 
 @dataclass(frozen=True)
-class VarianceReduction:
+class VarianceReduction(BaseEstimator):
     """SVRE: an inner loop follows one random surrogate at a time, corrected by how its gradient differs from the
     ensemble's at the outer point (Xiong et al. 2022, arXiv:2111.10752, algorithm 1).
 
@@ -67,7 +67,7 @@ class VarianceReduction:
 
 
 @dataclass(frozen=True)
-class AdaptiveEnsemble:
+class AdaptiveEnsemble(BaseEstimator):
     """AdaEA: surrogates whose small step raises the others' losses most get more weight, and pixels on which the
     surrogates' gradients disagree get none (Chen et al. 2023, arXiv:2308.02897). Weights are per image.
 
@@ -122,7 +122,7 @@ class AdaptiveEnsemble:
 
 
 @dataclass(frozen=True)
-class Reweighing:
+class Reweighing(BaseEstimator):
     """SMER: an inner loop follows one surrogate at a time, in a random order, whose logits are multiplied by a weight;
     the weights follow the ensemble's objective (Tang et al. 2024, "Ensemble Diversity Facilitates Adversarial
     Transferability", CVPR). Weights are per image, begin at 1 and last the whole run.
@@ -187,7 +187,7 @@ class Reweighing:
 
 
 @dataclass(frozen=True)
-class CommonWeakness:
+class CommonWeakness(BaseEstimator):
     """CWA: a small step downhill, then one uphill for each surrogate in turn; their sum is followed
     (Chen et al. 2024, arXiv:2303.09105, algorithm 1: MI-CWA).
 

@@ -15,7 +15,7 @@ from transforms.attacks.parts.momentum import mean_normalized
 from transforms.attacks.per_image import per_image
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
-from transforms.spectrum import cosines
+from transforms.spectrum import with_spectrum
 
 Sampling = Literal["linear", "uniform", "gaussian"]
 
@@ -32,10 +32,14 @@ class Estimator(Protocol):
 
     Attributes:
         random: whether anything is drawn.
+        mixes: whether the batch's pool is mixed in.
     """
 
     @property
     def random(self) -> bool: ...
+
+    @property
+    def mixes(self) -> bool: ...
 
     def begin(self) -> Estimate: ...
 
@@ -49,13 +53,19 @@ class Estimator(Protocol):
         """
 
 
+class BaseEstimator:
+    """Defaults for estimators: without other pictures."""
+
+    mixes: ClassVar[bool] = False
+
+
 def for_each_copy(gradients: int, models: int, copies: int) -> tuple[int, int]:
     """A forward and a backward pass of every model for each copy."""
     return gradients * models * copies, gradients * models * copies
 
 
 @dataclass(frozen=True)
-class AtThePoint:
+class AtThePoint(BaseEstimator):
     """The gradient where the canvas is."""
 
     random: ClassVar[bool] = False
@@ -68,7 +78,7 @@ class AtThePoint:
 
 
 @dataclass(frozen=True)
-class _Neighbourhood:
+class _Neighbourhood(BaseEstimator):
     """What estimators have in common that draw points around the canvas.
 
     Attributes:
@@ -123,7 +133,7 @@ class VarianceTuning(_Neighbourhood):
 
 
 @dataclass(frozen=True)
-class EnhancedMomentum:
+class EnhancedMomentum(BaseEstimator):
     """The mean gradient along the direction of the step before (Wang et al. 2021, arXiv:2103.10609).
 
     Attributes:
@@ -219,13 +229,11 @@ class FrequencyRelevance(_Neighbourhood):
     def begin(self) -> Estimate:
         def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
             gradient, total = gradients.at(points, draws), torch.zeros_like(points)
-            basis = cosines(points.shape[-1]).to(points)
             for number in range(self.neighbors):
                 path = draws.at("neighbor", number)
                 factors = 1 + self.spread * (2 * path.uniform(points.shape[1:], "spectrum").to(points) - 1)
-                seen = basis.T @ (factors * (basis @ self._around(points, path) @ basis.T)) @ basis
-                back = basis @ gradients.at(seen, path) @ basis.T
-                total = total + _likeness(points, seen) * (basis.T @ (factors * back) @ basis)
+                seen = with_spectrum(self._around(points, path), factors)
+                total = total + _likeness(points, seen) * with_spectrum(gradients.at(seen, path), factors)
             alike = _likeness(gradient, total)
             return alike * gradient + (1 - alike) * total
 
@@ -278,7 +286,7 @@ class GradientNormPenalty(_Neighbourhood):
 
 
 @dataclass(frozen=True)
-class DirectionTuning:
+class DirectionTuning(BaseEstimator):
     """DTA: the mean direction of a few short steps, each taken at the end of what is remembered there
     (Yang et al. 2023, arXiv:2303.15109, algorithm 1 as in the authors' code).
 
@@ -320,7 +328,34 @@ class DirectionTuning:
 
 
 @dataclass(frozen=True)
-class ReversePerturbation:
+class PredictionCorrection(BaseEstimator):
+    """PC: the gradient and that of a predicted canvas, a step along it further on, each divided by its mean magnitude
+    and added (Wan et al. 2023, arXiv:2306.01809, as in the authors' code).
+
+    Attributes:
+        ball: the budget, which the predicted canvas keeps, too.
+        alpha: length of the step that predicts.
+    """
+
+    ball: Ball
+    alpha: float
+    random: ClassVar[bool] = False
+
+    def begin(self) -> Estimate:
+        def estimate(gradients: Gradients, canvases: Tensor, points: Tensor, draws: Draws) -> Tensor:
+            gradient = mean_normalized(gradients.at(points, draws))
+            predicted = points + self.alpha * self.ball.direction(gradient, points)
+            predicted = self.ball.inside(predicted, gradients.batch.clean)
+            return gradient + mean_normalized(gradients.at(predicted, draws.at("correction")))
+
+        return estimate
+
+    def passes(self, steps: int, models: int, copies: int, redraws: bool) -> tuple[int, int]:
+        return for_each_copy(2 * steps, models, copies)
+
+
+@dataclass(frozen=True)
+class ReversePerturbation(BaseEstimator):
     """RAP: the gradient where nearby the objective is low, after a few steps downhill from a random point around the
     canvas (Qin et al. 2022, arXiv:2210.05968, algorithm 1).
 

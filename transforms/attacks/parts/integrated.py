@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transforms.attacks.gradients import Gradients
-from transforms.attacks.parts.estimators import Estimate, for_each_copy
+from transforms.attacks.parts.estimators import BaseEstimator, Estimate, for_each_copy
 from transforms.attacks.parts.operators import MOVES, Operator, applied, resize, turn_within
 from transforms.randomness import Draws
 from transforms.ranges import at_least, within
@@ -31,7 +31,7 @@ def quantized(points: Tensor, regions: int, draws: Draws) -> Tensor:
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(BaseEstimator):
     """MuMoDIG: the sum of integrated gradients of the canvas and of changed copies, each from a coarser picture of its
     own (Ren et al. 2025, arXiv:2412.18844; values and gradients are multiplied as in the authors' code).
 

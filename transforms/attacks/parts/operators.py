@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.gradients import Gradients
-from transforms.attacks.parts.estimators import Estimate, for_each_copy
+from transforms.attacks.parts.estimators import BaseEstimator, Estimate, for_each_copy
 from transforms.attacks.parts.transformations import resized_and_padded, rotated
 from transforms.attacks.per_image import per_image
 from transforms.attacks.protocol import BaseTransformation, Batch
@@ -96,7 +96,7 @@ class OperatorSequences(BaseTransformation):
 
 
 @dataclass(frozen=True)
-class OperatorPerturbation:
+class OperatorPerturbation(BaseEstimator):
     """OPS: the gradient, and those of all operator sequences at all neighbours, averaged (Guo et al. 2025, "Boosting
     Adversarial Transferability through Augmentation in Hypothesis Space", CVPR).
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.attacks.per_image import where
+from transforms.attacks.per_image import per_image, where
 from transforms.attacks.protocol import BaseTransformation, Batch
 from transforms.data.pixels import WHITE
 from transforms.errors import InputError
 from transforms.randomness import Draws
 from transforms.ranges import above, at_least, within
-from transforms.spectrum import cosines, lowest_cosines
+from transforms.spectrum import lowest_cosines, radii, with_spectrum
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,58 @@ class SpectrumSimulation(BaseTransformation):
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         shape = points.shape[1:]
-        basis = cosines(points.shape[-1]).to(points)
         noise = self.noise * draws.normal(shape, "noise").to(points)
         factors = 1 + self.spread * (2 * draws.uniform(shape, "spectrum").to(points) - 1)
         with torch.no_grad():
-            seen = basis.T @ (factors * (basis @ (points + noise) @ basis.T)) @ basis
+            seen = with_spectrum(points + noise, factors)
         return _as_seen(seen, points)
+
+
+FrequencyMask = Literal["soft", "hard"]
+_SOFTNESS = 10.0
+"""Over how many cycles per canvas a soft mask falls from 0.73 to 0.27."""
+
+
+@dataclass(frozen=True)
+class MixedFrequencies(BaseTransformation):
+    """High frequencies of a random picture of another class, and Gaussian noise ("Enhancing Transferability of
+    Adversarial Examples Through Mixed-Frequency Inputs", TIFS 2024, as in TransferAttack's code).
+
+    A hard mask leaves of high frequencies those of the other picture alone. A soft one falls smoothly, and high
+    frequencies are somewhere between both pictures', at a random share. Pictures are those of the pool, as in `Mixing`.
+
+    Attributes:
+        radius: up to which frequencies are low, cycles per canvas.
+        noise: standard deviation, in the unit of [0, 1] pixels.
+        kind: of the mask.
+    """
+
+    copies: int
+    radius: float
+    noise: float
+    kind: FrequencyMask
+    mixes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, mixed_spectra=self.copies)
+        above(0, mask_radius=self.radius)
+        at_least(0, gaussian_sigma=self.noise)
+
+    def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
+        side = points.shape[-1]
+        distances = side * radii(side, points.device)
+        if self.radius >= distances.max():
+            raise InputError(
+                f"mask_radius: {self.radius} leaves no high frequency of a canvas of {side} pixels; take less"
+            )
+        if self.kind == "hard":
+            kept = (distances <= self.radius).to(points)
+        else:
+            low = torch.sigmoid((self.radius - distances) / _SOFTNESS).to(points)
+            kept = low + per_image(draws.uniform((), "share").to(points)) * (1 - low)
+        other = of_another_class(points, draws, batch)
+        mixed: Tensor = other + torch.fft.irfft2(kept * torch.fft.rfft2(points - other), s=(side, side))
+        return mixed + self.noise * draws.normal(points.shape[1:], "noise").to(points)
 
 
 @dataclass(frozen=True)
@@ -244,9 +290,7 @@ class Translations(BaseTransformation):
 
     def __call__(self, points: Tensor, copy: int, draws: Draws, batch: Batch) -> Tensor:
         right, down = (self.reach * (2 * place / (self.places - 1) - 1) for place in divmod(copy, self.places))
-        matrix = points.new_tensor([[1, 0, right], [0, 1, down]]).expand(len(points), -1, -1)
-        grid = F.affine_grid(matrix, list(points.shape), align_corners=False)
-        return F.grid_sample(points, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return moved(points, right, down)
 
 
 Angles = Literal["normal", "uniform"]
@@ -406,6 +450,13 @@ def resized_and_padded(image: Tensor, rate: float, size: float, top: float, left
     resized = F.interpolate(image, size=(enlarged, enlarged), mode="bilinear", align_corners=False)
     padded = F.pad(resized, (before, room - before, above, room - above))
     return F.interpolate(padded, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def moved(points: Tensor, right: float, down: float) -> Tensor:
+    """Canvases (B, 3, S, S) whose pixels come from so many half sides farther on, black outside."""
+    matrix = points.new_tensor([[1, 0, right], [0, 1, down]]).expand(len(points), -1, -1)
+    grid = F.affine_grid(matrix, list(points.shape), align_corners=False)
+    return F.grid_sample(points, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _lengths(cuts: Tensor, side: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.gradients import Gradients
-from transforms.attacks.parts.estimators import Estimate, for_each_copy
+from transforms.attacks.parts.estimators import BaseEstimator, Estimate, for_each_copy
 from transforms.randomness import Draws
 from transforms.ranges import at_least
 
@@ -55,7 +55,7 @@ def warped(points: Tensor, moves: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConstrainedWarping:
+class ConstrainedWarping(BaseEstimator):
     """DeCoWA: the mean gradient of canvases warped at random, each to where the objective is a little lower
     (Lin et al. 2024, arXiv:2402.03951, algorithm 1).
 

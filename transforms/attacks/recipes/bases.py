@@ -16,11 +16,13 @@ from transforms.attacks.parts.estimators import (
     FrequencyRelevance,
     GradientNormPenalty,
     GradientRelevance,
+    PredictionCorrection,
     ReversePerturbation,
     Sampling,
     VarianceTuning,
 )
 from transforms.attacks.parts.integrated import IntegratedGradients
+from transforms.attacks.parts.learning import LearntOperations
 from transforms.attacks.parts.momentum import adam, momentum
 from transforms.attacks.parts.operators import OperatorPerturbation
 from transforms.attacks.parts.updates import as_accumulated, contradicted, hesitant, patchwise
@@ -97,6 +99,17 @@ def gi_fgsm(
     at_least(1, pre_steps=pre_steps)
     loop = mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay)
     return replace(loop, search_steps=pre_steps, search_alpha=search_factor * loop.alpha)
+
+
+def pc_i_fgsm(ball: Ball, *, steps: int = 10, alpha: Length | None = None) -> AttackLoop:
+    """Prediction and correction: steps along the gradient and that of a canvas a step further on, by default alpha =
+    eps / steps."""
+    return _corrected(bim(ball, steps=steps, alpha=alpha))
+
+
+def pc_mi_fgsm(ball: Ball, *, steps: int = 10, alpha: Length | None = None, decay: Memory[float] = 1.0) -> AttackLoop:
+    """The same with momentum."""
+    return _corrected(mi_fgsm(ball, steps=steps, alpha=alpha, decay=decay))
 
 
 def pi_fgsm(
@@ -287,6 +300,14 @@ def through_warping(
     return replace(loop, estimator=ConstrainedWarping(warpings, mesh, noise_scale, rho))
 
 
+def by_learnt_operations(
+    loop: AttackLoop, *, num_scale: int = 3, ops_num: int = 2, learning_rate: Memory[float] = 0.01
+) -> AttackLoop:
+    """Gradients of `num_scale` copies, each changed by `ops_num` operations, which are drawn by probabilities that
+    learn from what the objective was."""
+    return replace(loop, estimator=LearntOperations(num_scale, ops_num, learning_rate))
+
+
 def variance_reduced(
     loop: AttackLoop, *, inner_steps: int | None = None, inner_alpha: Length | None = None, inner_decay: float = 1.0
 ) -> AttackLoop:
@@ -311,6 +332,10 @@ def reweighed(
 def adaptively_weighed(loop: AttackLoop, *, ensemble_beta: float = 10.0, threshold: float = -0.3) -> AttackLoop:
     """An ensemble whose weights adapt to each image."""
     return replace(loop, estimator=AdaptiveEnsemble(loop.ball, loop.alpha, ensemble_beta, threshold))
+
+
+def _corrected(loop: AttackLoop) -> AttackLoop:
+    return replace(loop, estimator=PredictionCorrection(loop.ball, loop.alpha))
 
 
 def _looks_back(loop: AttackLoop) -> None:
@@ -345,6 +370,8 @@ BASES = {
     "ops": Recipe("Guo et al. 2025, CVPR", (mi_fgsm, operators_around)),
     "mumodig": Recipe("Ren et al. 2025, arXiv:2412.18844", (mi_fgsm, along_integration_paths)),
     "decowa": Recipe("Lin et al. 2024, arXiv:2402.03951", (mi_fgsm, through_warping)),
+    "pc": Recipe("Wan et al. 2023, arXiv:2306.01809", (pc_mi_fgsm,)),
+    "l2t": Recipe("Zhu et al. 2024, arXiv:2405.14077", (mi_fgsm, by_learnt_operations)),
     "svre": Recipe("Xiong et al. 2022, arXiv:2111.10752", (mi_fgsm, variance_reduced), models=2),
     "adaea": Recipe(
         "Chen et al. 2023, arXiv:2308.02897",

@@ -28,7 +28,7 @@ from transforms.attacks.loop import AttackLoop
 from transforms.attacks.objectives import ObjectiveName
 from transforms.attacks.recipe import Recipe
 from transforms.attacks.recipes import autoattack
-from transforms.attacks.recipes.bases import BASES, region_fitting, tenths
+from transforms.attacks.recipes.bases import BASES, pc_i_fgsm, region_fitting, tenths
 from transforms.attacks.recipes.common import common
 from transforms.attacks.recipes.parts import PARTS
 from transforms.errors import InputError, unknown
@@ -101,6 +101,9 @@ RECIPES: dict[str, Recipe] = {
     "ops": combined("ops"),
     "mumodig": combined("mumodig"),
     "decowa": combined("decowa"),
+    "pc-i-fgsm": combined(Recipe(BASES["pc"].source, (pc_i_fgsm,))),
+    "pc-mi-fgsm": combined("pc"),
+    "l2t": combined("l2t"),
     "di-fgsm": combined("mi", "di"),
     "ti-fgsm": combined("mi", "ti"),
     "si-fgsm": combined("mi", "si"),
@@ -109,6 +112,7 @@ RECIPES: dict[str, Recipe] = {
     "admix": combined("mi", "admix"),
     "usmm": combined("mi", "usmm"),
     "ssa": combined("mi", "ssa"),
+    "mfi": combined("mi", "mfi"),
     "sia": combined("mi", "sia"),
     "bsr": combined("mi", "bsr"),
     "anda": combined("mi", "anda", normalized=False),

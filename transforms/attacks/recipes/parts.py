@@ -26,6 +26,8 @@ from transforms.attacks.parts.transformations import (
     BlockShuffle,
     DiverseInput,
     Everywhere,
+    FrequencyMask,
+    MixedFrequencies,
     Mixing,
     MixMask,
     PatchOut,
@@ -97,6 +99,19 @@ def ssa(
     return _shown(
         loop, SpectrumSimulation(spectra, usual if spectrum_noise is None else spectrum_noise, spectrum_spread)
     )
+
+
+def mfi(
+    loop: AttackLoop,
+    *,
+    mixed_spectra: int = 3,
+    mask_radius: float = 100.0,
+    gaussian_sigma: Pixels = 32 / 255,
+    mask_type: FrequencyMask = "soft",
+) -> AttackLoop:
+    """High frequencies, beyond `mask_radius` cycles per canvas, are mixed with those of other pictures, and noise is
+    added. MFI is this, then `si`."""
+    return _shown(loop, MixedFrequencies(mixed_spectra, mask_radius, gaussian_sigma, mask_type))
 
 
 def sia(loop: AttackLoop, *, structures: int = 20, structure_blocks: int = 3) -> AttackLoop:
@@ -274,6 +289,7 @@ PARTS = {
     "admix": Part("Wang et al. 2021, arXiv:2102.00436", (mix, si)),
     "usmm": Part("Wang et al. 2023, arXiv:2311.12051", (usmm,)),
     "ssa": Part("Long et al. 2022, arXiv:2207.05382", (ssa,)),
+    "mfi": Part("Qian et al. 2024, TIFS", (mfi, si)),
     "sia": Part("Wang et al. 2023, arXiv:2309.14700", (sia,)),
     "bsr": Part("Wang et al. 2024, arXiv:2308.10299", (bsr,)),
     "patchout": Part("Wei et al. 2022, arXiv:2109.04176", (patchout,)),
