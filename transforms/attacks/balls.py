@@ -218,30 +218,44 @@ def _round_inside(canvases: Tensor, adversarial: Tensor, eps: float, power: int)
     Where a perturbation changes most values by less than half a level, rounding would leave nothing of it. It is made
     longer first, so that what is left is about as long as it was: its largest values, in whole levels.
     """
-    clean = canvases.flatten(1).to(torch.int64)
-    budget = math.floor((eps * WHITE) ** power + 1e-6)
+    # Whole levels in double precision: all sums are exact, and nothing is converted in between.
+    clean = canvases.flatten(1).double()
     exact = adversarial.flatten(1).double() * WHITE - clean
     # Inside the ball in single precision may be a little outside.
     norms = torch.linalg.vector_norm(exact, ord=power, dim=1, keepdim=True)
     exact = exact * (eps * WHITE / norms).clamp(max=1)
 
-    limit = (exact.abs() ** power).sum(1)
+    limit = _power(exact, power).sum(1)
+    lowest, highest = -clean, WHITE - clean
 
     def longer(share: Tensor) -> Tensor:
         lengthened: Tensor = exact * (1 + (_LONGEST - 1) * share[:, None])
-        return lengthened.round().long().clamp(-clean, WHITE - clean)
+        return lengthened.round().clamp(lowest, highest)
 
     # Every rounded value grows with the length, and so does their norm.
-    fits = _largest(torch.zeros_like(limit), lambda share: (longer(share).abs() ** power).sum(1) <= limit, _LENGTHS)
+    fits = _largest(torch.zeros_like(limit), lambda share: _power(longer(share), power).sum(1) <= limit, _LENGTHS)
     rounded = longer(fits)
-    towards_zero = exact.trunc().long()
-    # Rounding away from zero can leave the ball; undo it where it overshot most, until the norm fits. All undone
-    # is the truncated perturbation, which is always inside.
-    excess = (rounded.abs() ** power).sum(1) - budget
-    gain = rounded.abs() ** power - towards_zero.abs() ** power
+    excess = _power(rounded, power).sum(1) - math.floor((eps * WHITE) ** power + 1e-6)
+    if bool((excess > 0).any()):
+        rounded = _undone(rounded, exact, excess, power)
+    return (clean + rounded).to(torch.uint8).view_as(canvases)
+
+
+def _undone(rounded: Tensor, exact: Tensor, excess: Tensor, power: int) -> Tensor:
+    """Rounding away from zero, undone where it overshot most, until the sum is smaller by `excess`, (B,).
+
+    All undone is the truncated perturbation, which is always inside.
+    """
+    towards_zero = exact.trunc()
+    gain = _power(rounded, power) - _power(towards_zero, power)
     overshoot = rounded.abs() - exact.abs()
     order = overshoot.argsort(dim=1, descending=True, stable=True)
-    gained_before = gain.gather(1, order).cumsum(1) - gain.gather(1, order)
+    gained = gain.gather(1, order)
+    gained_before = gained.cumsum(1) - gained
     undo = torch.zeros_like(rounded, dtype=torch.bool).scatter(1, order, gained_before < excess[:, None])
-    inside = torch.where(undo & (gain > 0), towards_zero, rounded)
-    return (clean + inside).to(torch.uint8).view_as(canvases)
+    return torch.where(undo & (gain > 0), towards_zero, rounded)
+
+
+def _power(values: Tensor, power: int) -> Tensor:
+    """|values| ** power, of 1 or 2."""
+    return values.abs() if power == 1 else values * values
