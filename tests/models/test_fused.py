@@ -299,3 +299,21 @@ def test_a_real_network_agrees_on_real_pictures(samples: Samples) -> None:
     assert cosines(found, expected).min() > 0.999 and cosines(found, expected).median() > 0.9999
     with torch.inference_mode():
         assert torch.equal(plain(pictures).argmax(1), quick(pictures).argmax(1))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_first_batch_has_no_say_in_later_ones(precision: torch.dtype) -> None:
+    """Weights are arranged once, for the pictures that come first."""
+    torch.manual_seed(0)
+    network = lively(torchvision.models.mobilenet_v2(num_classes=1000)).eval()
+    pictures, of_output = torch.rand(8, 3, _SIDE, _SIDE), torch.rand(8, 1000)
+
+    def asked_before(count: int) -> tuple[Tensor, Tensor]:
+        followed = fused(network)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            with_gradient(followed, pictures[:count], of_output[:count])
+            return with_gradient(followed, pictures, of_output)
+
+    of_eight = asked_before(8)
+    for count in (1, 3):
+        assert all(map(torch.equal, asked_before(count), of_eight))

@@ -16,12 +16,13 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
 from pipeline.config.experiment import Experiment
 from pipeline.main import app
-from transforms.models.conditions import Conditions
+from transforms.models.conditions import Conditions, usual_micro_batch
 
 Json = dict[str, Any]
 Row = dict[str, Any]
@@ -118,7 +119,7 @@ def written(folder: Path, experiment: Json, name: str = "experiment.yaml") -> Pa
 def conditions_of(experiment: Experiment) -> Conditions:
     """Under which a run of an experiment asks models, on a CPU."""
     view = experiment.canvas.spec.field_of_view
-    return Conditions(experiment.seed, view, min(8, experiment.chunk_size), "cpu")
+    return Conditions(experiment.seed, view, usual_micro_batch(torch.device("cpu"), experiment.chunk_size), "cpu")
 
 
 # --- the command
