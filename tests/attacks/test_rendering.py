@@ -258,7 +258,7 @@ def test_the_recipe_is_the_authors() -> None:
     ("parameters", "said"),
     [
         ({"source_3d_models": ()}, "source_3d_models: the list is empty"),
-        ({"source_3d_models": ("pack", "cap")}, "source_3d_models: 'cap' is not known; known: ball, book, cup"),
+        ({"source_3d_models": ("pack", "cap")}, r"unknown solid in source_3d_models: 'cap'; did you mean 'cup'\?"),
         ({"rand_elev": 46.0}, r"rand_elev: 46.0 is not in \[0, 45\]"),
         ({"rand_azim": -1.0}, r"rand_azim: -1.0 is not in \[0, 45\]"),
         ({"rand_angle": 181.0}, r"rand_angle: 181.0 is not in \[0, 180\]"),

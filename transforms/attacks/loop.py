@@ -10,6 +10,7 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.gradients import FeatureUse, Gradients
+from transforms.attacks.inside import layers_of_each
 from transforms.attacks.objectives import Goal, Objective, cross_entropy
 from transforms.attacks.parts import bands
 from transforms.attacks.parts.bands import Band
@@ -18,7 +19,7 @@ from transforms.attacks.parts.momentum import Momentum, no_momentum
 from transforms.attacks.parts.updates import Step, steepest
 from transforms.attacks.per_image import where
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse, Transformation
-from transforms.attacks.surrogates import Surrogates, Transform, layers_of_each
+from transforms.attacks.surrogates import Surrogates, Transform
 from transforms.data.pixels import WHITE, Pixels
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier

@@ -3,23 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from transforms.attacks.inside import Inside, layers_of_each
 from transforms.attacks.modifiers.modified import Modified
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.per_image import per_image
+from transforms.attacks.tally import Tally
 from transforms.attacks.units import LayerNames
 from transforms.attacks.verdicts import decided
 from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
-from transforms.models.layers import Change, beside, changing, features
+from transforms.models.layers import beside, changing, features
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
 
@@ -64,69 +65,6 @@ class Slope(NamedTuple):
 def _over(draws: list[list[Tensor]]) -> list[Tensor]:
     """Each model's logits, probabilities averaged over the draws of a defence."""
     return [averaged(each) for each in zip(*draws, strict=True)]
-
-
-def layers_of_each(classifiers: Sequence[Classifier], named: LayerNames) -> list[str]:
-    """A layer of each classifier; raises InputError where one has no such layer, or there are not as many."""
-    names = [named] * len(classifiers) if named is None or isinstance(named, str) else list(named)
-    if len(names) != len(classifiers):
-        raise InputError(
-            f"layer: {len(names)} names for {len(classifiers)} surrogates; give one for each, or one for all"
-        )
-    return [classifier.layer(name) for classifier, name in zip(classifiers, names, strict=True)]
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What is done inside one classifier.
-
-    Attributes:
-        changes: by the names of layers, what becomes of their answers.
-        layer: which layer answers in place of the network; None for the network itself.
-        objective: of that layer's features, (features (B, ...), goal) -> (B,).
-        beside: which layer answers as well as the network; None for none.
-        joint: an objective of both, (logits (copies, B, classes), features (copies, B, values), goal) -> (B,), of all
-            copies of a canvas that are seen at once.
-    """
-
-    changes: Mapping[str, Change] = field(default_factory=dict)
-    layer: str | None = None
-    objective: Objective | None = None
-    beside: str | None = None
-    joint: Callable[[Tensor, Tensor, Goal], Tensor] | None = None
-
-
-_NO_PASSES = torch.tensor(0)
-
-
-@dataclass
-class Tally:
-    """What was asked of the surrogates so far.
-
-    Attributes:
-        forwards, backwards: passes of one network over one window: int64 (B,), or a single 0 before the first.
-        finite: bool (B,), whether every gradient of the image was finite; None before the first gradient. A gradient
-            that is not counts as zero, so that one broken image does not stop the others.
-    """
-
-    forwards: Tensor = _NO_PASSES
-    backwards: Tensor = _NO_PASSES
-    finite: Tensor | None = None
-
-    def count(self, counted: Tensor, *, forwards: int = 0, backwards: int = 0) -> None:
-        """Adds passes to each image, times `counted`, int64 (B,)."""
-        self.forwards = self.forwards + forwards * counted
-        self.backwards = self.backwards + backwards * counted
-
-    def add(self, alone: Sequence["Tally"], device: torch.device) -> None:
-        """Adds what was counted for each of the images alone."""
-        self.forwards = self.forwards + torch.tensor([int(each.forwards) for each in alone])
-        self.backwards = self.backwards + torch.tensor([int(each.backwards) for each in alone])
-        self.check(torch.tensor([each.finite is None or bool(each.finite) for each in alone], device=device))
-
-    def check(self, finite: Tensor) -> None:
-        """Remembers which gradients were finite, bool (B,)."""
-        self.finite = finite if self.finite is None else self.finite & finite
 
 
 class Surrogates:

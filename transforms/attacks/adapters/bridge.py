@@ -17,7 +17,8 @@ from transforms.attacks.balls import Ball
 from transforms.attacks.drivers.minimal import SETTLING, Best, settle
 from transforms.attacks.objectives import Goal
 from transforms.attacks.protocol import BaseAttack, Batch, Found, PoolUse
-from transforms.attacks.surrogates import Surrogates, Tally
+from transforms.attacks.surrogates import Surrogates
+from transforms.attacks.tally import Tally
 from transforms.errors import InputError
 from transforms.plugins import keyed_randomness, refusing
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from transforms.attacks.balls import Ball
 from transforms.attacks.gradients import Gradients, Way
+from transforms.attacks.inside import Inside
 from transforms.attacks.objectives import Goal, Objective, cross_entropy, logit
 from transforms.attacks.protocol import Batch
-from transforms.attacks.surrogates import Inside, Surrogates
+from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import LayerNames
 from transforms.models.classifier import Classifier
 from transforms.randomness import Draws

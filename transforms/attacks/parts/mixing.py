@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from transforms.attacks.gradients import Gradients, Way
+from transforms.attacks.inside import Inside
 from transforms.attacks.modifiers.backward import returned
 from transforms.attacks.parts.transformations import of_another_class
 from transforms.attacks.per_image import per_image
 from transforms.attacks.protocol import Batch
-from transforms.attacks.surrogates import Inside, Surrogates
+from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import LayerNames
 from transforms.models.classifier import Classifier
 from transforms.models.layers import Change, Layer

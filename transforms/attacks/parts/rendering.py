@@ -17,7 +17,7 @@ from torch import Tensor
 
 from transforms.attacks.parts.filters import blur
 from transforms.attacks.protocol import BaseTransformation, Batch
-from transforms.errors import InputError
+from transforms.errors import InputError, unknown
 from transforms.randomness import Draws
 from transforms.ranges import at_least, within
 
@@ -261,7 +261,7 @@ class ObjectInput(BaseTransformation):
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in SOLIDS:
-                raise InputError(f"source_3d_models: {name!r} is not known; known: {', '.join(sorted(SOLIDS))}")
+                raise unknown("solid in source_3d_models:", name, SOLIDS)
         if not self.names:
             raise InputError("source_3d_models: the list is empty")
 

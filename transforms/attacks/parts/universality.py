@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transforms.attacks.gradients import Gradients, Way
+from transforms.attacks.inside import Inside
 from transforms.attacks.objectives import Goal, Objective
 from transforms.attacks.protocol import BaseTransformation, Batch
-from transforms.attacks.surrogates import Inside, Surrogates
+from transforms.attacks.surrogates import Surrogates
 from transforms.attacks.units import LayerNames
 from transforms.errors import InputError
 from transforms.randomness import Draws
