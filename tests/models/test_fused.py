@@ -17,7 +17,7 @@ from transforms.errors import InputError
 from transforms.models.classifier import Classifier, Preprocessing
 from transforms.models.engines import agreement, fused_convolution
 from transforms.models.engines.fused import fused, prepare
-from transforms.models.engines.fused_convolution import Convolution, FusedConvolution
+from transforms.models.engines.fused_convolution import Convolution, FusedConvolution, Phases
 from transforms.models.engines.registry import FOLLOWED, prepared
 from transforms.models.pin import pin
 from transforms.steps.held_models import HeldModels
@@ -176,6 +176,28 @@ def test_phases_are_the_gradient_of_a_stride_of_two(
     for (row, column), each in phases:
         found = F.conv2d(of_output, each.weight, None, each.stride, each.padding, each.dilation, each.groups)
         assert torch.allclose(found, expected[:, :, row::2, column::2], atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    more=st.tuples(st.integers(0, 8), st.integers(0, 8)),
+)
+def test_phases_fill_in_the_gradient_of_an_input_of_any_size(
+    kernel: tuple[int, int], padding: tuple[int, int], more: tuple[int, int]
+) -> None:
+    """Also where the last row or column is looked at by no kernel, or was padded before."""
+    torch.manual_seed(0)
+    sides = [max(side - 2 * zeros, 1) + extra for side, zeros, extra in zip(kernel, padding, more, strict=True)]
+    weight, pictures = torch.randn(4, 1, *kernel), torch.randn(2, 4, *sides, requires_grad=True)
+    output = F.conv2d(pictures, weight, None, 2, padding, 1, 4)
+    of_output = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, pictures, of_output)
+    phases = Phases.of(Convolution(weight, torch.zeros(4), (2, 2), padding, (1, 1), 4))
+    assert phases is not None
+    found = phases(of_output.contiguous(memory_format=torch.channels_last), torch.full_like(expected, torch.nan))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_only_channels_for_themselves_have_phases() -> None:

@@ -1,7 +1,7 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -20,6 +20,7 @@ from transforms.data.verdicts import Verdict
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.device import Precision
+from transforms.models.engines.strided import QuickStrides
 from transforms.models.layers import beside, changing, features
 from transforms.models.views import View, averaged, look, windows
 from transforms.randomness import Draws
@@ -337,10 +338,13 @@ class Surrogates:
             logits.register_hook(scaled)  # type: ignore[no-untyped-call]
         return logits
 
-    def _reduced_precision(self, device: torch.device) -> AbstractContextManager[object]:
+    @contextmanager
+    def _reduced_precision(self, device: torch.device) -> Iterator[None]:
         if self._precision == "fp32":
-            return nullcontext()
-        return torch.autocast(device.type, _AUTOCAST[self._precision])
+            yield
+            return
+        with torch.autocast(device.type, _AUTOCAST[self._precision]), QuickStrides():
+            yield
 
     def _gradient(
         self, values: Tensor, looks: list[Tensor], canvases: Tensor, *, copies: int = 1, keep: bool = False

@@ -14,7 +14,7 @@ from transforms import cache
 from transforms.errors import InputError
 from transforms.models.classifier import Classifier
 from transforms.models.engines.agreement import disagreement, running, steepness_apart
-from transforms.models.engines.fused_convolution import Activation, Convolution, FusedConvolution, Pair
+from transforms.models.engines.fused_convolution import Activation, Convolution, FusedConvolution, pair
 from transforms.models.engines.identity import identity
 
 
@@ -135,11 +135,7 @@ _DEFAULTS: tuple[Any, ...] = (None, None, None, 1, 0, 1, 1)
 
 def _of(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any) -> Convolution:
     bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
-    return Convolution(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
-
-
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return Convolution(weight, bias, pair(stride), pair(padding), pair(dilation), groups)
 
 
 def _attribute(owner: nn.Module, argument: Any) -> Tensor | None:

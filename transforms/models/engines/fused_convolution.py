@@ -6,6 +6,7 @@ input alone, and needs nothing of the forward pass but where the activation cut 
 it is done in bfloat16 where the processor has instructions for that.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -26,6 +27,13 @@ _POST_OPS: dict[Activation, tuple[str, list[float]]] = {
 }
 _SIX = 6.0
 Pair = tuple[int, int]
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """What torch takes for both axes, or for each."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
 _ONE: Pair = (1, 1)
 _TWO: Pair = (2, 2)
 
@@ -92,7 +100,7 @@ class Convolution:
         """Maps the gradient of the output to that of the input, where the stride is 2 and each channel is for itself.
 
         Every second row and column of the input's gradient is a convolution of a stride of 1: four of them, each with
-        its first row and column. None where the gradient is no such four. They take inputs of twice the output's side.
+        its first row and column. None where the gradient is no such four.
         """
         depthwise = self.groups == len(self.weight) and self.weight.shape[1] == 1
         if self.stride != _TWO or self.dilation != _ONE or not depthwise:
@@ -140,8 +148,7 @@ class FusedConvolution(nn.Module):
         transposed = convolution.transposed
         self._backward = None if transposed is None else _Kernel(transposed)
         # oneDNN's gradient in bfloat16 takes twenty times as long as these; in float32 they take as long.
-        phases = convolution.phases if convolution.weight.dtype == torch.bfloat16 else None
-        self._phases = [(first, _Kernel(each)) for first, each in phases or ()]
+        self._phases = Phases.of(convolution) if convolution.weight.dtype == torch.bfloat16 else None
         self._activation = convolution.activation
         self.owns_gradient = False
 
@@ -193,15 +200,9 @@ class FusedConvolution(nn.Module):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         if self._backward is not None:
             return self._backward(gradient)
-        if self._phases and shape[2:] == (2 * gradient.shape[2], 2 * gradient.shape[3]):
-            return self._by_phases(gradient, shape)
+        if self._phases is not None:
+            return self._phases(gradient, torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last))
         return self._forward.input_gradient(gradient, shape)
-
-    def _by_phases(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        wanted = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-        for (row, column), kernel in self._phases:
-            wanted[:, :, row::2, column::2] = kernel(gradient)
-        return wanted
 
     def _let_through(self, gradient: Tensor, output: Tensor) -> Tensor:
         into = gradient if self.owns_gradient else torch.empty_like(output)
@@ -247,6 +248,30 @@ class _Kernel:
         wanted, _, _ = torch.ops.aten.convolution_backward(
             gradient, like, weight, None, stride, padding, dilation, False, (0, 0), groups, (True, False, False)
         )
+        return wanted
+
+
+class Phases:
+    """The gradient of a convolution's input, every second row and column at a time (see `Convolution.phases`)."""
+
+    def __init__(self, phases: list[tuple[Pair, Convolution]]) -> None:
+        self._kernels = [(first, _Kernel(each)) for first, each in phases]
+
+    @classmethod
+    def of(cls, convolution: Convolution) -> "Phases | None":
+        """Those of a convolution; None where its gradient has none."""
+        phases = convolution.phases
+        return None if phases is None else cls(phases)
+
+    def __call__(self, gradient: Tensor, wanted: Tensor) -> Tensor:
+        """Fills in the gradient of the input, `wanted` (B, C, H, W), from that of the output, channels last."""
+        rows, columns = ((side + 1) // 2 for side in wanted.shape[2:])
+        more = max(columns - gradient.shape[3], 0), max(rows - gradient.shape[2], 0)
+        if any(more):  # the last rows and columns of an input that was padded, or that is wider than what was looked at
+            gradient = F.pad(gradient, (0, more[0], 0, more[1]))
+        for (row, column), kernel in self._kernels:
+            every_second = wanted[:, :, row::2, column::2]
+            every_second.copy_(kernel(gradient)[:, :, : every_second.shape[2], : every_second.shape[3]])
         return wanted
 
 
