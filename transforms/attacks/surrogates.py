@@ -1,7 +1,7 @@
 """Surrogates: the models whose gradients an attack follows, seen through a view and fused into one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -343,7 +343,9 @@ class Surrogates:
         if self._precision == "fp32":
             yield
             return
-        with torch.autocast(device.type, _AUTOCAST[self._precision]), QuickStrides():
+        # On a GPU, a network that is compiled would have to be traced through them.
+        kernels = QuickStrides() if device.type == "cpu" else nullcontext()
+        with torch.autocast(device.type, _AUTOCAST[self._precision]), kernels:
             yield
 
     def _gradient(
