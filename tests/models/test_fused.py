@@ -154,6 +154,14 @@ def test_a_reduced_precision(last: type[nn.Module], emulated: bool, monkeypatch:
     assert not torch.equal(found, in_full), "nothing was reduced"
 
 
+def of_a_stride_of_two(weight: Tensor, pictures: Tensor, padding: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A gradient of the output of a convolution with a kernel for each of four channels, and what torch makes of it."""
+    output = F.conv2d(pictures, weight, None, 2, padding, 1, 4)
+    of_output = torch.randn_like(output)
+    (of_input,) = torch.autograd.grad(output, pictures, of_output)
+    return of_output, of_input
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -167,10 +175,8 @@ def test_phases_are_the_gradient_of_a_stride_of_two(
     torch.manual_seed(0)
     weight = torch.randn(4, 1, *(2 * each + extra for each, extra in zip(padding, more, strict=True)))
     pictures = torch.randn(2, 4, *(2 * each for each in sides), requires_grad=True)
-    output = F.conv2d(pictures, weight, None, 2, padding, 1, 4)
-    assert output.shape[2:] == sides
-    of_output = torch.randn_like(output)
-    (expected,) = torch.autograd.grad(output, pictures, of_output)
+    of_output, expected = of_a_stride_of_two(weight, pictures, padding)
+    assert of_output.shape[2:] == sides
     phases = Convolution(weight, torch.zeros(4), (2, 2), padding, (1, 1), 4).phases
     assert phases is not None and [first for first, _ in phases] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for (row, column), each in phases:
@@ -191,9 +197,7 @@ def test_phases_fill_in_the_gradient_of_an_input_of_any_size(
     torch.manual_seed(0)
     sides = [max(side - 2 * zeros, 1) + extra for side, zeros, extra in zip(kernel, padding, more, strict=True)]
     weight, pictures = torch.randn(4, 1, *kernel), torch.randn(2, 4, *sides, requires_grad=True)
-    output = F.conv2d(pictures, weight, None, 2, padding, 1, 4)
-    of_output = torch.randn_like(output)
-    (expected,) = torch.autograd.grad(output, pictures, of_output)
+    of_output, expected = of_a_stride_of_two(weight, pictures, padding)
     phases = Phases.of(Convolution(weight, torch.zeros(4), (2, 2), padding, (1, 1), 4))
     assert phases is not None
     found = phases(of_output.contiguous(memory_format=torch.channels_last), torch.full_like(expected, torch.nan))

@@ -18,9 +18,9 @@ from transforms.models.engines.fused_convolution import Convolution, Phases, pai
 
 
 class QuickStrides(TorchFunctionMode):
-    """While it is entered, such convolutions have the quicker gradient, with respect to their input alone.
+    """While it is entered, such convolutions of its thread have the quicker gradient, of their input alone.
 
-    In this thread. What they answer stays as it is, bit for bit, and no module is touched.
+    What they answer stays as it is, bit for bit, and no module is touched.
     """
 
     def __torch_function__(
@@ -49,7 +49,7 @@ def _convolved(
     dtype = torch.get_autocast_dtype("cpu")
     reduced = dtype == torch.bfloat16 and not is_emulated("bf16", input.device)
     followed = input.requires_grad and not weight.requires_grad and input.dim() == _BATCHED
-    if reduced and followed and pair(stride) == (2, 2) and not isinstance(padding, str):
+    if reduced and followed and pair(stride) == (2, 2) and not isinstance(padding, str):  # spares others the copy
         weights = weight.detach().to(dtype)
         sizes = (2, 2), pair(padding), pair(dilation), groups
         phases = Phases.of(Convolution(weights, weights.new_zeros(len(weights)), *sizes))
